@@ -1,0 +1,19 @@
+"""TFF aggregation factories, standard ones and ones whose clients remember."""
+
+from tff_lowrank.aggregators.client_stateful import (
+  ClientStatefulAggregationFactory as ClientStatefulAggregationFactory,
+)
+from tff_lowrank.aggregators.client_stateful import (
+  ClientStatefulAggregationOutput as ClientStatefulAggregationOutput,
+)
+from tff_lowrank.aggregators.client_stateful import (
+  ClientStatefulAggregationProcess as ClientStatefulAggregationProcess,
+)
+from tff_lowrank.aggregators.client_stateful import lift as lift
+from tff_lowrank.aggregators.coded_mean import (
+  ClientStatefulCodedMeanFactory as ClientStatefulCodedMeanFactory,
+)
+from tff_lowrank.aggregators.coded_mean import CodedMeanFactory as CodedMeanFactory
+from tff_lowrank.aggregators.shared_look_back import (
+  SharedLookBackFactory as SharedLookBackFactory,
+)

@@ -1,0 +1,3 @@
+"""What a client does with the model and its data in a round."""
+
+from tff_lowrank.client_work.local_sgd import build_local_sgd as build_local_sgd

@@ -1,0 +1,49 @@
+"""Sends every number as it is."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_lowrank import ledger
+from tff_lowrank import structures
+from tff_lowrank.codecs import bit_stream
+from tff_lowrank.codecs import codec
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(codec.Codec):
+  """The message is the value; FedAvg's uplink. Official units: scalars."""
+
+  @property
+  def has_memory(self) -> bool:
+    return False
+
+  def initial_memory(self, value_spec: Any) -> tuple[()]:
+    del value_spec
+    return ()
+
+  def encode(self, memory: Any, value: Any, seed: tf.Tensor) -> codec.Encoded:
+    del seed
+    return codec.Encoded(tf.nest.flatten(value), memory)
+
+  def decode(self, memory: Any, message: list[tf.Tensor]) -> list[tf.Tensor]:
+    del memory
+    return list(message)
+
+  def message_price(self, message: list[tf.Tensor]) -> ledger.Price:
+    return ledger.dense_price(message)
+
+  def official_units(self, message: list[tf.Tensor]) -> tf.Tensor:
+    return tf.constant(structures.num_elements(message), tf.int64)
+
+  def write(self, writer: bit_stream.BitWriter, message: list[tf.Tensor]) -> None:
+    for tensor in message:
+      writer.write_array(np.asarray(tensor))
+
+  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> list[np.ndarray]:
+    return [
+      reader.read_array(tuple(spec.shape), spec.dtype.as_numpy_dtype)
+      for spec in tf.nest.flatten(value_spec)
+    ]

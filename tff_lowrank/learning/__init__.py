@@ -1,0 +1,12 @@
+"""Learning processes: one `build_*` per method."""
+
+from tff_lowrank.learning.compressed import build_compressed_fed_avg as build_compressed_fed_avg
+from tff_lowrank.learning.compressed import build_fed_avg as build_fed_avg
+from tff_lowrank.learning.lbgm import build_lbgm_fed_avg as build_lbgm_fed_avg
+from tff_lowrank.learning.lbgm import build_shared_lbgm_fed_avg as build_shared_lbgm_fed_avg
+from tff_lowrank.learning.process import (
+  ClientStatefulLearningOutput as ClientStatefulLearningOutput,
+)
+from tff_lowrank.learning.process import (
+  ClientStatefulLearningProcess as ClientStatefulLearningProcess,
+)

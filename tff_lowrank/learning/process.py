@@ -1,0 +1,236 @@
+"""Learning processes whose clients may remember something between rounds."""
+
+import collections
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank import aggregators
+from tff_lowrank import checks
+from tff_lowrank import client_work as client_work_lib
+from tff_lowrank import ledger
+from tff_lowrank.client_work import local_sgd
+
+
+class ClientStatefulLearningOutput(NamedTuple):
+  """What `ClientStatefulLearningProcess.next` returns.
+
+  state: S@SERVER, a `tff.learning.templates.LearningAlgorithmState`.
+  client_states: C@CLIENTS, each client's memory after the round, in the order given.
+  reports: R@CLIENTS, in the same order: `accepted`, `uplink`, `downlink`, `official_units`;
+    see `aggregators.ClientStatefulAggregationOutput`. Here `downlink` includes the model.
+  metrics: M@SERVER: `distributor`, `client_work`, `aggregator`, `finalizer`.
+  """
+
+  state: Any
+  client_states: Any
+  reports: Any
+  metrics: Any
+
+
+class ClientStatefulLearningProcess:
+  """Federated training with state at the server and memory at each client.
+
+  All computations are plain `tff.Computation`s and run on any context:
+    initialize: `( -> S@SERVER)`
+    initialize_client: `( -> C)`, the memory of a client that was never seen
+    next: `(<S@SERVER, C@CLIENTS, {B*}@CLIENTS> -> ClientStatefulLearningOutput)`
+    get_model_weights: `(S -> ModelWeights)`
+    get_client_model_weights: `(<S, C> -> ModelWeights)`, the model that one client would use
+  """
+
+  def __init__(
+    self,
+    initialize: tff.Computation,
+    initialize_client: tff.Computation,
+    next_fn: tff.Computation,
+    get_model_weights: tff.Computation,
+    set_model_weights: tff.Computation,
+    get_client_model_weights: tff.Computation,
+  ):
+    self.initialize = initialize
+    self.initialize_client = initialize_client
+    self.next = next_fn
+    self.get_model_weights = get_model_weights
+    self.set_model_weights = set_model_weights
+    self.get_client_model_weights = get_client_model_weights
+
+  @property
+  def has_client_state(self) -> bool:
+    client_state_type = self.initialize_client.type_signature.result
+    return tff.types.contains(client_state_type, lambda t: isinstance(t, tff.TensorType))
+
+  def as_learning_process(self) -> tff.learning.templates.LearningProcess:
+    """The same as a standard TFF process; raises TypeError if clients have memory."""
+    if self.has_client_state:
+      raise TypeError(
+        'A `tff.learning.templates.LearningProcess` has no client memory, but the clients of '
+        f'this process remember {self.initialize_client.type_signature.result}.'
+      )
+    process = self
+
+    @tff.federated_computation(
+      self.next.type_signature.parameter[0], self.next.type_signature.parameter[2]
+    )
+    def next_fn(state, client_data):
+      client_states = tff.federated_eval(process.initialize_client, tff.CLIENTS)
+      output = process.next(state, client_states, client_data)
+      return tff.learning.templates.LearningProcessOutput(output.state, output.metrics)
+
+    return tff.learning.templates.LearningProcess(
+      self.initialize, next_fn, self.get_model_weights, self.set_model_weights
+    )
+
+
+def _initial_model_weights(model_fn: local_sgd.ModelFn) -> tff.Computation:
+  @tff.tensorflow.computation
+  def initial_model_weights():
+    if isinstance(model_fn, tff.learning.models.FunctionalModel):
+      trainable, non_trainable = model_fn.initial_weights
+      return tff.learning.models.ModelWeights(
+        tuple(tf.convert_to_tensor(w) for w in trainable),
+        tuple(tf.convert_to_tensor(w) for w in non_trainable),
+      )
+    return tff.learning.models.ModelWeights.from_model(model_fn())
+
+  return initial_model_weights
+
+
+def build_process(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
+  *,
+  client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
+  model_aggregator: tff.aggregators.WeightedAggregationFactory
+  | aggregators.ClientStatefulAggregationFactory
+  | None = None,
+  metrics_aggregator: Callable[..., tff.Computation] | None = None,
+) -> ClientStatefulLearningProcess:
+  """Builds federated averaging around an aggregator, with or without client memory.
+
+  A round: broadcast the model, train locally, aggregate the updates, step the server
+  optimizer on the aggregate. If no client is accepted the model and the optimizer's state
+  stay as they were.
+
+  Args:
+    model_fn: A `tff.learning.models.FunctionalModel`, or a no-arg callable that returns a
+      `tff.learning.models.VariableModel`.
+    client_optimizer_fn: Takes the local steps.
+    server_optimizer_fn: Takes the aggregate as the gradient; SGD with rate 1 if None, which is
+      the FedAvg of McMahan et al., https://arxiv.org/abs/1602.05629.
+    client_weighting: By number of examples, or uniform.
+    model_aggregator: Aggregates the updates; `tff.aggregators.MeanFactory()` if None.
+    metrics_aggregator: `tff.learning.metrics.sum_then_finalize` if None.
+
+  Raises:
+    TypeError: If an argument is of the wrong type.
+  """
+  if server_optimizer_fn is None:
+    server_optimizer_fn = tff.learning.optimizers.build_sgdm(learning_rate=1.0)
+  checks.check_type('server_optimizer_fn', server_optimizer_fn, tff.learning.optimizers.Optimizer)
+  client_work = client_work_lib.build_local_sgd(
+    model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
+  )
+  initial_model_weights = _initial_model_weights(model_fn)
+  weights_type = initial_model_weights.type_signature.result
+  distributor = tff.learning.templates.build_broadcast_process(weights_type)
+  aggregator = aggregators.lift(model_aggregator or tff.aggregators.MeanFactory()).create(
+    weights_type.trainable, tff.TensorType(tf.float32.as_numpy_dtype)
+  )
+  finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
+    server_optimizer_fn, weights_type
+  )
+  return _compose(initial_model_weights, distributor, client_work, aggregator, finalizer)
+
+
+def _compose(
+  initial_model_weights: tff.Computation,
+  distributor: tff.learning.templates.DistributionProcess,
+  client_work: tff.learning.templates.ClientWorkProcess,
+  aggregator: aggregators.ClientStatefulAggregationProcess,
+  finalizer: tff.learning.templates.FinalizerProcess,
+) -> ClientStatefulLearningProcess:
+  """As `tff.learning.templates.compose_learning_process`, with client memory and reports."""
+  client_state_type = aggregator.initialize_client.type_signature.result
+  weights_type = initial_model_weights.type_signature.result
+  weights_spec = tff.types.type_to_tf_tensor_specs(weights_type)
+
+  @tff.federated_computation
+  def initialize():
+    return tff.federated_zip(
+      tff.learning.templates.LearningAlgorithmState(
+        tff.federated_eval(initial_model_weights, tff.SERVER),
+        distributor.initialize(),
+        client_work.initialize(),
+        aggregator.initialize(),
+        finalizer.initialize(),
+      )
+    )
+
+  @tff.tensorflow.computation
+  def add_model(report):
+    downlink = ledger.add(report['downlink'], ledger.dense_price(weights_spec))
+    return collections.OrderedDict(report, downlink=downlink)
+
+  @tff.federated_computation(
+    initialize.type_signature.result,
+    tff.FederatedType(client_state_type, tff.CLIENTS),
+    client_work.next.type_signature.parameter[2],
+  )
+  def next_fn(state, client_states, client_data):
+    # To clients.
+    distributed = distributor.next(state.distributor, state.global_model_weights)
+    # At clients.
+    worked = client_work.next(state.client_work, distributed.result, client_data)
+    # To the server.
+    aggregated = aggregator.next(
+      state.aggregator, client_states, worked.result.update, worked.result.update_weight
+    )
+    # At the server.
+    finalized = finalizer.next(state.finalizer, state.global_model_weights, aggregated.result)
+    new_state = tff.learning.templates.LearningAlgorithmState(
+      finalized.result,
+      distributed.state,
+      worked.state,
+      aggregated.state,
+      finalized.state,
+    )
+    metrics = collections.OrderedDict(
+      distributor=distributed.measurements,
+      client_work=worked.measurements,
+      aggregator=aggregated.measurements,
+      finalizer=finalized.measurements,
+    )
+    return ClientStatefulLearningOutput(
+      tff.federated_zip(new_state),
+      aggregated.client_state,
+      tff.federated_map(add_model, aggregated.reports),
+      tff.federated_zip(metrics),
+    )
+
+  state_type = initialize.type_signature.result.member
+
+  @tff.tensorflow.computation(state_type)
+  def get_model_weights(state):
+    return state.global_model_weights
+
+  @tff.tensorflow.computation(state_type, weights_type)
+  def set_model_weights(state, model_weights):
+    return state._replace(global_model_weights=model_weights)
+
+  @tff.tensorflow.computation(state_type, client_state_type)
+  def get_client_model_weights(state, client_state):
+    del client_state  # Every client uses the global model.
+    return state.global_model_weights
+
+  return ClientStatefulLearningProcess(
+    initialize,
+    aggregator.initialize_client,
+    next_fn,
+    get_model_weights,
+    set_model_weights,
+    get_client_model_weights,
+  )

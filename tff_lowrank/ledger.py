@@ -1,0 +1,114 @@
+"""The price of a message, and the book that every round's messages are entered in.
+
+A *price* is an `OrderedDict` from kind to bits, int64 []:
+  payload         numbers of the model, or what stands for them
+  index_or_mask   which numbers those are
+  flag            one-bit decisions
+  scalar          single coefficients
+  catch_up        what a client that missed rounds must fetch before it can take part
+Only payload is counted, no transport headers. Floats are 32 bits unless a codec says otherwise.
+Every message travels alone, so its bits are rounded up to whole bytes once.
+"""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+from tff_lowrank import structures
+
+KINDS = ('payload', 'index_or_mask', 'flag', 'scalar', 'catch_up')
+UPLINK = 'uplink'
+DOWNLINK = 'downlink'
+
+SCALAR_BITS = 32
+FLAG_BITS = 1
+
+Price = collections.OrderedDict[str, tf.Tensor]
+
+
+def price(**bits: Any) -> Price:
+  """A price with the given bits, for example `price(payload=64, flag=1)`; other kinds are 0."""
+  unknown = sorted(set(bits) - set(KINDS))
+  if unknown:
+    raise ValueError(f'A price has the kinds {KINDS}, found {unknown}.')
+  return collections.OrderedDict((kind, tf.cast(bits.get(kind, 0), tf.int64)) for kind in KINDS)
+
+
+def dense_price(value: Any) -> Price:
+  """The price of tensors (or specs of static shape) sent as they are, at their dtype's width."""
+  leaves = tf.nest.flatten(value)
+  return price(payload=sum(structures.num_elements(x) * x.dtype.size * 8 for x in leaves))
+
+
+def add(*prices: Price) -> Price:
+  return price(**{kind: sum(p[kind] for p in prices) for kind in KINDS} if prices else {})
+
+
+def select(condition: tf.Tensor, if_true: Price, if_false: Price) -> Price:
+  return structures.select(condition, if_true, if_false)
+
+
+def total(p: Mapping[str, Any]) -> Any:
+  """The bits of all kinds together."""
+  return sum(p[kind] for kind in KINDS)
+
+
+def to_bytes(bits: int) -> int:
+  """The length of a message of `bits` bits: whole bytes."""
+  return (int(bits) + 7) // 8
+
+
+class Ledger:
+  """What crossed the wire, an entry per round, client and direction; kept in memory.
+
+  Columns of `to_table()`: `round`, `client`, `direction`, the kinds in bits, `bytes`, and
+  `official_units`, the same message in the unit and by the convention of its method's paper.
+  """
+
+  def __init__(self):
+    self._columns = {name: [] for name in _SCHEMA.names}
+    self._total_bytes = {UPLINK: 0, DOWNLINK: 0}
+
+  def enter(
+    self,
+    round_num: int,
+    client: str,
+    direction: str,
+    bits: Mapping[str, int],
+    official_units: int,
+  ) -> int:
+    """Enters one message and returns its bytes. `direction` is `'uplink'` or `'downlink'`."""
+    length = to_bytes(total(bits))
+    entry = dict(
+      round=round_num,
+      client=client,
+      direction=direction,
+      **{kind: int(bits[kind]) for kind in KINDS},
+      bytes=length,
+      official_units=int(official_units),
+    )
+    for name, column in self._columns.items():
+      column.append(entry[name])
+    self._total_bytes[direction] += length
+    return length
+
+  def total_bytes(self, direction: str) -> int:
+    """Bytes of all messages so far in one direction."""
+    return self._total_bytes[direction]
+
+  def to_table(self) -> pa.Table:
+    return pa.table(self._columns, schema=_SCHEMA)
+
+  def write(self, path: str) -> None:
+    pq.write_table(self.to_table(), path)
+
+
+_SCHEMA = pa.schema(
+  [('round', pa.int64()), ('client', pa.string()), ('direction', pa.string())]
+  + [(kind, pa.int64()) for kind in KINDS]
+  + [('bytes', pa.int64()), ('official_units', pa.int64())]
+)

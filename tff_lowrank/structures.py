@@ -1,0 +1,49 @@
+"""Arithmetic over nested structures of tensors."""
+
+import math
+from typing import Any
+
+import tensorflow as tf
+
+
+def specs(value: Any) -> Any:
+  """The structure of `tf.TensorSpec`s of `value`, a structure of tensors, arrays or specs."""
+
+  def spec(leaf: Any) -> tf.TensorSpec:
+    if isinstance(leaf, tf.TensorSpec):
+      return leaf
+    leaf = tf.convert_to_tensor(leaf)
+    return tf.TensorSpec(leaf.shape, leaf.dtype)
+
+  return tf.nest.map_structure(spec, value)
+
+
+def zeros(value_spec: Any) -> Any:
+  return tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), value_spec)
+
+
+def num_elements(value: Any) -> int:
+  """The number of scalars in tensors or specs of static shape."""
+  return sum(math.prod(leaf.shape) for leaf in tf.nest.flatten(value))
+
+
+def all_finite(value: Any) -> tf.Tensor:
+  """bool []: whether no scalar in `value` is NaN or infinite."""
+  finite = [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in tf.nest.flatten(value)]
+  return tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
+
+
+def select(condition: tf.Tensor, if_true: Any, if_false: Any) -> Any:
+  """`if_true` where `condition`, bool [], holds, else `if_false`; both have one structure."""
+  return tf.nest.map_structure(lambda a, b: tf.where(condition, a, b), if_true, if_false)
+
+
+def dot(a: list[tf.Tensor], b: list[tf.Tensor]) -> tf.Tensor:
+  """float64 []: the inner product of two lists of tensors, products and sums in float64.
+
+  In float64 no product of two float32 numbers underflows or overflows.
+  """
+  return sum(
+    tf.reduce_sum(tf.cast(x, tf.float64) * tf.cast(y, tf.float64))
+    for x, y in zip(a, b, strict=True)
+  )
