@@ -41,7 +41,9 @@ def price(**bits: Any) -> Price:
 def dense_price(value: Any) -> Price:
   """The price of tensors (or specs of static shape) sent as they are, at their dtype's width."""
   leaves = tf.nest.flatten(value)
-  return price(payload=sum(structures.num_elements(x) * x.dtype.size * 8 for x in leaves))
+  return price(
+    payload=sum(structures.num_elements(x) * tf.as_dtype(x.dtype).size * 8 for x in leaves)
+  )
 
 
 def add(*prices: Price) -> Price:

@@ -14,6 +14,4 @@ from tff_lowrank.aggregators.coded_mean import (
   ClientStatefulCodedMeanFactory as ClientStatefulCodedMeanFactory,
 )
 from tff_lowrank.aggregators.coded_mean import CodedMeanFactory as CodedMeanFactory
-from tff_lowrank.aggregators.shared_look_back import (
-  SharedLookBackFactory as SharedLookBackFactory,
-)
+from tff_lowrank.aggregators.shared_look_back import SharedLookBackFactory as SharedLookBackFactory

@@ -102,9 +102,7 @@ class ClientStatefulAggregationFactory(abc.ABC):
   """Creates `ClientStatefulAggregationProcess`es for given types."""
 
   @abc.abstractmethod
-  def create(
-    self, value_type: tff.Type, weight_type: tff.Type
-  ) -> ClientStatefulAggregationProcess:
+  def create(self, value_type: tff.Type, weight_type: tff.Type) -> ClientStatefulAggregationProcess:
     """Creates the process for `{value_type}@CLIENTS` weighted by `{weight_type}@CLIENTS`."""
 
 
@@ -175,9 +173,7 @@ class ReportingFactory(tff.aggregators.WeightedAggregationFactory):
   ) -> ClientStatefulAggregationProcess:
     """As `create`, as a process whose clients remember nothing and whose costs are reported."""
 
-  def create(
-    self, value_type: tff.Type, weight_type: tff.Type
-  ) -> tff.templates.AggregationProcess:
+  def create(self, value_type: tff.Type, weight_type: tff.Type) -> tff.templates.AggregationProcess:
     return without_client_state(self.create_reporting(value_type, weight_type))
 
 
@@ -193,9 +189,7 @@ class _LiftedFactory(ClientStatefulAggregationFactory):
   def __init__(self, factory: tff.aggregators.WeightedAggregationFactory):
     self._factory = factory
 
-  def create(
-    self, value_type: tff.Type, weight_type: tff.Type
-  ) -> ClientStatefulAggregationProcess:
+  def create(self, value_type: tff.Type, weight_type: tff.Type) -> ClientStatefulAggregationProcess:
     if isinstance(self._factory, ReportingFactory):
       return self._factory.create_reporting(value_type, weight_type)
     process = self._factory.create(value_type, weight_type)

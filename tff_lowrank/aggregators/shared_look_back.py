@@ -17,8 +17,7 @@ def _broadcast_price(look_back: list[Any]) -> ledger.Price:
   """One flag a block, and the vectors there are: a client without memory fetches them all."""
   nothing = ledger.price()
   vectors = [
-    ledger.select(kept['has'], ledger.dense_price(kept['look_back']), nothing)
-    for kept in look_back
+    ledger.select(kept['has'], ledger.dense_price(kept['look_back']), nothing) for kept in look_back
   ]
   return ledger.add(ledger.price(flag=ledger.FLAG_BITS * len(look_back)), *vectors)
 
@@ -84,7 +83,9 @@ class SharedLookBackFactory(client_stateful.ReportingFactory):
       sent_in_full = tf.cast(sent_in_full & coded.report['accepted'], tf.int32)
       return coded.value, coded.weight, coded.report, coded.measurements, sent_in_full
 
-    @tff.tensorflow.computation(look_back_type, value_type, tff.TensorType(tf.int32.as_numpy_dtype, [len(look_back_type)]))
+    @tff.tensorflow.computation(
+      look_back_type, value_type, tff.TensorType(tf.int32.as_numpy_dtype, [len(look_back_type)])
+    )
     def renew(look_back, aggregate, num_full):
       blocks = codecs.look_back.blocks_of(tf.nest.flatten(aggregate), codec.granularity)
       renewed = []

@@ -1,0 +1,83 @@
+"""Trains several methods on the same client samples and prints one table.
+
+  python -m experiments.compare --task=digits --methods=fed_avg,lbgm --seeds=1,2 \\
+    --output_dir=DIR
+
+A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`. Each run goes to
+DIR/METHOD-seedN; the table to DIR/table.csv and DIR/table.md, the plots to DIR/plots.
+"""
+
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+
+from experiments import flag_groups
+from experiments import runner
+from experiments import specs
+from experiments.reports import plots
+from experiments.reports import table as table_lib
+from tff_lowrank.simulation import network as network_lib
+
+_METHODS = flags.DEFINE_list(
+  'methods', 'fed_avg,lbgm', 'What to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], by commas.'
+)
+_SEEDS = flags.DEFINE_list('seeds', '1', 'Each method runs once with each seed.')
+
+
+def parse_method(text: str) -> tuple[str, dict[str, object]]:
+  """The method and the flags it sets for itself; raises UsageError if they do not exist."""
+  method, *settings = text.split(':')
+  if method not in specs.METHOD_FLAGS:
+    raise app.UsageError(
+      f'--methods: expected some of {", ".join(specs.METHOD_FLAGS)}, found {method!r}.'
+    )
+  overrides = {}
+  for setting in settings:
+    name, equals, value = setting.partition('=')
+    if not equals:
+      raise app.UsageError(f'--methods: expected FLAG=VALUE in {text!r}, found {setting!r}.')
+    overrides[name] = flag_groups.parse_override(name, value)
+    owner = [m for m, names in specs.METHOD_FLAGS.items() if name in names]
+    if owner and method not in owner:
+      raise app.UsageError(f'--methods: {name} does nothing under {method}.')
+  return method, overrides
+
+
+def _parse_seeds(texts: Sequence[str]) -> list[int]:
+  if not texts or not all(text.isdecimal() for text in texts):
+    raise app.UsageError(f'--seeds: expected whole numbers by commas, found {",".join(texts)!r}.')
+  return [int(text) for text in texts]
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  if flag_groups.given('seed'):
+    raise app.UsageError('--seed does nothing here; use --seeds.')
+  labels = _METHODS.value
+  if not labels or len(set(labels)) < len(labels):
+    raise app.UsageError(f'--methods: expected different methods, found {",".join(labels)!r}.')
+  parsed = [parse_method(label) for label in labels]
+  flag_groups.check_method_flags([method for method, _ in parsed])
+  folder = flag_groups.output_folder()
+  plan = [
+    (label, flag_groups.run_spec(method, overrides | dict(seed=seed)))
+    for seed in _parse_seeds(_SEEDS.value)
+    for label, (method, overrides) in zip(labels, parsed, strict=True)
+  ]
+  runs = [(label, folder / f'{label}-seed{spec.seed}') for label, spec in plan]
+  for (label, spec), (_, run) in zip(plan, runs, strict=True):
+    runner.train(spec, run, f'{label}-seed{spec.seed}')
+  table = table_lib.build_table(runs, network_lib.Network())
+  table.to_csv(folder / 'table.csv', index=False)
+  markdown = table_lib.to_markdown(table)
+  (folder / 'table.md').write_text(markdown)
+  drawn = plots.plot_accuracy({run.name: run for _, run in runs}, folder / 'plots')
+  print(markdown)
+  for path in drawn:
+    print(f'Wrote {path}')
+
+
+if __name__ == '__main__':
+  app.run(main)

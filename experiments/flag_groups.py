@@ -1,0 +1,165 @@
+"""The flags of a run, and the `RunSpec` they make."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from experiments import specs
+from tff_lowrank import tasks
+from tff_lowrank.codecs import look_back
+from tff_lowrank.datasets import partition
+
+_TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
+_ROUNDS = flags.DEFINE_integer('rounds', 100, 'Training rounds.', lower_bound=1)
+_NUM_CLIENTS = flags.DEFINE_integer(
+  'num_clients', 100, 'Clients the training examples are partitioned over.', lower_bound=1
+)
+_CLIENTS_PER_ROUND = flags.DEFINE_integer(
+  'clients_per_round', 10, 'Clients sampled in each round; 0 is all of them.', lower_bound=0
+)
+_PARTITION = flags.DEFINE_string(
+  'partition', 'iid', '`iid`, `shards:CLASSES_PER_CLIENT` or `dirichlet:ALPHA`.'
+)
+_CLIENT_EPOCHS = flags.DEFINE_integer(
+  'client_epochs', 1, 'Passes of a client over its data in a round.', lower_bound=1
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+  'batch_size', 20, "Examples a local step; 0 is the client's whole data.", lower_bound=0
+)
+_CLIENT_OPTIMIZER = flags.DEFINE_enum(
+  'client_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the local steps.'
+)
+_CLIENT_LEARNING_RATE = flags.DEFINE_float(
+  'client_learning_rate', 0.1, 'Rate of the client optimizer.', lower_bound=0
+)
+_SERVER_OPTIMIZER = flags.DEFINE_enum(
+  'server_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the mean update as the gradient.'
+)
+_SERVER_LEARNING_RATE = flags.DEFINE_float(
+  'server_learning_rate', 1.0, 'Rate of the server optimizer.', lower_bound=0
+)
+_SERVER_MOMENTUM = flags.DEFINE_float(
+  'server_momentum',
+  0.0,
+  'Momentum of the server, with --server_optimizer=sgd.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_CLIENT_WEIGHTING = flags.DEFINE_enum(
+  'client_weighting', 'num_examples', ('num_examples', 'uniform'), 'Weights of the mean.'
+)
+_SEED = flags.DEFINE_integer(
+  'seed', 1, 'Decides initial weights, partition, sampling, shuffling and codecs.', lower_bound=0
+)
+_EVAL_EVERY = flags.DEFINE_integer(
+  'eval_every',
+  1,
+  'Rounds between evaluations; the last round is always evaluated.',
+  lower_bound=1,
+)
+_DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data set's files are.")
+_LBGM_THRESHOLD = flags.DEFINE_float(
+  'lbgm_threshold',
+  0.2,
+  'Largest look-back-phase error at which a scalar is sent.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_LBGM_GRANULARITY = flags.DEFINE_enum(
+  'lbgm_granularity', 'tensor', look_back.GRANULARITIES, 'What is decided on together.'
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+  'output_dir', None, 'Folder for all that is written.', required=True
+)
+
+_EMBEDDED_TASKS = ('digits',)
+
+
+def output_folder() -> pathlib.Path:
+  return pathlib.Path(_OUTPUT_DIR.value)
+
+
+def given(name: str) -> bool:
+  """Whether the user set the flag."""
+  return flags.FLAGS[name].present > 0
+
+
+def check_method_flags(methods: Sequence[str]) -> None:
+  """Raises UsageError if a flag is given that belongs to none of `methods`."""
+  owned = {flag for method in methods for flag in specs.METHOD_FLAGS[method]}
+  for method, names in specs.METHOD_FLAGS.items():
+    for name in names:
+      if given(name) and name not in owned:
+        raise app.UsageError(
+          f'--{name} does nothing under {", ".join(sorted(set(methods)))}; it belongs to '
+          f'--method={method}.'
+        )
+
+
+def _check(spec: specs.RunSpec) -> None:
+  try:
+    partition.parse(spec.partition)
+  except ValueError as e:
+    raise app.UsageError(f'--partition: {e}') from e
+  if spec.clients_per_round > spec.num_clients:
+    raise app.UsageError(
+      f'--clients_per_round must be at most --num_clients={spec.num_clients}, found '
+      f'{spec.clients_per_round}.'
+    )
+  if spec.server_momentum and spec.server_optimizer != 'sgd':
+    raise app.UsageError(
+      f'--server_momentum={spec.server_momentum} does nothing under '
+      f'--server_optimizer={spec.server_optimizer}; it belongs to sgd.'
+    )
+  if spec.server_momentum == 1:
+    raise app.UsageError('--server_momentum must be below 1, found 1.')
+  if spec.data_dir is not None and spec.task in _EMBEDDED_TASKS:
+    raise app.UsageError(f'--data_dir does nothing under --task={spec.task}, which is embedded.')
+
+
+def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.RunSpec:
+  """The spec that the flags make for `method`; `overrides` replace single settings.
+
+  Raises UsageError if the settings contradict each other.
+  """
+  settings = dict(
+    task=_TASK.value,
+    method=method,
+    rounds=_ROUNDS.value,
+    num_clients=_NUM_CLIENTS.value,
+    clients_per_round=_CLIENTS_PER_ROUND.value,
+    partition=_PARTITION.value,
+    client_epochs=_CLIENT_EPOCHS.value,
+    batch_size=_BATCH_SIZE.value,
+    client_optimizer=_CLIENT_OPTIMIZER.value,
+    client_learning_rate=_CLIENT_LEARNING_RATE.value,
+    server_optimizer=_SERVER_OPTIMIZER.value,
+    server_learning_rate=_SERVER_LEARNING_RATE.value,
+    server_momentum=_SERVER_MOMENTUM.value,
+    client_weighting=_CLIENT_WEIGHTING.value,
+    seed=_SEED.value,
+    eval_every=_EVAL_EVERY.value,
+    data_dir=_DATA_DIR.value,
+    lbgm_threshold=_LBGM_THRESHOLD.value,
+    lbgm_granularity=_LBGM_GRANULARITY.value,
+  )
+  spec = specs.RunSpec(**{**settings, **(overrides or {})})
+  _check(spec)
+  return spec
+
+
+def parse_override(name: str, text: str) -> Any:
+  """The value of flag `name` given as `text`, under the flag's own checks.
+
+  Raises UsageError if there is no such flag or `text` is not a value of it.
+  """
+  if name not in specs.RunSpec.__dataclass_fields__ or name in ('method', 'seed'):
+    raise app.UsageError(f'Expected a flag of a run, found {name!r}.')
+  flag = flags.FLAGS[name]
+  try:
+    return flag.parser.parse(text)
+  except ValueError as e:
+    raise app.UsageError(f'--{name}: {e}') from e

@@ -1,0 +1,50 @@
+"""From a `RunSpec` to the learning process it names."""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow_federated as tff
+
+from experiments import specs
+from tff_lowrank import learning
+
+Process = learning.ClientStatefulLearningProcess
+
+
+def _optimizer(
+  name: str, learning_rate: float, momentum: float = 0.0
+) -> tff.learning.optimizers.Optimizer:
+  if name == 'sgd':
+    # TFF's momentum-free SGD keeps no buffer.
+    return tff.learning.optimizers.build_sgdm(learning_rate, momentum=momentum or None)
+  builders = dict(
+    adam=tff.learning.optimizers.build_adam,
+    adagrad=tff.learning.optimizers.build_adagrad,
+    yogi=tff.learning.optimizers.build_yogi,
+  )
+  return builders[name](learning_rate)
+
+
+def _lbgm(spec: specs.RunSpec) -> dict[str, object]:
+  return dict(threshold=spec.lbgm_threshold, granularity=spec.lbgm_granularity)
+
+
+_BUILDERS: Mapping[str, Callable[..., Process]] = {
+  'fed_avg': lambda spec, *common, **weighting: learning.build_fed_avg(*common, **weighting),
+  'lbgm': lambda spec, *common, **weighting: learning.build_lbgm_fed_avg(
+    *common, **weighting, **_lbgm(spec)
+  ),
+  'lbgm_shared': lambda spec, *common, **weighting: learning.build_shared_lbgm_fed_avg(
+    *common, **weighting, **_lbgm(spec)
+  ),
+}
+
+
+def build_process(spec: specs.RunSpec, model: tff.learning.models.FunctionalModel) -> Process:
+  """The process of `spec.method` on `model`."""
+  return _BUILDERS[spec.method](
+    spec,
+    model,
+    _optimizer(spec.client_optimizer, spec.client_learning_rate),
+    _optimizer(spec.server_optimizer, spec.server_learning_rate, spec.server_momentum),
+    client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
+  )

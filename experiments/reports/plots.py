@@ -1,0 +1,47 @@
+"""Plots of run folders. Reads files only."""
+
+from collections.abc import Mapping
+import pathlib
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+from matplotlib import pyplot as plt
+from matplotlib import ticker
+import pandas as pd
+
+AXES = {
+  'accuracy_vs_bytes': ('megabytes', 'Cumulative traffic, up and down (MB)'),
+  'accuracy_vs_round': ('round', 'Round'),
+}
+
+
+def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
+  """The metrics of a run folder, with `megabytes`, all traffic so far in 10^6 bytes."""
+  metrics = pd.read_csv(folder / 'metrics.csv')
+  traffic = metrics['cumulative_uplink_bytes'] + metrics['cumulative_downlink_bytes']
+  return metrics.assign(megabytes=traffic / 1e6)
+
+
+def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
+  """Draws evaluation accuracy against traffic and rounds, a line for each named run folder.
+
+  Returns the files written to `folder`.
+  """
+  folder.mkdir(parents=True, exist_ok=True)
+  metrics = {label: read_metrics(run).dropna(subset='eval_accuracy') for label, run in runs.items()}
+  written = []
+  for name, (column, axis) in AXES.items():
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+    for label, rows in metrics.items():
+      axes.plot(rows[column], 100 * rows['eval_accuracy'], label=label, marker='.', markersize=3)
+    axes.set_xlabel(axis)
+    axes.set_ylabel('Test accuracy (%)')
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(8))
+    axes.grid(alpha=0.3)
+    axes.legend(loc='lower right', fontsize='small')
+    written.append(folder / f'{name}.png')
+    figure.savefig(written[-1], dpi=150)
+    plt.close(figure)
+  return written

@@ -1,0 +1,72 @@
+"""Runs one spec into a run folder."""
+
+import pathlib
+
+import tensorflow as tf
+import tqdm
+
+from experiments import methods
+from experiments import provenance
+from experiments import recorder as recorder_lib
+from experiments import specs
+from experiments.reports import plots
+from tff_lowrank import client_state
+from tff_lowrank import tasks
+from tff_lowrank.simulation import batches as batches_lib
+from tff_lowrank.simulation import evaluation
+from tff_lowrank.simulation import rounds as rounds_lib
+from tff_lowrank.simulation import sampling
+
+
+def train(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
+  """Runs `spec` into `folder`, made if needed; `label` names the run in plots and progress."""
+  folder.mkdir(parents=True, exist_ok=True)
+  devices = [device.name for device in tf.config.list_logical_devices()]
+  record = provenance.RunRecord(folder / 'run.json', spec.as_dict(), devices)
+  try:
+    _run_rounds(spec, folder, label)
+  except BaseException as e:
+    record.update('failed', error=f'{type(e).__name__}: {e}')
+    raise
+  plots.plot_accuracy({label: folder}, folder / 'plots')
+  record.update('completed')
+
+
+def _run_rounds(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
+  task = tasks.build(
+    spec.task,
+    partition=spec.partition,
+    num_clients=spec.num_clients,
+    seed=spec.seed,
+    data_dir=spec.data_dir,
+  )
+  model = task.build_model(spec.seed)
+  process = methods.build_process(spec, model)
+  evaluate = evaluation.build_evaluation(model, task.test, task.preprocess)
+  batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
+  select_clients = sampling.build_sampling(task.train.client_ids, spec.clients_per_round, spec.seed)
+  progress = tqdm.tqdm(total=spec.rounds, desc=label, unit='round', disable=None)
+  with recorder_lib.Recorder(folder) as recorder, progress:
+
+    def after_round(done: rounds_lib.Round) -> None:
+      is_last = done.number == spec.rounds
+      evaluated = None
+      if is_last or done.number % spec.eval_every == 0:
+        evaluated = evaluate(process.get_model_weights(done.state))
+      row = recorder.record(done, evaluated)
+      spent = row['cumulative_uplink_bytes'] + row['cumulative_downlink_bytes']
+      shown = {'MB': f'{spent / 1e6:.1f}'}
+      if evaluated:
+        shown['accuracy'] = f'{evaluated["accuracy"]:.4f}'
+      progress.set_postfix(shown)
+      progress.update()
+
+    rounds_lib.run_rounds(
+      process,
+      process.initialize(),
+      client_state.MemoryStore(process.initialize_client()),
+      select_clients,
+      lambda client_id, number: batches.dataset(task.train, client_id, number, task.preprocess),
+      range(1, spec.rounds + 1),
+      after_round,
+    )

@@ -1,0 +1,31 @@
+"""Trains one method on one task.
+
+  python -m experiments.train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
+
+writes DIR/run.json, metrics.csv, ledger.parquet, tensorboard/ and plots/.
+"""
+
+from collections.abc import Sequence
+
+from absl import app
+from absl import flags
+
+from experiments import flag_groups
+from experiments import runner
+from experiments import specs
+
+_METHOD = flags.DEFINE_enum('method', 'fed_avg', list(specs.METHOD_FLAGS), 'What to train with.')
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  flag_groups.check_method_flags([_METHOD.value])
+  spec = flag_groups.run_spec(_METHOD.value)
+  folder = flag_groups.output_folder()
+  runner.train(spec, folder, spec.method)
+  print(f'Wrote {folder}')
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,181 @@
+"""The rooms and who may import whom, enforced from the syntax tree."""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Floor of each room: imports point to lower floors, or stay within the room.
+FLOORS = {
+  'tff_lowrank': 0,
+  'tff_lowrank.structures': 0,
+  'tff_lowrank.ledger': 0,
+  'tff_lowrank.checks': 0,
+  'tff_lowrank.datasets': 1,
+  'tff_lowrank.codecs': 1,
+  'tff_lowrank.client_state': 1,
+  'tff_lowrank.models': 2,
+  'tff_lowrank.aggregators': 2,
+  'tff_lowrank.tasks': 3,
+  'tff_lowrank.client_work': 3,
+  'tff_lowrank.learning': 4,
+  'tff_lowrank.simulation': 5,
+  'experiments.reports': 6,
+  'experiments': 7,
+}
+# On the ground floor, who may import whom.
+GROUND = {'tff_lowrank.ledger': {'tff_lowrank.structures'}}
+
+TFF_FREE = (
+  'tff_lowrank',
+  'tff_lowrank.structures',
+  'tff_lowrank.ledger',
+  'tff_lowrank.checks',
+  'tff_lowrank.codecs',
+  'tff_lowrank.client_state',
+  'tff_lowrank.datasets.partition',
+  'tff_lowrank.models',
+  'tff_lowrank.simulation.network',
+  'experiments.specs',
+  'experiments.provenance',
+  'experiments.reports',
+)
+
+PUBLIC_NAMES = {
+  'tff_lowrank.aggregators': {
+    'ClientStatefulAggregationFactory',
+    'ClientStatefulAggregationOutput',
+    'ClientStatefulAggregationProcess',
+    'ClientStatefulCodedMeanFactory',
+    'CodedMeanFactory',
+    'SharedLookBackFactory',
+    'lift',
+  },
+  'tff_lowrank.client_state': {'MemoryStore'},
+  'tff_lowrank.client_work': {'build_local_sgd'},
+  'tff_lowrank.codecs': {'Codec', 'Encoded', 'Identity', 'LookBack'},
+  'tff_lowrank.learning': {
+    'ClientStatefulLearningOutput',
+    'ClientStatefulLearningProcess',
+    'build_compressed_fed_avg',
+    'build_fed_avg',
+    'build_lbgm_fed_avg',
+    'build_shared_lbgm_fed_avg',
+  },
+  'tff_lowrank.models': {'build_cnn', 'build_mlp'},
+}
+
+
+def module_name(path):
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+SOURCES = {
+  module_name(path): ast.parse(path.read_text(), str(path))
+  for package in ('tff_lowrank', 'experiments')
+  for path in sorted((ROOT / package).rglob('*.py'))
+}
+
+
+def imported_modules(name):
+  """All modules that the source of `name` imports, anywhere in it."""
+  for node in ast.walk(SOURCES[name]):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{name} imports relatively'
+      for alias in node.names:
+        full = f'{node.module}.{alias.name}'
+        yield full if full in SOURCES else node.module
+
+
+def room(name):
+  """The longest prefix of a module's name that is a room."""
+  parts = name.split('.')
+  return next(prefix for i in range(len(parts), 0, -1) if (prefix := '.'.join(parts[:i])) in FLOORS)
+
+
+def reachable(name):
+  """All modules that importing `name` loads, with the packages they lie in."""
+  found, todo = set(), [name]
+  while todo:
+    module = todo.pop()
+    if module in found:
+      continue
+    found.add(module)
+    if module in SOURCES:
+      todo += imported_modules(module)
+      todo += ['.'.join(module.split('.')[:i]) for i in range(1, module.count('.') + 1)]
+  return found
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_imports_point_down(name):
+  for other in imported_modules(name):
+    if other not in SOURCES:
+      continue
+    mine, theirs = room(name), room(other)
+    allowed = mine == theirs or FLOORS[theirs] < FLOORS[mine] or theirs in GROUND.get(mine, ())
+    assert allowed, f'{name} (floor {FLOORS[mine]}) imports {other} (floor {FLOORS[theirs]})'
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_tff_free_rooms_never_load_tff(name):
+  if name in TFF_FREE or any(name.startswith(f'{room}.') for room in TFF_FREE[1:]):
+    loaded = {m for m in reachable(name) if m.split('.')[0] == 'tensorflow_federated'}
+    assert not loaded, f'{name} loads {loaded}'
+
+
+def test_tff_free_rooms_exist():
+  assert set(TFF_FREE) <= set(SOURCES)
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_no_private_names_of_others(name):
+  for node in ast.walk(SOURCES[name]):
+    if isinstance(node, ast.ImportFrom):
+      private = [alias.name for alias in node.names if alias.name.startswith('_')]
+      assert not private, f'{name} imports {private} from {node.module}'
+  assert not any(m.startswith('tensorflow_federated.python') for m in imported_modules(name))
+
+
+@pytest.mark.parametrize('name', PUBLIC_NAMES)
+def test_public_names(name):
+  exported = {
+    alias.asname
+    for node in ast.walk(SOURCES[name])
+    if isinstance(node, ast.ImportFrom)
+    for alias in node.names
+    if alias.asname == alias.name
+  }
+  assert exported == PUBLIC_NAMES[name]
+
+
+@pytest.mark.parametrize('name', SOURCES)
+def test_library_files_are_short_and_documented(name):
+  tree = SOURCES[name]
+  assert ast.get_docstring(tree) or not tree.body, f'{name} has no docstring'
+  lines = ROOT / f'{name.replace(".", "/")}.py'
+  if lines.exists():
+    assert len(lines.read_text().splitlines()) <= 400
+  for node in tree.body:
+    if (
+      isinstance(node, (ast.FunctionDef, ast.ClassDef))
+      and node.name[0] != '_'
+      and node.name != 'main'
+    ):
+      is_short = node.end_lineno - node.lineno < 15
+      assert is_short or ast.get_docstring(node), f'{name}.{node.name} has no docstring'
+
+
+def test_tests_mirror_the_tree():
+  expected = {
+    (ROOT / 'tests' / path.relative_to(ROOT / 'tff_lowrank')).with_name(f'{path.stem}_test.py')
+    for path in (ROOT / 'tff_lowrank').rglob('*.py')
+    if path.name != '__init__.py'
+  }
+  missing = sorted(str(path.relative_to(ROOT)) for path in expected if not path.exists())
+  assert not missing

@@ -1,0 +1,67 @@
+"""BUILD against the tree: every source in one target, dependencies as the imports are."""
+
+import ast
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGES = ('tff_lowrank', 'experiments', 'benchmarks', 'tests')
+RULES = ('py_binary', 'py_library', 'py_test')
+
+
+def read_targets():
+  """Target name -> (rule, attributes). BUILD is a subset of Python."""
+  targets = {}
+  for node in ast.parse((ROOT / 'BUILD').read_text()).body:
+    call = node.value
+    if isinstance(call, ast.Call) and call.func.id in RULES:
+      attributes = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+      assert attributes['name'] not in targets, f'{attributes["name"]} is there twice'
+      targets[attributes['name']] = (call.func.id, attributes)
+  return targets
+
+
+def sources():
+  found = (path for package in PACKAGES for path in (ROOT / package).rglob('*.py'))
+  return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in found}
+
+
+TARGETS, SOURCES = read_targets(), sources()
+OWNER = {src: name for name, (_, attributes) in TARGETS.items() for src in attributes['srcs']}
+
+
+def source_of(module):
+  stem = module.replace('.', '/')
+  return next((s for s in (f'{stem}.py', f'{stem}/__init__.py') if s in SOURCES), None)
+
+
+def imports(tree):
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (source_of(alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        yield source_of(f'{node.module}.{alias.name}') or source_of(node.module)
+
+
+def test_every_source_is_in_one_target():
+  listed = [src for _, attributes in TARGETS.values() for src in attributes['srcs']]
+  assert sorted(listed) == sorted(SOURCES)
+
+
+def test_dependencies_are_the_imports():
+  for name, (_, attributes) in TARGETS.items():
+    needed = {OWNER[s] for src in attributes['srcs'] for s in imports(SOURCES[src]) if s}
+    needed = sorted(f':{dep}' for dep in needed - {name})
+    assert attributes.get('deps', []) == needed, f'deps of {name} should be {needed}'
+
+
+def test_rules_fit_the_files():
+  for name, (rule, attributes) in TARGETS.items():
+    is_test = any(src.endswith('_test.py') for src in attributes['srcs'])
+    is_binary = any(
+      'app.run(main)' in (ROOT / src).read_text() or '__main__' in (ROOT / src).read_text()
+      for src in attributes['srcs']
+      if not src.startswith('tests/')
+    )
+    expected = 'py_test' if is_test else 'py_binary' if is_binary else 'py_library'
+    assert rule == expected, f'{name} should be a {expected}'

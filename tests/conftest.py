@@ -1,0 +1,30 @@
+"""Set-up for all tests."""
+
+import pathlib
+
+import numpy as np
+import psutil
+import pytest
+
+SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+  return np.random.default_rng(0)
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> pathlib.Path:
+  """A folder with real data sets, which not every machine has."""
+  if not SHARED_DATA.is_dir():
+    pytest.skip(f'real data sets are not at {SHARED_DATA}')
+  return SHARED_DATA
+
+
+def pytest_sessionfinish() -> None:
+  """Ends TFF's worker processes, which outlive their parent and hold its output open."""
+  for child in psutil.Process().children():
+    if child.name() == 'worker_binary':
+      child.terminate()
+      child.wait(10)

@@ -1,0 +1,55 @@
+from absl import app
+import pandas as pd
+import pytest
+
+from experiments.reports import table
+from tests.experiments import binaries
+
+FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
+        '--batch_size=64')  # fmt: skip
+
+
+def test_runs_methods_with_seeds_and_settings(tmp_path, capfd):
+  binaries.run(
+    'compare', *FAST, '--methods=fed_avg,lbgm,lbgm:lbgm_threshold=0.0', '--seeds=1,2',
+    '--lbgm_threshold=1.0', f'--output_dir={tmp_path}',
+  )  # fmt: skip
+  rows = pd.read_csv(tmp_path / 'table.csv')
+  assert tuple(rows.columns) == table.COLUMNS
+  assert rows['method'].tolist() == ['fed_avg', 'lbgm', 'lbgm:lbgm_threshold=0.0'] * 2
+  assert rows['seed'].tolist() == [1, 1, 1, 2, 2, 2]
+  by_method = rows[rows['seed'] == 1].set_index('method')
+  off = by_method.loc['lbgm:lbgm_threshold=0.0']
+  # Switched off it is FedAvg, but for one byte of flags a message.
+  assert off['final_accuracy'] == by_method.loc['fed_avg', 'final_accuracy']
+  assert off['uplink_bytes'] == by_method.loc['fed_avg', 'uplink_bytes'] + 4
+  assert (by_method['total_bytes'] == by_method['uplink_bytes'] + by_method['downlink_bytes']).all()
+  assert by_method.loc['fed_avg', 'saving_percent'] == 0
+  # All methods saw the same clients.
+  clients = {
+    label: pd.read_parquet(tmp_path / f'{label}-seed1' / 'ledger.parquet')['client'].tolist()
+    for label in by_method.index
+  }
+  assert len({tuple(c) for c in clients.values()}) == 1
+  assert '| fed_avg | 1 | 2 |' in (tmp_path / 'table.md').read_text()
+  assert str(tmp_path / 'plots' / 'accuracy_vs_bytes.png') in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--methods=fed_avg,sgd'], "--methods: expected some of fed_avg, lbgm, .*, found 'sgd'"),
+    (['--methods=fed_avg,fed_avg'], 'expected different methods'),
+    (['--methods=fed_avg', '--lbgm_threshold=0.1'], 'does nothing under fed_avg'),
+    (['--methods=fed_avg:lbgm_threshold=0.1'], 'lbgm_threshold does nothing under fed_avg'),
+    (['--methods=lbgm:lbgm_threshold'], 'expected FLAG=VALUE'),
+    (['--methods=lbgm:lbgm_threshold=2'], '--lbgm_threshold: .*2'),
+    (['--methods=lbgm:seed=2'], "Expected a flag of a run, found 'seed'"),
+    (['--seeds=1,x'], "--seeds: expected whole numbers by commas, found '1,x'"),
+    (['--seed=3'], '--seed does nothing here'),
+  ],
+)
+def test_refuses_bad_flags(tmp_path, arguments, message):
+  with pytest.raises(app.UsageError, match=message):
+    binaries.run('compare', *FAST, *arguments, f'--output_dir={tmp_path}')
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,93 @@
+import json
+
+from absl import app
+from absl import flags
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import recorder
+from tests.experiments import binaries
+
+FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
+        '--batch_size=64')  # fmt: skip
+
+
+def test_writes_the_run_folder(tmp_path):
+  binaries.run('train', *FAST, '--method=lbgm', '--lbgm_threshold=0.9', f'--output_dir={tmp_path}')
+  metrics = pd.read_csv(tmp_path / 'metrics.csv')
+  assert tuple(metrics.columns[: len(recorder.COLUMNS)]) == recorder.COLUMNS
+  assert 'scalar_fraction' in metrics and 'scalar_fraction_by_block/3' in metrics
+  assert metrics['round'].tolist() == [1, 2]
+  assert metrics['participants'].tolist() == [2, 2]
+  # The first round: two clients, 4,810 floats each and four flags, rounded up to a byte.
+  assert metrics['uplink_bytes'][0] == 2 * (4 * 4810 + 1)
+  assert metrics['downlink_bytes'].tolist() == [2 * 4 * 4810] * 2
+  assert metrics['cumulative_uplink_bytes'][1] == metrics['uplink_bytes'].sum()
+  ledger = pd.read_parquet(tmp_path / 'ledger.parquet')
+  assert len(ledger) == 2 * 2 * 2
+  assert ledger['bytes'].sum() == metrics[['uplink_bytes', 'downlink_bytes']].to_numpy().sum()
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert record['status'] == 'completed'
+  assert record['flags']['lbgm_threshold'] == 0.9
+  assert record['versions']['tensorflow-federated'] == '0.87.0'
+  for plot in ('accuracy_vs_bytes', 'accuracy_vs_round'):
+    assert (tmp_path / 'plots' / f'{plot}.png').stat().st_size > 1000
+  assert list((tmp_path / 'tensorboard').iterdir())
+
+
+def test_same_command_same_numbers(tmp_path):
+  columns = None
+  for name in ('a', 'b'):
+    binaries.run('train', *FAST, '--method=lbgm', f'--output_dir={tmp_path / name}')
+    metrics = pd.read_csv(tmp_path / name / 'metrics.csv').drop(columns='round_seconds')
+    columns = metrics if columns is None else columns
+    pd.testing.assert_frame_equal(columns, metrics)
+
+
+def test_evaluates_every_so_often_and_at_the_end(tmp_path):
+  binaries.run('train', *FAST, '--rounds=3', '--eval_every=2', f'--output_dir={tmp_path}')
+  evaluated = pd.read_csv(tmp_path / 'metrics.csv')['eval_accuracy'].notna()
+  assert evaluated.tolist() == [False, True, True]
+
+
+def test_failure_is_recorded(tmp_path):
+  with pytest.raises(FileNotFoundError, match='lacks train-images'):
+    binaries.run('train', '--task=mnist', f'--data_dir={tmp_path}', f'--output_dir={tmp_path}')
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert record['status'] == 'failed'
+  assert 'FileNotFoundError' in record['error']
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['--lbgm_threshold=0.3'], '--lbgm_threshold does nothing under fed_avg'),
+    (['--method=lbgm', '--partition=shards:0'], '--partition: A partition must be'),
+    (['--clients_per_round=5'], '--clients_per_round must be at most --num_clients=4, found 5'),
+    (['--server_optimizer=adam', '--server_momentum=0.9'], 'does nothing under --server_optimizer'),
+    (['--server_momentum=1'], '--server_momentum must be below 1'),
+    (['--data_dir=x'], '--data_dir does nothing under --task=digits'),
+  ],
+)
+def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):
+  with pytest.raises(app.UsageError, match=message):
+    binaries.run('train', *FAST, *arguments, f'--output_dir={tmp_path}')
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  'argument', ['--lbgm_threshold=1.5', '--method=sgd', '--rounds=0', '--task=imagenet', '--seed=-1',
+               '--client_learning_rate=-1']
+)  # fmt: skip
+def test_refuses_impossible_values(tmp_path, argument):
+  with pytest.raises(flags.IllegalFlagValueError, match=argument.split('=')[0].lstrip('-')):
+    binaries.run('train', *FAST, argument, f'--output_dir={tmp_path}')
+
+
+def test_other_server_optimizers(tmp_path):
+  binaries.run(
+    'train', *FAST, '--server_optimizer=adam', '--server_learning_rate=0.01',
+    '--client_weighting=uniform', f'--output_dir={tmp_path}',
+  )  # fmt: skip
+  assert np.isfinite(pd.read_csv(tmp_path / 'metrics.csv')['train_loss']).all()

@@ -1,0 +1,57 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from tff_lowrank import ledger
+
+
+def as_ints(price):
+  return {kind: int(bits) for kind, bits in price.items()}
+
+
+def test_price_has_all_kinds_and_refuses_others():
+  price = ledger.price(payload=64, flag=1)
+  assert as_ints(price) == dict(payload=64, index_or_mask=0, flag=1, scalar=0, catch_up=0)
+  assert all(bits.dtype == tf.int64 for bits in price.values())
+  with pytest.raises(ValueError, match="found \\['header'\\]"):
+    ledger.price(header=8)
+
+
+def test_dense_price_follows_the_dtype():
+  # 2 x 3 float32 and 5 float16: 6 * 32 + 5 * 16 = 272 bits.
+  specs = [tf.TensorSpec([2, 3], tf.float32), tf.TensorSpec([5], tf.float16)]
+  assert as_ints(ledger.dense_price(specs))['payload'] == 272
+
+
+def test_sums_beyond_32_bits():
+  big = ledger.price(payload=2**40)
+  assert int(ledger.total(ledger.add(big, big, ledger.price(flag=3)))) == 2**41 + 3
+  assert int(ledger.total(ledger.add())) == 0
+
+
+def test_select():
+  chosen = ledger.select(tf.constant(False), ledger.price(payload=8), ledger.price(scalar=32))
+  assert as_ints(chosen) == as_ints(ledger.price(scalar=32))
+
+
+@pytest.mark.parametrize('bits, length', [(0, 0), (1, 1), (8, 1), (9, 2), (32, 4)])
+def test_to_bytes_rounds_up(bits, length):
+  assert ledger.to_bytes(bits) == length
+
+
+def test_ledger_books_every_message(tmp_path):
+  book = ledger.Ledger()
+  assert book.enter(1, 'a', ledger.UPLINK, as_ints(ledger.price(payload=64, flag=2)), 2) == 9
+  book.enter(1, 'a', ledger.DOWNLINK, as_ints(ledger.price(payload=64)), 0)
+  book.enter(2, 'b', ledger.UPLINK, as_ints(ledger.price(scalar=32, flag=1)), 1)
+  assert book.total_bytes(ledger.UPLINK) == 9 + 5
+  assert book.total_bytes(ledger.DOWNLINK) == 8
+  book.write(tmp_path / 'ledger.parquet')
+  table = pq.read_table(tmp_path / 'ledger.parquet').to_pandas()
+  assert list(table.columns) == [
+    'round', 'client', 'direction', 'payload', 'index_or_mask', 'flag', 'scalar', 'catch_up',
+    'bytes', 'official_units',
+  ]  # fmt: skip
+  np.testing.assert_array_equal(table['bytes'], [9, 8, 5])
+  assert table['client'].tolist() == ['a', 'a', 'b']

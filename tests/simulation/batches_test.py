@@ -1,0 +1,49 @@
+import numpy as np
+import pytest
+
+from tff_lowrank.datasets import arrays
+from tff_lowrank.simulation import batches
+
+
+@pytest.fixture
+def data():
+  split = arrays.Split(np.arange(10)[:, None], np.arange(10, dtype=np.int32))
+  return arrays.partitioned(split, [np.arange(7), np.arange(7, 10)])
+
+
+def labels(spec, data, client='client_0', round_num=1):
+  dataset = spec.dataset(data, client, round_num, lambda batch: batch)
+  return [batch['y'].tolist() for batch in dataset.as_numpy_iterator()]
+
+
+def test_epochs_are_passes_in_orders_of_their_own(data):
+  read = labels(batches.ClientBatches(3, 4, 0), data)
+  assert [len(batch) for batch in read] == [4, 3] * 3
+  epochs = [read[i] + read[i + 1] for i in range(0, 6, 2)]
+  assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+  assert epochs[0] != epochs[1]
+
+
+def test_order_depends_on_seed_round_and_client(data):
+  spec = batches.ClientBatches(1, 7, 0)
+  assert labels(spec, data) == labels(spec, data)
+  assert labels(spec, data) != labels(spec, data, round_num=2)
+  assert labels(spec, data) != labels(batches.ClientBatches(1, 7, 1), data)
+
+
+def test_batch_size_zero_is_everything_at_once(data):
+  assert labels(batches.ClientBatches(2, 0, 0), data) == [list(range(7))] * 2
+  assert labels(batches.ClientBatches(1, 0, 0), data, 'client_1') == [[7, 8, 9]]
+
+
+def test_preprocess_sees_batches(data):
+  spec = batches.ClientBatches(1, 4, 0)
+  dataset = spec.dataset(data, 'client_0', 1, lambda batch: batch['x'] * 2)
+  assert sorted(np.concatenate(list(dataset))[:, 0]) == list(range(0, 14, 2))
+
+
+def test_refuses_bad_settings():
+  with pytest.raises(ValueError, match='`epochs` must be at least 1'):
+    batches.ClientBatches(0, 1, 0)
+  with pytest.raises(ValueError, match='`batch_size` must be at least 0'):
+    batches.ClientBatches(1, -1, 0)

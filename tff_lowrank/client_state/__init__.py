@@ -1,0 +1,3 @@
+"""What clients remember between rounds."""
+
+from tff_lowrank.client_state.store import MemoryStore as MemoryStore

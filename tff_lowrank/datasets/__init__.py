@@ -1,0 +1,1 @@
+"""Federated data sets, and partitions of central ones."""

@@ -1,0 +1,86 @@
+"""Labelled arrays in memory, and their partition as client data."""
+
+import collections
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+
+class Split(NamedTuple):
+  """A labelled set. x: [num_examples, ...], y: int32 [num_examples]."""
+
+  x: np.ndarray
+  y: np.ndarray
+
+
+class Arrays(NamedTuple):
+  train: Split
+  test: Split
+
+
+class ArrayClientData(tff.simulation.datasets.ClientData):
+  """Client data over arrays in memory; elements are `OrderedDict(x=..., y=...)`."""
+
+  def __init__(self, split: Split, indices: Mapping[str, np.ndarray]):
+    """Creates the client data.
+
+    Args:
+      split: All examples.
+      indices: Client id -> indices of its examples in `split`.
+    """
+    self._split = split
+    self._indices = dict(indices)
+
+  @property
+  def client_ids(self) -> list[str]:
+    return sorted(self._indices)
+
+  def num_examples(self, client_id: str) -> int:
+    return len(self._indices[client_id])
+
+  def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
+    if client_id not in self._indices:
+      raise ValueError(f'There is no client {client_id!r} among {len(self._indices)} clients.')
+    chosen = self._indices[client_id]
+    return tf.data.Dataset.from_tensor_slices(
+      collections.OrderedDict(x=self._split.x[chosen], y=self._split.y[chosen])
+    )
+
+  @property
+  def serializable_dataset_fn(self):
+    """As `create_tf_dataset_for_client` in TensorFlow ops, with all data in the graph."""
+    ids = self.client_ids
+    lengths = [len(self._indices[i]) for i in ids]
+    flat = np.concatenate([self._indices[i] for i in ids])
+    starts = np.cumsum([0, *lengths])
+
+    def dataset_fn(client_id: tf.Tensor) -> tf.data.Dataset:
+      is_client = tf.equal(tf.constant(ids), client_id)
+      known = tf.debugging.Assert(tf.reduce_any(is_client), ['No such client:', client_id])
+      with tf.control_dependencies([known]):
+        position = tf.argmax(tf.cast(is_client, tf.int32))
+      bounds = tf.gather(tf.constant(starts), [position, position + 1])
+      chosen = tf.constant(flat)[bounds[0] : bounds[1]]
+      return tf.data.Dataset.from_tensor_slices(
+        collections.OrderedDict(
+          x=tf.gather(self._split.x, chosen), y=tf.gather(self._split.y, chosen)
+        )
+      )
+
+    return dataset_fn
+
+  @property
+  def element_type_structure(self):
+    return collections.OrderedDict(
+      x=tf.TensorSpec(self._split.x.shape[1:], self._split.x.dtype),
+      y=tf.TensorSpec((), self._split.y.dtype),
+    )
+
+
+def partitioned(split: Split, parts: list[np.ndarray]) -> ArrayClientData:
+  """Client data with one client for each array of indices, named in order."""
+  width = len(str(len(parts) - 1))
+  return ArrayClientData(split, {f'client_{k:0{width}d}': part for k, part in enumerate(parts)})

@@ -1,0 +1,110 @@
+"""MNIST and Fashion-MNIST from their original files.
+
+MNIST: LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist (CC BY-SA 3.0). Fashion-MNIST:
+Xiao, Rasul, Vollgraf, https://github.com/zalandoresearch/fashion-mnist (MIT). Each is 60,000
+training and 10,000 test images, 28x28 grey, 10 classes.
+"""
+
+import gzip
+import pathlib
+import struct
+
+import numpy as np
+
+from tff_lowrank import checks
+from tff_lowrank.datasets import arrays
+
+MAX_VALUE = 255
+
+SOURCES = {
+  'mnist': 'https://ossci-datasets.s3.amazonaws.com/mnist/',
+  'fashion_mnist': 'http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/',
+}
+
+FILES = (
+  'train-images-idx3-ubyte.gz',
+  'train-labels-idx1-ubyte.gz',
+  't10k-images-idx3-ubyte.gz',
+  't10k-labels-idx1-ubyte.gz',
+)
+
+
+def read_idx(path: pathlib.Path) -> np.ndarray:
+  """The array of an idx file of unsigned bytes, gzipped.
+
+  Raises ValueError, naming the file, if it is damaged or of another format.
+  """
+  try:
+    data = gzip.decompress(path.read_bytes())
+  except (EOFError, OSError) as e:
+    raise ValueError(f'{path}: expected a whole gzip file, found: {e}.') from e
+  # Two zero bytes, the element type (8 is unsigned byte), the rank, then a length per axis.
+  if len(data) < 4 or data[:3] != b'\x00\x00\x08':
+    raise ValueError(f'{path}: expected an idx file of unsigned bytes, found {data[:4]!r}.')
+  rank = data[3]
+  header = 4 + 4 * rank
+  if len(data) < header:
+    raise ValueError(f'{path}: expected a header of {header} bytes, found {len(data)} in all.')
+  shape = struct.unpack(f'>{rank}I', data[4:header])
+  count = int(np.prod(shape, dtype=np.int64))
+  if len(data) - header != count:
+    raise ValueError(f'{path}: expected {count} elements, found {len(data) - header}.')
+  return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _read_split(folder: pathlib.Path, images: str, labels: str) -> arrays.Split:
+  x, y = read_idx(folder / images), read_idx(folder / labels)
+  if x.ndim != 3 or x.shape[1:] != (28, 28) or y.shape != x.shape[:1]:
+    raise ValueError(
+      f'{folder}: expected {images} of shape [n, 28, 28] and {labels} of shape [n], found '
+      f'{list(x.shape)} and {list(y.shape)}.'
+    )
+  if y.max(initial=0) > 9:
+    raise ValueError(f'{folder / labels}: expected labels 0 to 9, found {y.max()}.')
+  return arrays.Split(x[..., np.newaxis], y.astype(np.int32))
+
+
+def _from_tensorflow_datasets(name: str) -> arrays.Arrays:
+  import tensorflow_datasets as tfds  # Takes seconds to import, and is seldom needed.
+
+  def split(part: str) -> arrays.Split:
+    loaded = tfds.load(name, split=part, batch_size=-1)
+    return arrays.Split(loaded['image'].numpy(), loaded['label'].numpy().astype(np.int32))
+
+  return arrays.Arrays(split('train'), split('test'))
+
+
+def load_arrays(name: str = 'mnist', data_dir: str | None = None) -> arrays.Arrays:
+  """Loads `'mnist'` or `'fashion_mnist'`.
+
+  Args:
+    name: Which of the two.
+    data_dir: Holds the four idx files, or a folder called `name` with them. If None,
+      tensorflow-datasets is asked, which downloads on first use.
+
+  Returns:
+    x: uint8 [num_examples, 28, 28, 1]; y: int32 [num_examples].
+
+  Raises:
+    FileNotFoundError: If files are missing; says which, and where they come from.
+    ValueError: If a file is damaged or not what it should be.
+  """
+  checks.check_one_of('name', name, SOURCES)
+  if data_dir is None:
+    try:
+      return _from_tensorflow_datasets(name)
+    except Exception as e:
+      raise FileNotFoundError(
+        f'{name} is not here, and tensorflow-datasets could not fetch it ({type(e).__name__}). '
+        f'Download {", ".join(FILES)} from {SOURCES[name]} into a folder and name it with '
+        '--data_dir.'
+      ) from e
+  folder = pathlib.Path(data_dir)
+  if (folder / name).is_dir():
+    folder = folder / name
+  missing = [f for f in FILES if not (folder / f).is_file()]
+  if missing:
+    raise FileNotFoundError(
+      f'{name}: {folder} lacks {", ".join(missing)}. Download them from {SOURCES[name]}.'
+    )
+  return arrays.Arrays(_read_split(folder, *FILES[:2]), _read_split(folder, *FILES[2:]))

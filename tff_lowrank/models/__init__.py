@@ -1,0 +1,4 @@
+"""Keras models of the papers."""
+
+from tff_lowrank.models.cnn import build_cnn as build_cnn
+from tff_lowrank.models.mlp import build_mlp as build_mlp

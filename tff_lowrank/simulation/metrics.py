@@ -1,0 +1,25 @@
+"""Metrics of a round as a flat row."""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def flatten(metrics: Mapping[str, Any], prefix: str = '') -> collections.OrderedDict[str, float]:
+  """Nested metrics as `a/b/c -> number`; a vector gives `a/b/0`, `a/b/1` and so on."""
+  flat = collections.OrderedDict()
+  for name, value in metrics.items():
+    path = f'{prefix}{name}'
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, f'{path}/'))
+    elif isinstance(value, (list, tuple)):
+      flat.update(flatten({str(i): v for i, v in enumerate(value)}, f'{path}/'))
+    else:
+      array = np.asarray(value)
+      if array.ndim:
+        flat.update(flatten({str(i): v for i, v in enumerate(array)}, f'{path}/'))
+      else:
+        flat[path] = array.item()
+  return flat

@@ -1,0 +1,39 @@
+"""How long a round's messages take on a network."""
+
+from collections.abc import Iterable
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """Each client's own link to the server, which is not a bottleneck itself.
+
+  The defaults are the 9 Mbps down and 3 Mbps up of APF's experiments (ICDCS 2021).
+
+  downlink_mbps, uplink_mbps: 10^6 bits a second.
+  latency_seconds: one way, for each message.
+  """
+
+  downlink_mbps: float = 9.0
+  uplink_mbps: float = 3.0
+  latency_seconds: float = 0.0
+
+  def __post_init__(self):
+    for name in ('downlink_mbps', 'uplink_mbps'):
+      if not getattr(self, name) > 0:
+        raise ValueError(f'`{name}` must be above 0, found {getattr(self, name)!r}.')
+    if not self.latency_seconds >= 0:
+      raise ValueError(f'`latency_seconds` must be at least 0, found {self.latency_seconds!r}.')
+
+  def transfer_seconds(self, downlink_bytes: int, uplink_bytes: int) -> float:
+    """One client's time on the wire in a round."""
+    down = downlink_bytes * 8 / (self.downlink_mbps * 1e6)
+    up = uplink_bytes * 8 / (self.uplink_mbps * 1e6)
+    return down + up + 2 * self.latency_seconds
+
+  def round_seconds(self, clients: Iterable[tuple[int, int]]) -> float:
+    """A synchronous round's time on the wire: the slowest client's.
+
+    `clients` gives each client's (downlink, uplink) bytes.
+    """
+    return max((self.transfer_seconds(*client) for client in clients), default=0.0)

@@ -1,0 +1,30 @@
+"""Which clients take part in a round."""
+
+from collections.abc import Callable, Sequence
+
+import tensorflow_federated as tff
+
+from tff_lowrank import checks
+
+
+def build_sampling(
+  client_ids: Sequence[str], clients_per_round: int, seed: int
+) -> Callable[[int], list[str]]:
+  """A function from the round's number to its clients, uniform without replacement.
+
+  The choice depends on the seed and the round alone, so a resumed run repeats itself and all
+  methods see the same clients. With `clients_per_round` 0 all clients take part, in order.
+
+  Raises ValueError if there are fewer clients than asked for.
+  """
+  checks.check_at_least('clients_per_round', clients_per_round, 0)
+  client_ids = list(client_ids)
+  if clients_per_round > len(client_ids):
+    raise ValueError(
+      f'`clients_per_round` must be at most the number of clients, {len(client_ids)}, found '
+      f'{clients_per_round}.'
+    )
+  if clients_per_round == 0:
+    return lambda round_num: client_ids
+  sample = tff.simulation.build_uniform_sampling_fn(client_ids, random_seed=seed)
+  return lambda round_num: sample(round_num, clients_per_round)
