@@ -1,0 +1,250 @@
+"""Runs the stages of a plan over a cohort of clients."""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import os
+import threading
+from typing import Any
+import weakref
+
+import tensorflow as tf
+
+from tff_lowrank.execution import blocks
+from tff_lowrank.execution import graphs
+from tff_lowrank.execution import native
+from tff_lowrank.execution import plan as plan_lib
+from tff_lowrank.execution import sequences
+from tff_lowrank.execution import xla
+
+_NUM_BLOCKS = 4
+_MAX_BLOCK = 32
+
+
+class ClientError(RuntimeError):
+  """A client's part of a computation failed; says which client, and in which computation."""
+
+
+class Device:
+  """A device: where TensorFlow places its operations, and jaxlib's device of the same name."""
+
+  def __init__(self, name: str):
+    kind, index = name.split(':')
+    self.name = name
+    self.is_cpu = kind == 'CPU'
+    in_tensorflow = [d.name for d in tf.config.list_logical_devices(kind)]
+    self.tensorflow = f'/device:{name}' if f'/device:{name}' in in_tensorflow else '/device:CPU:0'
+    self._index = int(index)
+
+  def xla(self) -> Any:
+    """jaxlib's device, or None if it has none of this kind."""
+    found = native.xla_devices(self.name.split(':')[0].lower())
+    return found[min(self._index, len(found) - 1)] if found else None
+
+
+def find_devices(names: Sequence[str] | None) -> list[Device]:
+  """The devices called `names`; all GPUs, or the CPU, if None. Raises ValueError."""
+  cpus = [d.name.removeprefix('/device:') for d in tf.config.list_logical_devices('CPU')]
+  gpus = {d.name.removeprefix('/device:') for d in tf.config.list_logical_devices('GPU')}
+  gpus |= {f'GPU:{i}' for i in range(len(native.xla_devices('gpu')))}
+  if names is None:
+    names = sorted(gpus) or ['CPU:0']
+  unknown = [name for name in names if name not in gpus and name not in cpus]
+  if unknown or not names:
+    raise ValueError(f'`devices` must name some of {cpus + sorted(gpus)}, found {list(names)}.')
+  return [Device(name) for name in names]
+
+
+def default_clients_in_flight(devices: Sequence[Device]) -> int:
+  """One a device, or one a core where one CPU is all there is."""
+  return os.cpu_count() or 1 if len(devices) == 1 and devices[0].is_cpu else len(devices)
+
+
+def partition(num_clients: int) -> list[range]:
+  """The cohort in blocks, each of which is aggregated by itself.
+
+  They depend on the number of clients alone, so that sums do not depend on who ran what.
+  """
+  size = min(max(-(-num_clients // _NUM_BLOCKS), 1), _MAX_BLOCK)
+  return [range(i, min(i + size, num_clients)) for i in range(0, num_clients, size)]
+
+
+class _BlockResult:
+  """What the clients of one block gave.
+
+  partials: aggregation -> its partial aggregate, or where partial aggregates cannot be merged
+    the one client's value; absent if there is none.
+  kept: client -> the values to keep by name.
+  """
+
+  def __init__(self):
+    self.partials: dict[str, Any] = {}
+    self.kept: dict[int, dict[str, Any]] = {}
+
+
+class CohortRunner:
+  """Runs plans; `devices` work side by side, and keep nothing between runs but programs."""
+
+  def __init__(self, devices: Sequence[Device], compile_mode: str, max_clients_in_flight: int):
+    self._devices = list(devices)
+    self._compile_mode = compile_mode
+    self._workers = max_clients_in_flight
+    self._programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+    self._lock = threading.Lock()
+
+  def run(
+    self, plan: plan_lib.Plan, env: blocks.Environment, num_clients: int, description: str
+  ) -> Any:
+    """The result of `plan` with its parameter in `env`; `description` is for error messages."""
+    for stage in plan.stages:
+      for step in stage.server:
+        env[step.name] = step.function(env)
+      if stage.clients or stage.aggregations:
+        self._run_stage(stage, env, num_clients, description)
+    return plan.result(env)
+
+  def engine(self, stage: plan_lib.Stage, device: Device) -> tuple[xla.StagePrograms | None, str]:
+    """The XLA programs of a stage on a device; or None, and why TensorFlow runs it."""
+    with self._lock:
+      per_device = self._programs.setdefault(stage, {})
+      if device.name not in per_device:
+        per_device[device.name] = self._choose(stage, device)
+      return per_device[device.name]
+
+  def _choose(
+    self, stage: plan_lib.Stage, device: Device
+  ) -> tuple[xla.StagePrograms | None, str]:
+    if self._compile_mode == 'tensorflow':
+      return None, "compile='tensorflow'"
+    prefers_tensorflow = device.is_cpu and self._compile_mode == 'auto'
+    reason = xla.reason_against(stage, prefers_tensorflow)
+    if reason is not None:
+      return None, reason
+    xla_device = device.xla()
+    if xla_device is None:
+      return None, f'jaxlib has no device {device.name}'
+    return xla.StagePrograms(stage, xla_device), ''
+
+  def _run_stage(self, stage, env, num_clients, description) -> None:
+    can_merge = all(a.is_mergeable for a in stage.aggregations)
+    work = partition(num_clients) if can_merge else [range(i, i + 1) for i in range(num_clients)]
+    totals: dict[str, Any] = {}
+    kept: dict[str, list[Any]] = {name: [None] * num_clients for name in stage.keep}
+
+    def run_block(clients: range, device: Device) -> _BlockResult:
+      result = _BlockResult()
+      programs, _ = self.engine(stage, device) if can_merge else (None, '')
+      if programs is None:
+        for client in clients:
+          self._run_client(stage, env, client, result, can_merge, (num_clients, description))
+        return result
+      force = self._compile_mode == 'xla'
+      for members, key, leaves in programs.groups(env, clients, force):
+        if key is None or not _run_group(programs, stage, env, members, key, leaves, result):
+          for client in members:
+            self._run_client(stage, env, client, result, can_merge, (num_clients, description))
+      return result
+
+    for result in self._in_order(run_block, work):
+      for a in stage.aggregations:
+        if a.name not in result.partials:
+          continue
+        partial = result.partials[a.name]
+        if not can_merge:
+          before = totals[a.name] if a.name in totals else a.zero.function(env)
+          totals[a.name] = a.accumulate.function(env)([before, partial])
+        else:
+          totals[a.name] = _merged(a, env, totals, partial)
+      for client, values in result.kept.items():
+        for name, value in values.items():
+          kept[name][client] = value
+    for a in stage.aggregations:
+      total = totals[a.name] if a.name in totals else a.zero.function(env)
+      env[a.name] = a.report.function(env)(total)
+    env.update({name: plan_lib.AtClients(of_clients) for name, of_clients in kept.items()})
+
+  def _run_client(self, stage, env, client, result, can_merge, where) -> None:
+    """Runs one client in TensorFlow."""
+    try:
+      view = lambda value: plan_lib.project(value, client)  # noqa: E731
+      seen = plan_lib.environment_of(stage.uses, env, view, graphs.Engine())
+      for step in stage.clients:
+        seen[step.name] = step.function(seen)
+      for a in stage.aggregations:
+        value = a.value.function(seen)
+        if can_merge:
+          partials = result.partials
+          before = partials[a.name] if a.name in partials else a.zero.function(env)
+          value = a.accumulate.function(env)([before, value])
+        result.partials[a.name] = value
+    except Exception as e:
+      num_clients, description = where
+      raise ClientError(
+        f'Client {client + 1} of {num_clients} failed in the computation {description}: {e}'
+      ) from e
+    result.kept[client] = {name: seen[name] for name in stage.keep}
+
+  def _in_order(
+    self, function: Callable[[Any, Device], Any], work: Sequence[Any]
+  ) -> Iterator[Any]:
+    """The results for `work`, in its order, made on all devices with few of them waiting."""
+    workers = min(self._workers, len(work))
+    if workers <= 1:
+      for item in work:
+        with tf.device(self._devices[0].tensorflow):
+          yield function(item, self._devices[0])
+      return
+    free = collections.deque(self._devices[i % len(self._devices)] for i in range(workers))
+
+    def run(item: Any) -> Any:
+      device = free.popleft()
+      try:
+        with tf.device(device.tensorflow):
+          return function(item, device)
+      finally:
+        free.append(device)
+
+    pool = concurrent.futures.ThreadPoolExecutor(workers, 'tff_lowrank')
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+      for item in work:
+        waiting.append(pool.submit(run, item))
+        if len(waiting) >= 2 * workers:
+          yield waiting.popleft().result()
+      while waiting:
+        yield waiting.popleft().result()
+    finally:
+      # After an error or Ctrl-C: what has not begun never will, and nobody waits for the rest.
+      pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _merged(a: plan_lib.Aggregation, env: blocks.Environment, totals: dict, partial: Any) -> Any:
+  """The total of an aggregation with one more partial aggregate."""
+  return a.merge.function(env)([totals[a.name], partial]) if a.name in totals else partial
+
+
+def _run_group(
+  programs: xla.StagePrograms,
+  stage: plan_lib.Stage,
+  env: blocks.Environment,
+  members: list[int],
+  key: Any,
+  leaves: list[list[Any]],
+  result: _BlockResult,
+) -> bool:
+  """Runs clients in one XLA program; false if it could not be compiled."""
+  zeros = [sequences.flatten(a.zero.function(env)) for a in stage.aggregations]
+  done = programs.run(env, key, leaves, zeros)
+  if done is None:
+    return False
+  partials, kept = done
+  for a, flat in zip(stage.aggregations, partials, strict=True):
+    partial = sequences.pack(map(tf.convert_to_tensor, flat), a.zero.type_spec)
+    result.partials[a.name] = _merged(a, env, result.partials, partial)
+  steps = [step for step in stage.clients if step.name in stage.keep]
+  for client, values in zip(members, kept, strict=True):
+    result.kept[client] = {
+      step.name: sequences.pack(map(tf.convert_to_tensor, flat), step.type_spec)
+      for step, flat in zip(steps, values, strict=True)
+    }
+  return True

@@ -1,0 +1,134 @@
+"""The context: compiles TFF computations once, and runs them in this process."""
+
+import asyncio
+from collections.abc import Sequence
+import contextlib
+import threading
+from typing import Any
+import weakref
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank import checks
+from tff_lowrank.execution import blocks
+from tff_lowrank.execution import cohort
+from tff_lowrank.execution import graphs
+from tff_lowrank.execution import plan as plan_lib
+from tff_lowrank.execution import values
+
+COMPILE_MODES = ('auto', 'tensorflow', 'xla')
+
+
+def _call_dominant(computation: tff.Computation) -> tff.framework.ComputationBuildingBlock:
+  """TFF's call-dominant form, without the intrinsics that have TensorFlow bodies."""
+  computation = tff.backends.test.replace_secure_intrinsics_with_bodies(computation)
+  block, _ = tff.tensorflow.replace_intrinsics_with_bodies(computation.to_building_block())
+  return tff.framework.to_call_dominant(block)
+
+
+class LocalContext(tff.framework.SyncContext):
+  """Runs TFF computations in this process; see `create_local_context`."""
+
+  def __init__(self, devices: Sequence[str], compile_mode: str, max_clients_in_flight: int):
+    self._runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight)
+    self._converter = values.Converter()
+    self._plans: dict[int, tuple[weakref.ref, plan_lib.Plan]] = {}
+    self._lock = threading.Lock()
+
+  def plan(self, computation: tff.Computation) -> plan_lib.Plan:
+    """The plan of a computation, made once."""
+    key, table = id(computation), self._plans
+    with self._lock:
+      known = table.get(key)
+      if known is None or known[0]() is not computation:
+        reference = weakref.ref(computation, lambda _: table.pop(key, None))
+        known = table[key] = (reference, plan_lib.Plan(_call_dominant(computation)))
+      return known[1]
+
+  def invoke(self, comp: tff.Computation, arg: Any) -> Any:
+    """Runs `comp`; arrays come back as NumPy's, data sets as `tf.data.Dataset`s."""
+    type_signature = comp.type_signature
+    with tf.init_scope():
+      plan = self.plan(comp)
+      env: blocks.Environment = {blocks.ENGINE: graphs.Engine()}
+      clients = None
+      if type_signature.parameter is not None:
+        clients = values.num_clients(arg, type_signature.parameter)
+        env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
+      description = type_signature.compact_representation()[:200]
+      result = self._runner.run(plan, env, clients or 0, description)
+      return self._converter.convert_out(result, type_signature.result)
+
+  def __enter__(self) -> 'LocalContext':
+    self._installed = contextlib.ExitStack()
+    self._installed.enter_context(tff.framework.get_context_stack().install(self))
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    self._installed.close()
+
+
+def _no_executor(cardinalities: Any) -> Any:
+  raise NotImplementedError('A local context runs computations itself, without executors.')
+
+
+class AsyncLocalContext(tff.framework.AsyncExecutionContext):
+  """The same for `async` programs: invocations run in threads, several at a time.
+
+  It is an `AsyncExecutionContext` in name, because parts of `tff.program` ask for one.
+  """
+
+  def __init__(self, context: LocalContext):
+    super().__init__(tff.framework.ResourceManagingExecutorFactory(_no_executor))
+    self._context = context
+
+  async def invoke(self, comp: tff.Computation, arg: Any) -> Any:
+    if asyncio.iscoroutine(arg):
+      arg = await arg
+    return await asyncio.to_thread(self._context.invoke, comp, arg)
+
+
+def create_local_context(
+  devices: Sequence[str] | None = None,
+  compile: str = 'auto',  # noqa: A002
+  max_clients_in_flight: int | None = None,
+) -> LocalContext:
+  """Creates a context that runs TFF computations in this process.
+
+  Install it with `set_local_context`, or for a block with `with create_local_context():`.
+
+  Args:
+    devices: Names such as `'GPU:0'` of the devices that clients are spread over; all GPUs if
+      None, or the CPU where there is none.
+    compile: How clients' training loops run: `'tensorflow'`, `'xla'` where XLA can compile
+      them, or `'auto'`, which chooses by what the loop consists of.
+    max_clients_in_flight: How many clients run at a time; one a GPU, or one a CPU core, if
+      None.
+
+  Raises:
+    TypeError: If an argument is of the wrong type.
+    ValueError: If there is no such device, or an argument has an impossible value.
+  """
+  checks.check_one_of('compile', compile, COMPILE_MODES)
+  devices = cohort.find_devices(devices)
+  if max_clients_in_flight is None:
+    max_clients_in_flight = cohort.default_clients_in_flight(devices)
+  checks.check_at_least('max_clients_in_flight', max_clients_in_flight, 1)
+  return LocalContext(devices, compile, max_clients_in_flight)
+
+
+def create_async_local_context(**settings: Any) -> AsyncLocalContext:
+  """As `create_local_context`, for `tff.program.NativeFederatedContext` and `async` programs."""
+  return AsyncLocalContext(create_local_context(**settings))
+
+
+def set_local_context(
+  devices: Sequence[str] | None = None,
+  compile: str = 'auto',  # noqa: A002
+  max_clients_in_flight: int | None = None,
+) -> LocalContext:
+  """Makes a local context the default, and returns it; see `create_local_context`."""
+  context = create_local_context(devices, compile, max_clients_in_flight)
+  tff.framework.set_default_context(context)
+  return context

@@ -1,0 +1,315 @@
+"""Sequences: data sets as values, and reading them once into stacked batches.
+
+TFF's stock runtime receives a data set as a serialised graph, and starts it anew in every
+call. Here the data set itself is read, in the process, with the same meaning: one that
+shuffles starts its order from its seeds in every call, and what reads it twice in one call
+sees two passes.
+"""
+
+from collections.abc import Iterator, Sequence
+import itertools
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank.execution import native
+
+
+class Batches:
+  """Elements in memory: equal ones, then perhaps one of another shape.
+
+  full: for each component, an array [num_full, ...].
+  tail: for each component of the last element if it differs in shape, its array; else None.
+  shapes: the dtype and shape of a full element's components, and the shapes of the tail's.
+  """
+
+  def __init__(self, full: list[np.ndarray], tail: list[np.ndarray] | None):
+    self.full = full
+    self.tail = tail
+    self.shapes = (
+      tuple((a.dtype, a.shape[1:]) for a in full),
+      None if tail is None else tuple(a.shape for a in tail),
+    )
+
+  @property
+  def num_full(self) -> int:
+    return len(self.full[0])
+
+  @property
+  def num_steps(self) -> int:
+    return self.num_full + (self.tail is not None)
+
+
+# How much of a data set is held in memory where it is read piece by piece.
+_CHUNK_BYTES = 1 << 26
+
+# Data sets that give the same elements in every pass, if what they are made from does.
+_REPEATABLE = frozenset(
+  [
+    'BatchDataset',
+    'CacheDataset',
+    'ConcatenateDataset',
+    'EnumerateDataset',
+    'FilterDataset',
+    'MapDataset',
+    'OptionsDataset',
+    'PaddedBatchDataset',
+    'ParallelMapDataset',
+    'PrefetchDataset',
+    'RangeDataset',
+    'RebatchDataset',
+    'RepeatDataset',
+    'ShardDataset',
+    'SkipDataset',
+    'TakeDataset',
+    'TensorDataset',
+    'TensorSliceDataset',
+    'UnbatchDataset',
+    'WindowDataset',
+    'ZipDataset',
+  ]
+)
+
+
+def is_repeatable(dataset: tf.data.Dataset) -> bool:
+  """Whether every pass over `dataset` is known to give the same elements.
+
+  Not so for shuffling, random, stateful, generated or file-based ones, and for what was not
+  made in this process.
+  """
+  if type(dataset).__name__.strip('_') not in _REPEATABLE:
+    return False
+  function = native.map_function(dataset)
+  if function is not None and any(op.op_def.is_stateful for op in function.graph.get_operations()):
+    return False
+  return all(is_repeatable(source) for source in native.dataset_inputs(dataset))
+
+
+class Dataset:
+  """A sequence value made of a `tf.data.Dataset`, as of one call."""
+
+  def __init__(self, dataset: tf.data.Dataset, element_type: tff.Type):
+    self._element_type = element_type
+    self._dataset = dataset
+    self._batches: Batches | None = None
+    self.is_repeatable = is_repeatable(dataset)
+
+  def as_dataset(self) -> tf.data.Dataset:
+    return self._dataset
+
+  def restarted(self) -> 'Dataset':
+    """The sequence as a new call sees it: whatever its passes depend on starts anew."""
+    if self.is_repeatable:
+      return self
+    variant = tf.data.experimental.to_variant(self._dataset)
+    try:
+      graph = tf.raw_ops.DatasetToGraphV2(input_dataset=variant)
+    except (tf.errors.OpError, NotImplementedError):
+      return self  # It cannot be copied, and is read as it is.
+    structure = self._dataset.element_spec
+    copy = tf.data.experimental.from_variant(
+      tf.raw_ops.DatasetFromGraph(graph_def=graph), structure
+    )
+    return Dataset(copy, self._element_type)
+
+  def variant(self) -> tf.Tensor:
+    return tf.data.experimental.to_variant(self._dataset)
+
+  def elements(self) -> Iterator[list[tf.Tensor]]:
+    """Each element's components, in TensorFlow's order."""
+    for element in self._dataset:
+      yield tf.nest.flatten(element, expand_composites=True)
+
+  def batches(self) -> Batches | None:
+    """All elements in memory, or None if they are not alike enough; kept if repeatable."""
+    if self._batches is not None:
+      return self._batches
+    batches = stack(self.elements())
+    if self.is_repeatable:
+      self._batches = batches
+    return batches
+
+  def chunks(self) -> Iterator[list[Any]]:
+    if self._batches is None:
+      return chunks(self.elements())
+    full, tail = self._batches.full, self._batches.tail
+    return iter([full] if tail is None else [full, [a[np.newaxis] for a in tail]])
+
+
+class Variant:
+  """A sequence value that a TensorFlow graph made, as its variant tensor."""
+
+  is_repeatable = False
+
+  def __init__(self, variant: tf.Tensor, element_type: tff.Type):
+    self._variant = variant
+    self._element_type = element_type
+
+  def restarted(self) -> 'Variant':
+    return self
+
+  def variant(self) -> tf.Tensor:
+    return self._variant
+
+  def as_dataset(self) -> tf.data.Dataset:
+    dataset = tf.data.experimental.from_variant(self._variant, _element_spec(self._element_type))
+    return native.coerce_dataset_elements(dataset, self._element_type)
+
+  def elements(self) -> Iterator[list[tf.Tensor]]:
+    return read_variant(self._variant, _element_spec(self._element_type))
+
+  def chunks(self) -> Iterator[list[Any]]:
+    return chunks(self.elements())
+
+
+class Elements:
+  """A sequence value that is a list of values of TFF's element type, structs as lists."""
+
+  is_repeatable = True
+
+  def __init__(self, values: Sequence[Any], element_type: tff.Type):
+    self._values = values
+    self._element_type = element_type
+
+  def restarted(self) -> 'Elements':
+    return self
+
+  def as_dataset(self) -> tf.data.Dataset:
+    def contained(value: Any, type_spec: tff.Type) -> Any:
+      if isinstance(type_spec, tff.StructType):
+        items = [contained(v, t) for v, t in zip(value, type_spec, strict=True)]
+        names = tff.structure.name_list_with_nones(type_spec)
+        struct = tff.structure.Struct(zip(names, items, strict=True))
+        return tff.types.type_to_py_container(struct, type_spec)
+      return np.asarray(value)
+
+    values = [contained(value, self._element_type) for value in self._values]
+    return native.make_dataset_from_elements(None, values, self._element_type)
+
+  def variant(self) -> tf.Tensor:
+    return tf.data.experimental.to_variant(self.as_dataset())
+
+  def elements(self) -> Iterator[list[tf.Tensor]]:
+    order = component_order(self._element_type)
+    for value in self._values:
+      leaves = flatten(value)
+      yield [tf.convert_to_tensor(leaves[i]) for i in order]
+
+  def chunks(self) -> Iterator[list[Any]]:
+    return chunks(self.elements())
+
+
+def read_variant(variant: tf.Tensor, structure: Any) -> Iterator[list[tf.Tensor]]:
+  """The components of each element of a data set that is given as its variant tensor."""
+  for element in tf.data.experimental.from_variant(variant, structure):
+    yield tf.nest.flatten(element, expand_composites=True)
+
+
+def flatten(value: Any) -> list[Any]:
+  """The leaves of a value whose structs are lists."""
+  if isinstance(value, list):
+    return [leaf for item in value for leaf in flatten(item)]
+  return [value]
+
+
+def pack(leaves: Iterator[Any], type_spec: tff.Type) -> Any:
+  """The value of `type_spec`, structs as lists, whose leaves come from `leaves`."""
+  if isinstance(type_spec, tff.StructType):
+    return [pack(leaves, t) for t in type_spec]
+  return next(leaves)
+
+
+def component_order(element_type: tff.Type) -> list[int]:
+  """For each component of TensorFlow's elements, which leaf of the TFF type it is.
+
+  They differ because TensorFlow sorts the keys of dictionaries.
+  """
+  count = iter(range(1_000_000))
+
+  def numbered(type_spec: tff.Type) -> Any:
+    if isinstance(type_spec, tff.StructType):
+      names = tff.structure.name_list_with_nones(type_spec)
+      values = [numbered(t) for t in type_spec]
+      has_names = any(name is not None for name in names)
+      return dict(zip(names, values, strict=True)) if has_names else tuple(values)
+    return next(count)
+
+  return tf.nest.flatten(numbered(element_type))
+
+
+def values(sequence: Any, element_type: tff.Type) -> Iterator[Any]:
+  """The elements as TFF values, structs as lists."""
+  order = component_order(element_type)
+  for components in sequence.elements():
+    leaves: list[Any] = [None] * len(order)
+    for component, leaf in zip(components, order, strict=True):
+      leaves[leaf] = component
+    yield pack(iter(leaves), element_type)
+
+
+def _element_spec(element_type: tff.Type) -> Any:
+  """The element structure that TensorFlow's data sets of `element_type` have."""
+  if isinstance(element_type, tff.StructType):
+    names = tff.structure.name_list_with_nones(element_type)
+    values = [_element_spec(t) for t in element_type]
+    if any(name is not None for name in names):
+      return dict(zip(names, values, strict=True))
+    return tuple(values)
+  if isinstance(element_type, tff.SequenceType):
+    return tf.data.DatasetSpec(_element_spec(element_type.element))
+  return tf.TensorSpec(element_type.shape, tf.as_dtype(element_type.dtype))
+
+
+def chunks(elements: Iterator[Sequence[tf.Tensor]]) -> Iterator[list[Any]]:
+  """Runs of elements of equal shapes, each component stacked to [num_elements, ...].
+
+  Elements with components that cannot be stacked, such as nested data sets, come one by one,
+  as [1, ...].
+  """
+  run: list[Sequence[Any]] = []
+  shapes, size = None, 0
+  for element in elements:
+    if all(t.dtype.is_numpy_compatible and t.dtype != tf.string for t in element):
+      element = [np.asarray(t) for t in element]
+    new_shapes = [tuple(t.shape) for t in element]
+    if run and (new_shapes != shapes or size >= _CHUNK_BYTES):
+      yield _stacked(run)
+      run, size = [], 0
+    run.append(element)
+    shapes = new_shapes
+    size += sum(t.nbytes if isinstance(t, np.ndarray) else _CHUNK_BYTES for t in element)
+  if run:
+    yield _stacked(run)
+
+
+def _stacked(run: list[Sequence[Any]]) -> list[Any]:
+  return [
+    np.stack(component) if isinstance(component[0], np.ndarray) else tf.stack(component)
+    for component in zip(*run, strict=True)
+  ]
+
+
+def stack(elements: Iterator[Sequence[tf.Tensor]]) -> Batches | None:
+  """All elements; None if there are none, or if they are not numbers of one shape but for the
+  last.
+  """
+  read = list(itertools.islice(_joined(chunks(elements)), 3))
+  if not 1 <= len(read) <= 2 or not all(isinstance(a, np.ndarray) for a in read[0]) or not read[0]:
+    return None
+  if len(read) == 1:
+    return Batches(read[0], None)
+  full, last = read
+  return Batches(full, [a[0] for a in last]) if len(last[0]) == 1 else None
+
+
+def _joined(pieces: Iterator[list[Any]]) -> Iterator[list[Any]]:
+  """The same with neighbours of equal shapes put together."""
+  for _, group in itertools.groupby(pieces, key=lambda piece: [a.shape[1:] for a in piece]):
+    group = list(group)
+    is_array = all(isinstance(a, np.ndarray) for a in group[0])
+    if len(group) == 1 or not is_array:
+      yield from group
+    else:
+      yield [np.concatenate(component) for component in zip(*group, strict=True)]

@@ -1,0 +1,161 @@
+"""Python values into tensors, lists and sequences, and back into what TFF users expect."""
+
+from collections.abc import Mapping
+from typing import Any
+import weakref
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank.execution import native
+from tff_lowrank.execution import plan
+from tff_lowrank.execution import sequences
+
+
+def num_clients(value: Any, type_spec: tff.Type) -> int | None:
+  """How many clients `value`, an argument of `type_spec`, is for; None if it does not say.
+
+  Raises:
+    TypeError: If a value of clients is not a list.
+    ValueError: If two parts of the value are for different numbers of clients.
+  """
+  if isinstance(type_spec, tff.FederatedType):
+    if type_spec.all_equal or type_spec.placement is not tff.CLIENTS:
+      return None
+    if not isinstance(value, (list, tuple)):
+      raise TypeError(
+        f'Expected a list with one value a client for {type_spec}, found {type(value).__name__}.'
+      )
+    return len(value)
+  if not isinstance(type_spec, tff.StructType):
+    return None
+  found = None
+  for item, item_type in zip(_items(value, type_spec), type_spec, strict=True):
+    count = num_clients(item, item_type)
+    if None not in (found, count) and found != count:
+      raise ValueError(f'Conflicting cardinalities for CLIENTS: {found} vs {count}.')
+    found = count if found is None else found
+  return found
+
+
+def _items(value: Any, type_spec: tff.StructType) -> list[Any]:
+  """The items of a struct value, in the order of its type."""
+  if not isinstance(value, (tff.structure.Struct, Mapping, tuple, list)) and not hasattr(
+    value, '__attrs_attrs__'
+  ):
+    raise TypeError(f'Expected a value of type {type_spec}, found {type(value).__name__}.')
+  names = tff.structure.name_list_with_nones(type_spec)
+  struct = tff.structure.from_container(value, recursive=False)
+  if len(struct) != len(names):
+    raise TypeError(f'Expected {len(names)} items for {type_spec}, found {len(struct)}.')
+  given = tff.structure.name_list_with_nones(struct)
+  if any(name is not None for name in given):
+    if isinstance(value, Mapping) and all(name in value for name in names):
+      return [value[name] for name in names]
+    for expected, found in zip(names, given, strict=True):
+      if found is not None and found != expected:
+        raise TypeError(f'Expected an item named {expected!r} for {type_spec}, found {found!r}.')
+  return list(struct)
+
+
+class Converter:
+  """Converts arguments in and results out, and knows its own results when they come back.
+
+  Arrays that it gave out share memory with tensors, which are found again when an array is
+  handed in unchanged, as the state of one round is to the next. Data sets are kept as well, as
+  long as the user keeps them.
+  """
+
+  def __init__(self):
+    self._tensors: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
+    self._datasets: dict[int, tuple[weakref.ref, sequences.Dataset, tff.Type]] = {}
+
+  def convert_in(self, value: Any, type_spec: tff.Type) -> Any:
+    """`value` as tensors, lists and sequences; raises TypeError if it is not of `type_spec`."""
+    if isinstance(type_spec, tff.TensorType):
+      return self._tensor(value, type_spec)
+    if isinstance(type_spec, tff.StructType):
+      items = _items(value, type_spec)
+      return [self.convert_in(v, t) for v, t in zip(items, type_spec, strict=True)]
+    if isinstance(type_spec, tff.FederatedType):
+      if plan.is_at_clients(type_spec):
+        return plan.AtClients(self.convert_in(v, type_spec.member) for v in value)
+      return self.convert_in(value, type_spec.member)
+    if isinstance(type_spec, tff.SequenceType):
+      return self._sequence(value, type_spec)
+    raise TypeError(f'Cannot pass {type(value).__name__} as a value of type {type_spec}.')
+
+  def _tensor(self, value: Any, type_spec: tff.TensorType) -> tf.Tensor:
+    known = self._tensors.get(id(value))
+    if known is not None and known[0]() is value:
+      tensor = known[1]
+    elif isinstance(value, tf.Variable):
+      tensor = value.read_value()
+    else:
+      tensor = value if isinstance(value, tf.Tensor) else self._new_tensor(value, type_spec)
+    if tensor.dtype != tf.as_dtype(type_spec.dtype):
+      raise TypeError(
+        f'Expected a value of dtype {type_spec.dtype} for {type_spec}, found {tensor.dtype.name}.'
+      )
+    if not tf.TensorShape(type_spec.shape).is_compatible_with(tensor.shape):
+      raise TypeError(f'Expected a value of shape {type_spec.shape}, found {tensor.shape}.')
+    return tensor
+
+  def _new_tensor(self, value: Any, type_spec: tff.TensorType) -> tf.Tensor:
+    dtype = type_spec.dtype.type
+    is_array = isinstance(value, (np.ndarray, np.generic))
+    if not is_array and not isinstance(value, (bool, int, float, complex, str, bytes, list, tuple)):
+      value = np.asarray(value)  # Other frameworks' arrays.
+    if isinstance(value, (list, tuple)):
+      compatible = all(native.is_compatible_dtype(leaf, dtype) for leaf in tf.nest.flatten(value))
+    else:
+      compatible = native.is_compatible_dtype(value, dtype)
+    if not compatible:
+      found = getattr(value, 'dtype', type(value).__name__)
+      raise TypeError(f'Expected a value of dtype {type_spec.dtype} for {type_spec}, found {found}.')
+    return tf.convert_to_tensor(value, tf.as_dtype(type_spec.dtype))
+
+  def _sequence(self, value: Any, type_spec: tff.SequenceType) -> Any:
+    if isinstance(value, list):
+      dataset = native.make_dataset_from_elements(None, value, type_spec.element)
+      return sequences.Dataset(dataset, type_spec.element)
+    if not isinstance(value, tf.data.Dataset):
+      raise TypeError(f'Expected a `tf.data.Dataset` or a list, found {type(value).__name__}.')
+    known = self._datasets.get(id(value))
+    if known is not None and known[0]() is value and known[2] == type_spec:
+      return known[1].restarted()
+    found = tff.SequenceType(tff.types.tensorflow_to_type(value.element_spec))
+    if not type_spec.is_assignable_from(found):
+      raise TypeError(f'Expected a data set of type {type_spec}, found {found}.')
+    sequence = sequences.Dataset(value, type_spec.element)
+    key, table = id(value), self._datasets
+    table[key] = (weakref.ref(value, lambda _: table.pop(key, None)), sequence, type_spec)
+    return sequence.restarted()
+
+  def convert_out(self, value: Any, type_spec: tff.Type) -> Any:
+    """A result as NumPy values and data sets, in the containers that the type names."""
+    if isinstance(type_spec, tff.TensorType):
+      return self._array(value)
+    if isinstance(type_spec, tff.StructType):
+      items = [self.convert_out(v, t) for v, t in zip(value, type_spec, strict=True)]
+      names = tff.structure.name_list_with_nones(type_spec)
+      struct = tff.structure.Struct(zip(names, items, strict=True))
+      return tff.types.type_to_py_container(struct, type_spec)
+    if isinstance(type_spec, tff.FederatedType):
+      if isinstance(value, plan.AtClients):
+        return [self.convert_out(v, type_spec.member) for v in value]
+      return self.convert_out(value, type_spec.member)
+    if isinstance(type_spec, tff.SequenceType):
+      return value.as_dataset()
+    raise TypeError(f'Cannot return a value of type {type_spec}.')
+
+  def _array(self, tensor: Any) -> Any:
+    array = np.asarray(tensor)
+    if array.ndim == 0:
+      return array[()]
+    if array.dtype != object:
+      array.flags.writeable = False
+      key, table = id(array), self._tensors
+      table[key] = (weakref.ref(array, lambda _: table.pop(key, None)), tensor)
+    return array
