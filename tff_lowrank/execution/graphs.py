@@ -129,6 +129,24 @@ def _make_resources_anonymous(graph_def: tf.compat.v1.GraphDef) -> None:
         node.attr.pop(name, None)
 
 
+def _name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
+  """Lets all that uses a resource take it from where it is made, past identities.
+
+  TensorFlow orders what different functions do to a variable by the tensor of its handle.
+  """
+  sources = {}
+  for node in graph_def.node:
+    if node.op == 'Identity' and node.attr['T'].type == tf.resource.as_datatype_enum:
+      sources[node.name] = sources.get(node.input[0].split(':')[0], node.input[0])
+  for node in graph_def.node:
+    past = [source.removesuffix(':0') for source in node.input]
+    past = [name for name in past if name in sources]
+    for i, source in enumerate(node.input):
+      node.input[i] = sources.get(source.removesuffix(':0'), source)
+    # An identity may stand for an order as well.
+    node.input.extend(f'^{name}' for name in past if f'^{name}' not in node.input)
+
+
 def _calls_reduce(graph_def: tf.compat.v1.GraphDef) -> bool:
   return any(n.op == 'ReduceDataset' for f in graph_def.library.function for n in f.node_def)
 
@@ -209,6 +227,9 @@ class Loop:
     self.over = tf.function(over, input_signature=signature, autograph=False)
 
 
+_LARGE_STATE_BYTES = 1 << 20
+
+
 class Engine:
   """How the graphs of a computation run; this one runs them in TensorFlow."""
 
@@ -235,8 +256,17 @@ class Engine:
       pieces = sequences.chunks(sequences.read_variant(source, loop.component_specs))
     else:
       pieces = source.chunks()
+    # TensorFlow's loops copy their state in each step, which for large models costs more than
+    # calling the step from here.
+    numbers = (t for t in state if t.dtype.is_floating or t.dtype.is_integer)
+    is_large = sum(t.shape.num_elements() * t.dtype.size for t in numbers) > _LARGE_STATE_BYTES
     for piece in pieces:
-      state = loop.over(state, others, [tf.convert_to_tensor(a) for a in piece])
+      components = [tf.convert_to_tensor(a) for a in piece]
+      if is_large:
+        for i in range(len(piece[0])):
+          state = loop.step(*state, *(c[i] for c in components), *others)
+      else:
+        state = loop.over(state, others, components)
     return state
 
 
@@ -271,6 +301,7 @@ class GraphFunction:
       graph_def = native.inline_functions(graph_def, names, fetched, self._init_op)
     _rename_functions(graph_def)
     _make_resources_anonymous(graph_def)
+    _name_resources_once(graph_def)
     self._load(graph_def, for_xla=False)
 
   @functools.cached_property
@@ -404,20 +435,12 @@ class GraphFunction:
           elsewhere and not is_constant
         ):
           outputs[tensor.name] = tensor
-    used = {t.op.name for op in members for t in op.inputs}
-    used |= {c.name for op in members for c in op.control_inputs}
-    # Operations that nothing here uses, and whose outputs are not asked for either, run too.
-    sinks = [
-      op.name
-      for op in members
-      if op.name not in used and not any(t.name in outputs for t in op.outputs)
-    ]
     function = functools.partial(
-      self._import, names | constants, names, dict(inputs), list(outputs), sinks
+      self._import, names | constants, names, dict(inputs), list(outputs)
     )
     return _Segment(list(inputs), list(outputs), _Lazy(function))
 
-  def _import(self, keep, members, inputs, outputs, sinks) -> Callable[..., list[tf.Tensor]]:
+  def _import(self, keep, members, inputs, outputs) -> Callable[..., list[tf.Tensor]]:
     """The function of the nodes `keep`, from `inputs` to `outputs`."""
     graph_def = tf.compat.v1.GraphDef(versions=self._graph_def.versions)
     graph_def.library.CopyFrom(self._library)
@@ -430,19 +453,8 @@ class GraphFunction:
         del kept.input[:]
         kept.input.extend(inputs_kept)
 
-    def run(*arguments):
-      imported = tf.graph_util.import_graph_def(
-        graph_def,
-        input_map=dict(zip(inputs, arguments, strict=True)),
-        return_elements=[*outputs, *sinks],
-        name='',
-      )
-      with tf.control_dependencies(imported[len(outputs) :]):
-        return [tf.identity(t) for t in imported[: len(outputs)]]
-
-    return tf.compat.v1.wrap_function(
-      run, [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs.values()]
-    )
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs.values()]
+    return _function(graph_def, list(inputs), specs, outputs)
 
   def _loop(self, op: tf.Operation) -> Loop:
     name = op.get_attr('f').name
@@ -469,16 +481,8 @@ class GraphFunction:
       _rename_functions(graph_def)
       tensor_lists.make_static(graph_def)
 
-    def run(*arguments):
-      return tf.graph_util.import_graph_def(
-        graph_def,
-        input_map={f'{n}:0': a for n, a in zip(names, arguments, strict=True)},
-        return_elements=results,
-        name='',
-      )
-
     specs = [tf.TensorSpec(None, tf.as_dtype(arg.type)) for arg in signature.input_arg]
-    return tf.compat.v1.wrap_function(run, specs)
+    return _function(graph_def, [f'{n}:0' for n in names], specs, results)
 
   def _parameter_read(self, op: tf.Operation) -> int | None:
     """The position of the parameter's leaf that a loop reads as it is, or None."""
@@ -552,6 +556,28 @@ class GraphFunction:
       for name in self.variables:
         if name in values and not self._is_for_xla:
           tf.raw_ops.DestroyResourceOp(resource=values[name], ignore_lookup_error=True)
+
+
+def _function(
+  graph_def: tf.compat.v1.GraphDef,
+  inputs: Sequence[str],
+  specs: Sequence[tf.TensorSpec],
+  outputs: Sequence[str],
+) -> Callable[..., list[tf.Tensor]]:
+  """The graph as a function from the tensors called `inputs` to those called `outputs`.
+
+  As a `tf.function` it runs all that has an effect, and whoever calls it keeps the order.
+  """
+
+  def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
+    return tf.graph_util.import_graph_def(
+      graph_def,
+      input_map=dict(zip(inputs, arguments, strict=True)),
+      return_elements=list(outputs),
+      name='',
+    )
+
+  return tf.function(run, input_signature=list(specs), autograph=False)
 
 
 class _Lazy:
