@@ -224,7 +224,8 @@ class Loop:
       specs(op.inputs[1 + num_state :]),
       specs(self.component_specs),
     )
-    self.over = tf.function(over, input_signature=signature, autograph=False)
+    trace = tf.function(over, input_signature=signature, autograph=False).get_concrete_function
+    self.over = _Lazy(trace)
 
 
 _LARGE_STATE_BYTES = 1 << 20
@@ -566,7 +567,7 @@ def _function(
 ) -> Callable[..., list[tf.Tensor]]:
   """The graph as a function from the tensors called `inputs` to those called `outputs`.
 
-  As a `tf.function` it runs all that has an effect, and whoever calls it keeps the order.
+  A `tf.function` runs all that has an effect, and whoever calls it keeps the order.
   """
 
   def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
@@ -577,7 +578,9 @@ def _function(
       name='',
     )
 
-  return tf.function(run, input_signature=list(specs), autograph=False)
+  function = tf.function(run, input_signature=list(specs), autograph=False).get_concrete_function()
+  native.register_functions(function, graph_def.library)
+  return function
 
 
 class _Lazy:

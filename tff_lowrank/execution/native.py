@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import os
 from typing import Any
+import weakref
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,9 @@ from tensorflow_federated.python.core.environments.tensorflow_backend import gra
 
 # A value's proof of fit to a `tff.TensorType`, with the stock context's error messages.
 from tensorflow_federated.python.core.impl.compiler import array as tff_array
+
+# TensorFlow's own way to make a graph's library of functions known where functions run.
+from tensorflow.python.eager import context as eager_context
 
 # How the stock context turns a Python list into a data set, and a data set's elements into
 # the containers that TFF's types name.
@@ -42,6 +46,19 @@ def inline_functions(
     graph_def, init_op=init_op or None, in_names=list(feeds), out_names=list(fetches)
   )
   return graph_optimizations.optimize_graph_spec(spec, config).graph_def
+
+
+def register_functions(owner: Any, library: Any) -> None:
+  """Makes the functions of a graph's library known to TensorFlow for as long as `owner` lives."""
+  context = eager_context.context()
+  for function in library.function:
+    context.add_function_def(function)
+    weakref.finalize(owner, _remove_function, function.signature.name)
+
+
+def _remove_function(name: str) -> None:
+  if eager_context.context().has_function(name):
+    eager_context.context().remove_function(name)
 
 
 def dataset_inputs(dataset: tf.data.Dataset) -> Sequence[tf.data.Dataset]:
