@@ -125,9 +125,7 @@ def _tensorflow_floor(workload: str, jit_compile: bool) -> Callable[[], None]:
   steps = examples // batch_size
   data = _arrays(workload)
   x, y = (
-    tf.constant(
-      np.stack([a.reshape(steps, batch_size, *a.shape[1:]) for a in component])
-    )
+    tf.constant(np.stack([a.reshape(steps, batch_size, *a.shape[1:]) for a in component]))
     for component in zip(*data, strict=True)
   )
   initial = [tf.constant(v) for v in model.get_weights()]
@@ -303,7 +301,9 @@ def _measure(workload: str, rounds: int, compile_mode: str) -> list[dict[str, An
       contender.close()
   floors = [r for r in results if r['context'].startswith('floor')]
   best = min(floors, key=lambda r: r['median_seconds'])
-  return [r for r in results if r not in floors] + [{**best, 'program': best['context'][6:], 'context': 'floor'}]
+  return [r for r in results if r not in floors] + [
+    {**best, 'program': best['context'][6:], 'context': 'floor'}
+  ]
 
 
 def main(argv: Sequence[str]) -> None:

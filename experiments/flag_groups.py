@@ -61,6 +61,9 @@ _EVAL_EVERY = flags.DEFINE_integer(
   lower_bound=1,
 )
 _DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data set's files are.")
+_CONTEXT = flags.DEFINE_enum(
+  'context', 'local', specs.CONTEXTS, "What runs TFF: this package's context or TFF's own."
+)
 _LBGM_THRESHOLD = flags.DEFINE_float(
   'lbgm_threshold',
   0.2,
@@ -143,6 +146,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     seed=_SEED.value,
     eval_every=_EVAL_EVERY.value,
     data_dir=_DATA_DIR.value,
+    context=_CONTEXT.value,
     lbgm_threshold=_LBGM_THRESHOLD.value,
     lbgm_granularity=_LBGM_GRANULARITY.value,
   )

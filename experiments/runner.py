@@ -11,11 +11,14 @@ from experiments import recorder as recorder_lib
 from experiments import specs
 from experiments.reports import plots
 from tff_lowrank import client_state
+from tff_lowrank import execution
 from tff_lowrank import tasks
 from tff_lowrank.simulation import batches as batches_lib
 from tff_lowrank.simulation import evaluation
 from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
+
+_CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
 
 
 def train(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
@@ -24,7 +27,8 @@ def train(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
   devices = [device.name for device in tf.config.list_logical_devices()]
   record = provenance.RunRecord(folder / 'run.json', spec.as_dict(), devices)
   try:
-    _run_rounds(spec, folder, label)
+    with _CONTEXTS[spec.context]():
+      _run_rounds(spec, folder, label)
   except BaseException as e:
     record.update('failed', error=f'{type(e).__name__}: {e}')
     raise

@@ -11,6 +11,7 @@ METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
   'lbgm_shared': ('lbgm_threshold', 'lbgm_granularity'),
 }
 
+CONTEXTS = ('local', 'stock')
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
 
@@ -35,6 +36,7 @@ class RunSpec:
   seed: int
   eval_every: int
   data_dir: str | None
+  context: str
   lbgm_threshold: float
   lbgm_granularity: str
 

@@ -18,8 +18,9 @@ def labels(spec, data, client='client_0', round_num=1):
 
 def test_epochs_are_passes_in_orders_of_their_own(data):
   read = labels(batches.ClientBatches(3, 4, 0), data)
-  assert [len(batch) for batch in read] == [4, 3] * 3
-  epochs = [read[i] + read[i + 1] for i in range(0, 6, 2)]
+  assert [len(batch) for batch in read] == [4] * 5 + [1]
+  flat = sum(read, [])
+  epochs = [flat[i : i + 7] for i in range(0, 21, 7)]
   assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
   assert epochs[0] != epochs[1]
 
@@ -36,7 +37,7 @@ def test_batch_size_zero_is_everything_at_once(data):
   assert labels(batches.ClientBatches(1, 0, 0), data, 'client_1') == [[7, 8, 9]]
 
 
-def test_preprocess_sees_batches(data):
+def test_preprocess_sees_examples_as_a_batch(data):
   spec = batches.ClientBatches(1, 4, 0)
   dataset = spec.dataset(data, 'client_0', 1, lambda batch: batch['x'] * 2)
   assert sorted(np.concatenate(list(dataset))[:, 0]) == list(range(0, 14, 2))

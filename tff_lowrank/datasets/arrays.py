@@ -41,13 +41,16 @@ class ArrayClientData(tff.simulation.datasets.ClientData):
   def num_examples(self, client_id: str) -> int:
     return len(self._indices[client_id])
 
-  def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
+  def examples(self, client_id: str) -> Split:
+    """The client's examples; raises ValueError if there is no such client."""
     if client_id not in self._indices:
       raise ValueError(f'There is no client {client_id!r} among {len(self._indices)} clients.')
     chosen = self._indices[client_id]
-    return tf.data.Dataset.from_tensor_slices(
-      collections.OrderedDict(x=self._split.x[chosen], y=self._split.y[chosen])
-    )
+    return Split(self._split.x[chosen], self._split.y[chosen])
+
+  def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
+    examples = self.examples(client_id)
+    return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
 
   @property
   def serializable_dataset_fn(self):

@@ -15,7 +15,7 @@ import tensorflow_federated as tff
 from tff_lowrank.execution import graphs
 from tff_lowrank.execution import sequences
 
-# The name under which an environment holds the `graphs.Engine` that runs its graphs.
+# The name under which an environment holds the `loops.Engine` that runs its graphs.
 ENGINE = '@engine'
 
 Environment = dict[str, Any]
@@ -97,7 +97,9 @@ class Compiler:
         types = iter(element_types)
         results = engine.graph(graph)(arguments, engine)
         leaves = (
-          sequences.Variant(leaf, next(types)) if is_sequence and isinstance(leaf, tf.Tensor) else leaf
+          sequences.Variant(leaf, next(types))
+          if is_sequence and isinstance(leaf, tf.Tensor)
+          else leaf
           for leaf, (_, is_sequence) in zip(results, graph.fetches, strict=True)
         )
         return sequences.pack(leaves, result_type)

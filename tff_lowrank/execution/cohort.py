@@ -11,7 +11,7 @@ import weakref
 import tensorflow as tf
 
 from tff_lowrank.execution import blocks
-from tff_lowrank.execution import graphs
+from tff_lowrank.execution import loops
 from tff_lowrank.execution import native
 from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import sequences
@@ -111,9 +111,7 @@ class CohortRunner:
         per_device[device.name] = self._choose(stage, device)
       return per_device[device.name]
 
-  def _choose(
-    self, stage: plan_lib.Stage, device: Device
-  ) -> tuple[xla.StagePrograms | None, str]:
+  def _choose(self, stage: plan_lib.Stage, device: Device) -> tuple[xla.StagePrograms | None, str]:
     if self._compile_mode == 'tensorflow':
       return None, "compile='tensorflow'"
     prefers_tensorflow = device.is_cpu and self._compile_mode == 'auto'
@@ -167,7 +165,7 @@ class CohortRunner:
     """Runs one client in TensorFlow."""
     try:
       view = lambda value: plan_lib.project(value, client)  # noqa: E731
-      seen = plan_lib.environment_of(stage.uses, env, view, graphs.Engine())
+      seen = plan_lib.environment_of(stage.uses, env, view, loops.Engine())
       for step in stage.clients:
         seen[step.name] = step.function(seen)
       for a in stage.aggregations:
@@ -184,9 +182,7 @@ class CohortRunner:
       ) from e
     result.kept[client] = {name: seen[name] for name in stage.keep}
 
-  def _in_order(
-    self, function: Callable[[Any, Device], Any], work: Sequence[Any]
-  ) -> Iterator[Any]:
+  def _in_order(self, function: Callable[[Any, Device], Any], work: Sequence[Any]) -> Iterator[Any]:
     """The results for `work`, in its order, made on all devices with few of them waiting."""
     workers = min(self._workers, len(work))
     if workers <= 1:

@@ -13,7 +13,7 @@ import tensorflow_federated as tff
 from tff_lowrank import checks
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import cohort
-from tff_lowrank.execution import graphs
+from tff_lowrank.execution import loops
 from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import values
 
@@ -51,7 +51,7 @@ class LocalContext(tff.framework.SyncContext):
     type_signature = comp.type_signature
     with tf.init_scope():
       plan = self.plan(comp)
-      env: blocks.Environment = {blocks.ENGINE: graphs.Engine()}
+      env: blocks.Environment = {blocks.ENGINE: loops.Engine()}
       clients = None
       if type_signature.parameter is not None:
         clients = values.num_clients(arg, type_signature.parameter)
@@ -91,7 +91,7 @@ class AsyncLocalContext(tff.framework.AsyncExecutionContext):
 
 def create_local_context(
   devices: Sequence[str] | None = None,
-  compile: str = 'auto',  # noqa: A002
+  compile: str = 'auto',
   max_clients_in_flight: int | None = None,
 ) -> LocalContext:
   """Creates a context that runs TFF computations in this process.
@@ -125,7 +125,7 @@ def create_async_local_context(**settings: Any) -> AsyncLocalContext:
 
 def set_local_context(
   devices: Sequence[str] | None = None,
-  compile: str = 'auto',  # noqa: A002
+  compile: str = 'auto',
   max_clients_in_flight: int | None = None,
 ) -> LocalContext:
   """Makes a local context the default, and returns it; see `create_local_context`."""

@@ -1,12 +1,16 @@
 """All that this room takes from private modules, in one place, each with its reason."""
 
 from collections.abc import Sequence
+import logging
 import os
 from typing import Any
 import weakref
 
 import numpy as np
 import tensorflow as tf
+
+# TensorFlow's own way to make a graph's library of functions known where functions run.
+from tensorflow.python.eager import context as eager_context
 
 # TFF and TensorFlow offer Grappler on a plain graph in private modules only. It is asked for
 # one thing: to inline functions, so that a loop over a data set stands in the top graph.
@@ -15,9 +19,6 @@ from tensorflow_federated.python.core.environments.tensorflow_backend import gra
 
 # A value's proof of fit to a `tff.TensorType`, with the stock context's error messages.
 from tensorflow_federated.python.core.impl.compiler import array as tff_array
-
-# TensorFlow's own way to make a graph's library of functions known where functions run.
-from tensorflow.python.eager import context as eager_context
 
 # How the stock context turns a Python list into a data set, and a data set's elements into
 # the containers that TFF's types name.
@@ -81,6 +82,8 @@ def xla_devices(kind: str) -> list[Any]:
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   from jax._src import xla_bridge
 
+  # It tells at length which kinds of devices are not there.
+  logging.getLogger(xla_bridge.__name__).setLevel(logging.WARNING)
   try:
     return xla_bridge.get_backend(kind).local_devices()
   except RuntimeError:

@@ -15,6 +15,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import graphs
+from tff_lowrank.execution import loops
 
 
 class AtClients(list):
@@ -237,7 +238,7 @@ def environment_of(
   uses: Uses,
   env: blocks.Environment,
   view: Callable[[Any], Any],
-  engine: graphs.Engine,
+  engine: loops.Engine,
 ) -> blocks.Environment:
   """The part of `env` that `uses` name, each value as `view` gives it."""
   seen: blocks.Environment = {blocks.ENGINE: engine}

@@ -113,7 +113,9 @@ class Converter:
       compatible = native.is_compatible_dtype(value, dtype)
     if not compatible:
       found = getattr(value, 'dtype', type(value).__name__)
-      raise TypeError(f'Expected a value of dtype {type_spec.dtype} for {type_spec}, found {found}.')
+      raise TypeError(
+        f'Expected a value of dtype {type_spec.dtype} for {type_spec}, found {found}.'
+      )
     return tf.convert_to_tensor(value, tf.as_dtype(type_spec.dtype))
 
   def _sequence(self, value: Any, type_spec: tff.SequenceType) -> Any:

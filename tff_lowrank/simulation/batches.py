@@ -1,5 +1,6 @@
 """A client's batches in a round."""
 
+import collections
 from collections.abc import Callable
 import dataclasses
 from typing import Any
@@ -36,13 +37,18 @@ class ClientBatches:
     round_num: int,
     preprocess: Callable[[Any], Any],
   ) -> tf.data.Dataset:
-    """The preprocessed batches of one client in one round."""
-    num_examples = train.num_examples(client_id)
-    dataset = train.create_tf_dataset_for_client(client_id)
-    if self.batch_size != 0:
-      entropy = [self.seed, round_num, zlib.crc32(client_id.encode())]
-      order_seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
-      dataset = dataset.shuffle(num_examples, seed=order_seed, reshuffle_each_iteration=True)
-    batch_size = self.batch_size or num_examples
-    # Batching before repeating keeps epochs apart.
-    return dataset.batch(batch_size).repeat(self.epochs).map(preprocess)
+    """The preprocessed batches of one client in one round.
+
+    Passes follow each other without a break: only the last batch of all may be smaller.
+    """
+    examples = train.examples(client_id)
+    num_examples = len(examples.y)
+    order = np.arange(num_examples)
+    if self.batch_size == 0:
+      order = np.tile(order, self.epochs)
+    else:
+      rng = np.random.default_rng([self.seed, round_num, zlib.crc32(client_id.encode())])
+      order = np.concatenate([rng.permutation(order) for _ in range(self.epochs)])
+    # Preprocessed as a whole: a `map` would trace a function for each client in each round.
+    prepared = preprocess(collections.OrderedDict(x=examples.x[order], y=examples.y[order]))
+    return tf.data.Dataset.from_tensor_slices(prepared).batch(self.batch_size or num_examples)

@@ -1,0 +1,195 @@
+"""Reading and rewriting the TensorFlow graphs of TFF's computations."""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import itertools
+from typing import Any
+
+import tensorflow as tf
+
+from tff_lowrank.execution import native
+
+_GRAPH_NUMBER = itertools.count()
+
+# Shared names that make TensorFlow create a resource of its own in each run. The first is
+# TensorFlow's ResourceHandle::ANONYMOUS_NAME.
+_ANONYMOUS_VARIABLE = b'cd2c89b7-88b7-44c8-ad83-06c2a9158347'
+_ANONYMOUS_TABLES = {
+  'HashTableV2': 'AnonymousHashTable',
+  'MutableHashTableV2': 'AnonymousMutableHashTable',
+  'MutableHashTableOfTensorsV2': 'AnonymousMutableHashTableOfTensors',
+  'MutableDenseHashTableV2': 'AnonymousMutableDenseHashTable',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed:
+  """A leaf of the parameter. names: the tensors it is fed to; all but one for a data set."""
+
+  names: tuple[str, ...]
+  is_sequence: bool
+
+
+def _leaves(binding: Any) -> Iterator[Any]:
+  if binding.WhichOneof('binding') == 'struct':
+    for element in binding.struct.element:
+      yield from _leaves(element)
+  else:
+    yield binding
+
+
+def tensor_name(name: str) -> str:
+  return name if ':' in name else f'{name}:0'
+
+
+def read_feeds(parameter: Any, graph_def: tf.compat.v1.GraphDef) -> list[Feed]:
+  consumers = collections.defaultdict(list)
+  for node in graph_def.node:
+    for source in node.input:
+      consumers[source.split(':')[0]].append(node)
+  feeds = []
+  for binding in _leaves(parameter):
+    kind = binding.WhichOneof('binding')
+    if kind == 'tensor':
+      feeds.append(Feed((tensor_name(binding.tensor.tensor_name),), False))
+      continue
+    kind = binding.sequence.WhichOneof('binding')
+    name = getattr(binding.sequence, kind)
+    if kind == 'variant_tensor_name':
+      feeds.append(Feed((tensor_name(name),), True))
+    else:
+      # The data set comes as a serialised graph; it is fed where that is read.
+      readers = [n for n in consumers[name.split(':')[0]] if n.op == 'DatasetFromGraph']
+      feeds.append(Feed(tuple(f'{n.name}:0' for n in readers), True))
+  return feeds
+
+
+def read_fetches(result: Any) -> list[tuple[str, bool]]:
+  """The name of each leaf of the result, and whether it is a data set."""
+  fetches = []
+  for binding in _leaves(result):
+    if binding.WhichOneof('binding') == 'tensor':
+      fetches.append((tensor_name(binding.tensor.tensor_name), False))
+    else:
+      fetches.append((tensor_name(binding.sequence.variant_tensor_name), True))
+  return fetches
+
+
+def _all_nodes(graph_def: tf.compat.v1.GraphDef) -> Iterator[Any]:
+  yield from graph_def.node
+  for function in graph_def.library.function:
+    yield from function.node_def
+
+
+def rename_functions(graph_def: tf.compat.v1.GraphDef) -> None:
+  """Makes function names unique: two TFF graphs may define different functions of one name."""
+  number = next(_GRAPH_NUMBER)
+  new_names = {
+    f.signature.name: f'{f.signature.name}_graph{number}' for f in graph_def.library.function
+  }
+
+  def rename_in(attributes: Any) -> None:
+    for value in attributes.values():
+      for reference in itertools.chain([value.func], value.list.func):
+        if reference.name in new_names:
+          reference.name = new_names[reference.name]
+      if value.HasField('s') and value.s.decode('latin1') in new_names:
+        value.s = new_names[value.s.decode('latin1')].encode('latin1')
+
+  for node in _all_nodes(graph_def):
+    node.op = new_names.get(node.op, node.op)
+    rename_in(node.attr)
+  for function in graph_def.library.function:
+    function.signature.name = new_names[function.signature.name]
+    rename_in(function.attr)
+  for gradient in graph_def.library.gradient:
+    gradient.function_name = new_names.get(gradient.function_name, gradient.function_name)
+    gradient.gradient_func = new_names.get(gradient.gradient_func, gradient.gradient_func)
+
+
+def make_resources_anonymous(graph_def: tf.compat.v1.GraphDef) -> None:
+  """Gives every run variables and tables of its own, as a TensorFlow session would."""
+  for node in graph_def.node:
+    if node.op == 'VarHandleOp':
+      node.attr['shared_name'].s = _ANONYMOUS_VARIABLE
+    elif node.op in _ANONYMOUS_TABLES:
+      node.op = _ANONYMOUS_TABLES[node.op]
+      for name in ('container', 'shared_name', 'use_node_name_sharing'):
+        node.attr.pop(name, None)
+
+
+def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
+  """Lets all that uses a resource take it from where it is made, past identities.
+
+  TensorFlow orders what different functions do to a variable by the tensor of its handle.
+  """
+  sources = {}
+  for node in graph_def.node:
+    if node.op == 'Identity' and node.attr['T'].type == tf.resource.as_datatype_enum:
+      sources[node.name] = sources.get(node.input[0].split(':')[0], node.input[0])
+  for node in graph_def.node:
+    past = [source.removesuffix(':0') for source in node.input]
+    past = [name for name in past if name in sources]
+    for i, source in enumerate(node.input):
+      node.input[i] = sources.get(source.removesuffix(':0'), source)
+    # An identity may stand for an order as well.
+    node.input.extend(f'^{name}' for name in past if f'^{name}' not in node.input)
+
+
+def calls_reduce(graph_def: tf.compat.v1.GraphDef) -> bool:
+  return any(n.op == 'ReduceDataset' for f in graph_def.library.function for n in f.node_def)
+
+
+def asserts_shapes(node: Any, nodes: dict[str, Any]) -> bool:
+  """Whether `node` is an assertion whose condition follows from shapes and constants."""
+  if node.op != 'Assert':
+    return False
+  todo, seen = [node.input[0]], set()
+  while todo:
+    name = todo.pop().split(':')[0].lstrip('^')
+    if name not in nodes:
+      return False  # An argument of the function.
+    if name not in seen and nodes[name].op not in ('Const', 'Rank', 'Shape', 'Size'):
+      seen.add(name)
+      if nodes[name].op == 'Placeholder' or not nodes[name].input:
+        return False
+      todo += nodes[name].input
+  return True
+
+
+def function(
+  graph_def: tf.compat.v1.GraphDef,
+  inputs: Sequence[str],
+  specs: Sequence[tf.TensorSpec],
+  outputs: Sequence[str],
+) -> Callable[..., list[tf.Tensor]]:
+  """The graph as a function from the tensors called `inputs` to those called `outputs`.
+
+  A `tf.function` runs all that has an effect, and whoever calls it keeps the order.
+  """
+
+  def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
+    return tf.graph_util.import_graph_def(
+      graph_def,
+      input_map=dict(zip(inputs, arguments, strict=True)),
+      return_elements=list(outputs),
+      name='',
+    )
+
+  function = tf.function(run, input_signature=list(specs), autograph=False).get_concrete_function()
+  native.register_functions(function, graph_def.library)
+  return function
+
+
+class Lazy:
+  """A function that is built when it is first called."""
+
+  def __init__(self, build: Callable[[], Callable[..., Any]]):
+    self._build = build
+    self._function = None
+
+  def __call__(self, *arguments: Any) -> Any:
+    if self._function is None:
+      self._function = self._build()
+    return self._function(*arguments)
