@@ -50,21 +50,24 @@ class Task:
     )
 
 
-def _scale_by(max_value: float) -> Callable[[Any], Any]:
+def _normalized(mean: float, std: float) -> Callable[[Any], Any]:
   def preprocess(batch: Any) -> Any:
-    return collections.OrderedDict(x=tf.cast(batch['x'], tf.float32) / max_value, y=batch['y'])
+    x = (tf.cast(batch['x'], tf.float32) - mean) / std
+    return collections.OrderedDict(x=x, y=batch['y'])
 
   return preprocess
 
 
 def _digits(data_dir: str | None) -> tuple[arrays.Arrays, Callable, Callable]:
   del data_dir  # Embedded.
-  return digits.load_arrays(), _scale_by(digits.MAX_VALUE), lambda: models.build_mlp((8, 8, 1))
+  preprocess = _normalized(0.0, digits.MAX_VALUE)
+  return digits.load_arrays(), preprocess, lambda: models.build_mlp((8, 8, 1))
 
 
 def _mnist_like(name: str) -> Callable:
   def load(data_dir: str | None) -> tuple[arrays.Arrays, Callable, Callable]:
-    return mnist.load_arrays(name, data_dir), _scale_by(mnist.MAX_VALUE), models.build_cnn
+    mean, std = mnist.MEAN_AND_STD[name]
+    return mnist.load_arrays(name, data_dir), _normalized(mean, std), models.build_cnn
 
   return load
 

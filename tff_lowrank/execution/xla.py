@@ -121,6 +121,7 @@ class StagePrograms:
     self._lock = threading.Lock()
     self._laid_out = layout.LaidOut()
     self.failure: str | None = None
+    self.failure_side_by_side: str | None = None
 
   def groups(
     self, env: blocks.Environment, clients: Sequence[int], force: bool
@@ -175,9 +176,8 @@ class StagePrograms:
     arguments += cohort.arrays
     results = iter(program([program.put(np.asarray(a)) for a in arguments]))
     partials = [[np.asarray(next(results)) for _ in zero] for zero in zeros]
-    counts = [
-      xla_program.num_leaves(s.type_spec) for s in self._stage.clients if s.name in self._stage.keep
-    ]
+    kept_steps = [step for step in self._stage.clients if step.name in self._stage.keep]
+    counts = [xla_program.num_leaves(step.type_spec) for step in kept_steps]
     kept = [[np.asarray(next(results)) for _ in range(count)] for count in counts]
     # Copies, so that no client's value keeps the block's memory.
     return partials, [
@@ -185,18 +185,23 @@ class StagePrograms:
     ]
 
   def _compile(self, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
-    tracer = xla_program.Tracer()
-    program = xla_program.program(
-      self._stage, env, tracer, sample, [len(zero) for zero in zeros], len(server)
-    )
-    function = tf.function(program, jit_compile=True, autograph=False)
     specs = [tf.TensorSpec([], tf.int32)]
     specs += [tf.TensorSpec(t.shape, t.dtype) for t in server]
     specs += [tf.TensorSpec(t.shape, t.dtype) for zero in zeros for t in zero]
     specs += [tf.TensorSpec(a.shape, a.dtype) for a in cohort.arrays]
-    try:
-      handles = function.get_concrete_function(*specs).captured_inputs
-      return native.XlaProgram(function, specs, self._device, tracer.initial_values(handles))
-    except Exception as e:  # Whatever TensorFlow's bridge or XLA refuse, TensorFlow itself runs.
-      self.failure = f'{type(e).__name__}: {str(e).__str__()[:3000]}'
-      return None
+    for side_by_side in (True, False) if self._side_by_side else (False,):
+      tracer = xla_program.Tracer()
+      program = xla_program.program(
+        self._stage, env, tracer, sample, [len(zero) for zero in zeros], len(server), side_by_side
+      )
+      function = tf.function(program, jit_compile=True, autograph=False)
+      try:
+        handles = function.get_concrete_function(*specs).captured_inputs
+        return native.XlaProgram(function, specs, self._device, tracer.initial_values(handles))
+      except Exception as e:  # Whatever TensorFlow's bridge or XLA refuse, TensorFlow itself runs.
+        failure = f'{type(e).__name__}: {str(e)[:300]}'
+      if side_by_side:
+        self.failure_side_by_side = failure
+      else:
+        self.failure = failure
+    return None
