@@ -15,7 +15,10 @@ from tff_lowrank import checks
 from tff_lowrank.datasets import arrays
 
 # Of the training pixels, 0 to 255.
-MEAN_AND_STD = {'mnist': (0.1307 * 255, 0.3081 * 255), 'fashion_mnist': (0.2860 * 255, 0.3530 * 255)}
+MEAN_AND_STD = {
+  'mnist': (0.1307 * 255, 0.3081 * 255),
+  'fashion_mnist': (0.2860 * 255, 0.3530 * 255),
+}
 
 SOURCES = {
   'mnist': 'https://ossci-datasets.s3.amazonaws.com/mnist/',

@@ -83,6 +83,15 @@ def _reason_in_graph(graph: graphs.GraphFunction, on_cpu: bool) -> str | None:
   return None
 
 
+def can_run_side_by_side(stage: plan_lib.Stage) -> bool:
+  """Whether each operation of the clients' part of `stage` can be of all clients at once."""
+  steps = [*stage.clients, *(a.value for a in stage.aggregations)]
+  functions = [graph for step in steps for graph in step.graphs]
+  return not any(graph.variables for graph in functions) and not any(
+    'While' in op_type for graph in functions for op_type, _ in graph.for_xla.operations()
+  )
+
+
 def _key(leaves: Sequence[Any]) -> tuple[Any, ...] | None:
   """What clients in one program must share; None for a client that XLA cannot run."""
   key = []
@@ -117,7 +126,7 @@ class StagePrograms:
     self._stage = stage
     self._device = device
     self._programs: dict[Any, native.XlaProgram | None] = {}
-    self._side_by_side = side_by_side
+    self._side_by_side = side_by_side and can_run_side_by_side(stage)
     self._lock = threading.Lock()
     self._laid_out = layout.LaidOut()
     self.failure: str | None = None
@@ -190,7 +199,7 @@ class StagePrograms:
     specs += [tf.TensorSpec(t.shape, t.dtype) for zero in zeros for t in zero]
     specs += [tf.TensorSpec(a.shape, a.dtype) for a in cohort.arrays]
     for side_by_side in (True, False) if self._side_by_side else (False,):
-      tracer = xla_program.Tracer()
+      tracer = xla_program.Tracer(side_by_side)
       program = xla_program.program(
         self._stage, env, tracer, sample, [len(zero) for zero in zeros], len(server), side_by_side
       )

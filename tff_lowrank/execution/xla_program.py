@@ -35,11 +35,12 @@ class SymbolicBatches:
 class Tracer(loops.Engine):
   """Runs graphs while a program is traced: over `SymbolicBatches`, with variables of its own."""
 
-  def __init__(self):
+  def __init__(self, side_by_side: bool):
+    self._side_by_side = side_by_side
     self._variables: dict[int, list[tf.Variable]] = {}
 
   def graph(self, graph: graphs.GraphFunction) -> graphs.GraphFunction:
-    return graph.for_xla
+    return graph.for_xla_side_by_side if self._side_by_side else graph.for_xla
 
   def variables(self, graph: graphs.GraphFunction) -> list[tf.Tensor]:
     if id(graph) not in self._variables:
