@@ -6,7 +6,15 @@ import numpy as np
 import psutil
 import pytest
 
+from tff_lowrank import execution
+
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
+
+
+@pytest.fixture(autouse=True, scope='session')
+def local_context() -> None:
+  """Tests run on the local context unless they ask for another."""
+  execution.set_local_context()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import threading
 from typing import Any
 import weakref
 
+import grpc
 import tensorflow as tf
 
 from tff_lowrank.execution import blocks
@@ -21,8 +22,12 @@ _NUM_BLOCKS = 4
 _MAX_BLOCK = 32
 
 
-class ClientError(RuntimeError):
-  """A client's part of a computation failed; says which client, and in which computation."""
+class ClientError(RuntimeError, grpc.RpcError):
+  """A client's part of a computation failed; says which client, and in which computation.
+
+  It is an `RpcError` as well, because that is what programs written for TFF's stock runtime
+  catch.
+  """
 
 
 class Device:
@@ -103,6 +108,10 @@ class CohortRunner:
         self._run_stage(stage, env, num_clients, description)
     return plan.result(env)
 
+  @property
+  def devices(self) -> Sequence[Device]:
+    return self._devices
+
   def engine(self, stage: plan_lib.Stage, device: Device) -> tuple[xla.StagePrograms | None, str]:
     """The XLA programs of a stage on a device; or None, and why TensorFlow runs it."""
     with self._lock:
@@ -129,21 +138,25 @@ class CohortRunner:
     totals: dict[str, Any] = {}
     kept: dict[str, list[Any]] = {name: [None] * num_clients for name in stage.keep}
 
+    stop = threading.Event()
+
     def run_block(clients: range, device: Device) -> _BlockResult:
       result = _BlockResult()
       programs, _ = self.engine(stage, device) if can_merge else (None, '')
       if programs is None:
         for client in clients:
-          self._run_client(stage, env, client, result, can_merge, (num_clients, description))
+          self._run_client(stage, env, client, result, can_merge, (num_clients, description, stop))
         return result
       force = self._compile_mode == 'xla'
       for members, key, leaves in programs.groups(env, clients, force):
         if key is None or not _run_group(programs, stage, env, members, key, leaves, result):
           for client in members:
-            self._run_client(stage, env, client, result, can_merge, (num_clients, description))
+            self._run_client(
+              stage, env, client, result, can_merge, (num_clients, description, stop)
+            )
       return result
 
-    for result in self._in_order(run_block, work):
+    for result in self._in_order(run_block, work, stop):
       for a in stage.aggregations:
         if a.name not in result.partials:
           continue
@@ -163,9 +176,10 @@ class CohortRunner:
 
   def _run_client(self, stage, env, client, result, can_merge, where) -> None:
     """Runs one client in TensorFlow."""
+    num_clients, description, stop = where
     try:
       view = lambda value: plan_lib.project(value, client)  # noqa: E731
-      seen = plan_lib.environment_of(stage.uses, env, view, loops.Engine())
+      seen = plan_lib.environment_of(stage.uses, env, view, loops.Engine(stop))
       for step in stage.clients:
         seen[step.name] = step.function(seen)
       for a in stage.aggregations:
@@ -176,14 +190,21 @@ class CohortRunner:
           value = a.accumulate.function(env)([before, value])
         result.partials[a.name] = value
     except Exception as e:
-      num_clients, description = where
       raise ClientError(
         f'Client {client + 1} of {num_clients} failed in the computation {description}: {e}'
       ) from e
     result.kept[client] = {name: seen[name] for name in stage.keep}
 
-  def _in_order(self, function: Callable[[Any, Device], Any], work: Sequence[Any]) -> Iterator[Any]:
-    """The results for `work`, in its order, made on all devices with few of them waiting."""
+  def _in_order(
+    self,
+    function: Callable[[Any, Device], Any],
+    work: Sequence[Any],
+    stop: threading.Event,
+  ) -> Iterator[Any]:
+    """The results for `work`, in its order, made on all devices with few of them waiting.
+
+    Sets `stop` when no more results are wanted.
+    """
     workers = min(self._workers, len(work))
     if workers <= 1:
       for item in work:
@@ -210,7 +231,8 @@ class CohortRunner:
       while waiting:
         yield waiting.popleft().result()
     finally:
-      # After an error or Ctrl-C: what has not begun never will, and nobody waits for the rest.
+      # After an error or Ctrl-C: what has not begun never will, and what has gives up.
+      stop.set()
       pool.shutdown(wait=False, cancel_futures=True)
 
 

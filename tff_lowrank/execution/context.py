@@ -31,7 +31,7 @@ class LocalContext(tff.framework.SyncContext):
   """Runs TFF computations in this process; see `create_local_context`."""
 
   def __init__(self, devices: Sequence[str], compile_mode: str, max_clients_in_flight: int):
-    self._runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight)
+    self.runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight)
     self._converter = values.Converter()
     self._plans: dict[int, tuple[weakref.ref, plan_lib.Plan]] = {}
     self._lock = threading.Lock()
@@ -57,7 +57,7 @@ class LocalContext(tff.framework.SyncContext):
         clients = values.num_clients(arg, type_signature.parameter)
         env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
       description = type_signature.compact_representation()[:200]
-      result = self._runner.run(plan, env, clients or 0, description)
+      result = self.runner.run(plan, env, clients or 0, description)
       return self._converter.convert_out(result, type_signature.result)
 
   def __enter__(self) -> 'LocalContext':

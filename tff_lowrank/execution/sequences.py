@@ -44,6 +44,7 @@ class Batches:
 
 # How much of a data set is held in memory where it is read piece by piece.
 _CHUNK_BYTES = 1 << 26
+_CHUNK_ELEMENTS = 1 << 13
 
 # Data sets that give the same elements in every pass, if what they are made from does.
 _REPEATABLE = frozenset(
@@ -87,13 +88,48 @@ def is_repeatable(dataset: tf.data.Dataset) -> bool:
   return all(is_repeatable(source) for source in native.dataset_inputs(dataset))
 
 
+# Data sets that keep something from one pass for the next: a random state, a cache.
+_STATEFUL_OPS = frozenset(
+  ['CacheDatasetV2', 'RandomDatasetV2', 'ShuffleAndRepeatDatasetV2', 'ShuffleDatasetV3']
+)
+_NO_GRAPH = b''
+# The name of a state, all of one length so that one can replace another in a serialised graph.
+_STATE_NAME = 'tff_lowrank_state_{:016d}'
+_STATE_NUMBER = itertools.count(1)
+
+
+def _graph_with_own_state(dataset: tf.data.Dataset) -> bytes:
+  """The serialised graph of `dataset`, to make copies that each start from its seeds.
+
+  `_NO_GRAPH` if TensorFlow cannot write it down.
+  """
+  variant = tf.data.experimental.to_variant(dataset)
+  try:
+    serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=variant).numpy()
+  except (tf.errors.OpError, NotImplementedError):
+    return _NO_GRAPH
+  graph_def = tf.compat.v1.GraphDef.FromString(serialized)
+  states = {s for n in graph_def.node if n.op in _STATEFUL_OPS for s in n.input}
+  for node in graph_def.node:
+    if node.name in states and node.op == 'Const':
+      for handle in node.attr['value'].tensor.resource_handle_val:
+        handle.name = _STATE_NAME.format(0)
+  return graph_def.SerializeToString()
+
+
 class Dataset:
   """A sequence value made of a `tf.data.Dataset`, as of one call."""
 
-  def __init__(self, dataset: tf.data.Dataset, element_type: tff.Type):
+  def __init__(
+    self, dataset: tf.data.Dataset, element_type: tff.Type, origin: 'Dataset | None' = None
+  ):
+    """`origin`: what the sequence is a restarted copy of, if it is one."""
     self._element_type = element_type
     self._dataset = dataset
+    self._origin = origin
     self._batches: Batches | None = None
+    self._is_unlike = False  # Whether `batches` has found nothing to stack.
+    self._graph: bytes | None = None
     self.is_repeatable = is_repeatable(dataset)
 
   def as_dataset(self) -> tf.data.Dataset:
@@ -103,16 +139,15 @@ class Dataset:
     """The sequence as a new call sees it: whatever its passes depend on starts anew."""
     if self.is_repeatable:
       return self
-    variant = tf.data.experimental.to_variant(self._dataset)
-    try:
-      graph = tf.raw_ops.DatasetToGraphV2(input_dataset=variant)
-    except (tf.errors.OpError, NotImplementedError):
-      return self  # It cannot be copied, and is read as it is.
-    structure = self._dataset.element_spec
-    copy = tf.data.experimental.from_variant(
-      tf.raw_ops.DatasetFromGraph(graph_def=graph), structure
-    )
-    return Dataset(copy, self._element_type)
+    if self._graph is None:
+      self._graph = _graph_with_own_state(self._dataset)
+    if self._graph is _NO_GRAPH:
+      return self
+    # TensorFlow makes a state anew if it finds none of that name.
+    own, new = (_STATE_NAME.format(i).encode() for i in (0, next(_STATE_NUMBER)))
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=self._graph.replace(own, new))
+    copy = tf.data.experimental.from_variant(variant, self._dataset.element_spec)
+    return Dataset(copy, self._element_type, self)
 
   def variant(self) -> tf.Tensor:
     return tf.data.experimental.to_variant(self._dataset)
@@ -123,18 +158,23 @@ class Dataset:
       yield tf.nest.flatten(element, expand_composites=True)
 
   def batches(self) -> Batches | None:
-    """All elements in memory, or None if they are not alike enough; kept if repeatable."""
-    if self._batches is not None:
-      return self._batches
-    batches = stack(self.elements())
-    if self.is_repeatable:
-      self._batches = batches
-    return batches
+    """All elements in memory, or None if they are not alike enough.
+
+    Of a sequence that is not repeatable this is the first pass, which `chunks` then gives.
+    """
+    if self._batches is None and not self._is_unlike:
+      self._batches = stack(self.elements())
+      self._is_unlike = self._batches is None
+      if self._is_unlike and self._origin is not None:
+        self._dataset = self._origin.restarted().as_dataset()  # As if it had not been read.
+    return self._batches
 
   def chunks(self) -> Iterator[list[Any]]:
     if self._batches is None:
       return chunks(self.elements())
     full, tail = self._batches.full, self._batches.tail
+    if not self.is_repeatable:
+      self._batches = None
     return iter([full] if tail is None else [full, [a[np.newaxis] for a in tail]])
 
 
@@ -142,6 +182,9 @@ class Variant:
   """A sequence value that a TensorFlow graph made, as its variant tensor."""
 
   is_repeatable = False
+
+  def batches(self) -> None:
+    """Read as it comes."""
 
   def __init__(self, variant: tf.Tensor, element_type: tff.Type):
     self._variant = variant
@@ -168,6 +211,9 @@ class Elements:
   """A sequence value that is a list of values of TFF's element type, structs as lists."""
 
   is_repeatable = True
+
+  def batches(self) -> None:
+    """Read as it comes."""
 
   def __init__(self, values: Sequence[Any], element_type: tff.Type):
     self._values = values
@@ -274,7 +320,8 @@ def chunks(elements: Iterator[Sequence[tf.Tensor]]) -> Iterator[list[Any]]:
     if all(t.dtype.is_numpy_compatible and t.dtype != tf.string for t in element):
       element = [np.asarray(t) for t in element]
     new_shapes = [tuple(t.shape) for t in element]
-    if run and (new_shapes != shapes or size >= _CHUNK_BYTES):
+    is_full = size >= _CHUNK_BYTES or len(run) >= _CHUNK_ELEMENTS
+    if run and (new_shapes != shapes or is_full):
       yield _stacked(run)
       run, size = [], 0
     run.append(element)

@@ -26,4 +26,3 @@ def stock_context() -> Iterator[tff.framework.SyncContext]:
   finally:
     for worker in _workers() - others:
       worker.kill()
-      worker.wait()

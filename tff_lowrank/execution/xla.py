@@ -92,30 +92,30 @@ def can_run_side_by_side(stage: plan_lib.Stage) -> bool:
   )
 
 
-def _key(leaves: Sequence[Any]) -> tuple[Any, ...] | None:
+def _num_loops(stage: plan_lib.Stage) -> int:
+  steps = [*stage.clients, *(a.value for a in stage.aggregations)]
+  return sum(len(loops) for step in steps for graph in step.graphs for loops in graph.loops)
+
+
+def _sequences(leaves: Sequence[Any]) -> list[Any]:
+  return [leaf for leaf in leaves if not isinstance(leaf, tf.Tensor)]
+
+
+def _key(leaves: Sequence[Any], num_loops: int) -> tuple[Any, ...] | None:
   """What clients in one program must share; None for a client that XLA cannot run."""
-  key = []
-  for leaf in leaves:
-    if isinstance(leaf, tf.Tensor):
-      key.append((leaf.dtype, tuple(leaf.shape)))
-      continue
-    batches = leaf.batches()
-    if batches is None:
+  # A pass that is read into memory serves one loop, unless all passes are the same.
+  if not all(s.is_repeatable or num_loops == 1 for s in _sequences(leaves)):
+    return None
+  if any(s.batches() is None for s in _sequences(leaves)):
+    return None
+  for sequence in _sequences(leaves):
+    full, tail = sequence.batches().shapes
+    if tail is not None and any(shape and shape[0] > _MAX_BATCH_WITH_TAIL for _, shape in full):
       return None
-    full, tail = batches.shapes
-    if tail is not None and any(s and s[0] > _MAX_BATCH_WITH_TAIL for _, s in full):
-      return None
-    key.append(batches.shapes)
-  return tuple(key)
-
-
-def _num_steps(leaves: Sequence[Any]) -> int:
-  return sum(leaf.batches().num_steps for leaf in leaves if not isinstance(leaf, tf.Tensor))
-
-
-def _has_tail(leaves: Sequence[Any]) -> bool:
-  of_data = (leaf for leaf in leaves if not isinstance(leaf, tf.Tensor))
-  return any(leaf.batches().tail is not None for leaf in of_data)
+  return tuple(
+    (leaf.dtype, tuple(leaf.shape)) if isinstance(leaf, tf.Tensor) else leaf.batches().shapes
+    for leaf in leaves
+  )
 
 
 class StagePrograms:
@@ -126,11 +126,17 @@ class StagePrograms:
     self._stage = stage
     self._device = device
     self._programs: dict[Any, native.XlaProgram | None] = {}
-    self._side_by_side = side_by_side and can_run_side_by_side(stage)
+    self.side_by_side = side_by_side and can_run_side_by_side(stage)
+    self._num_loops = _num_loops(stage)
     self._lock = threading.Lock()
     self._laid_out = layout.LaidOut()
     self.failure: str | None = None
     self.failure_side_by_side: str | None = None
+
+  @property
+  def num_programs(self) -> int:
+    """How many programs have been compiled."""
+    return sum(program is not None for program in self._programs.values())
 
   def groups(
     self, env: blocks.Environment, clients: Sequence[int], force: bool
@@ -142,16 +148,18 @@ class StagePrograms:
     by_key: dict[Any, tuple[list[int], list[list[Any]]]] = {}
     for client in clients:
       leaves = xla_program.client_leaves(self._stage, env, client)
-      key = None if self.failure else _key(leaves)
+      key = None if self.failure else _key(leaves, self._num_loops)
       # Clients with a smaller last batch come one by one, so that few programs serve all.
-      group = (key, client if key is not None and _has_tail(leaves) else None)
+      has_tail = key is not None and any(s.batches().tail is not None for s in _sequences(leaves))
+      group = (key, client if has_tail else None)
       members, member_leaves = by_key.setdefault(group, ([], []))
       members.append(client)
       member_leaves.append(leaves)
     result = []
     for (key, _), (members, leaves) in by_key.items():
-      if key is not None and not force and sum(map(_num_steps, leaves)) < _MIN_STEPS:
-        key = None
+      if key is not None and not force:
+        num_steps = sum(s.batches().num_steps for of_one in leaves for s in _sequences(of_one))
+        key = key if num_steps >= _MIN_STEPS else None
       result.append((members, key, leaves))
     return result
 
@@ -198,7 +206,7 @@ class StagePrograms:
     specs += [tf.TensorSpec(t.shape, t.dtype) for t in server]
     specs += [tf.TensorSpec(t.shape, t.dtype) for zero in zeros for t in zero]
     specs += [tf.TensorSpec(a.shape, a.dtype) for a in cohort.arrays]
-    for side_by_side in (True, False) if self._side_by_side else (False,):
+    for side_by_side in (True, False) if self.side_by_side else (False,):
       tracer = xla_program.Tracer(side_by_side)
       program = xla_program.program(
         self._stage, env, tracer, sample, [len(zero) for zero in zeros], len(server), side_by_side
@@ -210,7 +218,7 @@ class StagePrograms:
       except Exception as e:  # Whatever TensorFlow's bridge or XLA refuse, TensorFlow itself runs.
         failure = f'{type(e).__name__}: {str(e)[:300]}'
       if side_by_side:
-        self.failure_side_by_side = failure
+        self.side_by_side, self.failure_side_by_side = False, failure
       else:
         self.failure = failure
     return None

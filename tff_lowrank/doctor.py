@@ -1,0 +1,329 @@
+"""Checks an installation: versions, devices, a small round, and TFF's stock runtime.
+
+  python -m tff_lowrank.doctor
+
+Prints a line for each check, and what to do where something is amiss. The exit status is 1 if
+there is a PROBLEM, without which rounds cannot be trusted to run.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import importlib
+import importlib.metadata
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+import warnings
+
+from absl import app
+
+OK, WARNING, PROBLEM = 'ok', 'warning', 'PROBLEM'
+STOCK_DEADLINE = 60.0
+
+# Package -> the versions that fit, and why not others. As in pyproject.toml where it names one.
+REQUIRED = {
+  'tensorflow-federated': ('==0.87.0', 'the version that this package is written for'),
+  'tensorflow': ('>=2.14,<2.15', 'TensorFlow Federated 0.87.0 needs it'),
+  'jax': ('==0.4.23', 'later ones do not take programs from TensorFlow 2.14'),
+  'jaxlib': ('==0.4.23', 'it must be of the version of jax'),
+  'numpy': ('>=1.25,<1.26', 'TensorFlow Federated 0.87.0 needs it'),
+  'setuptools': ('<81', 'tensorboard 2.14 imports pkg_resources'),
+  'pyarrow': ('>=21,<26', 'others do not go with this numpy'),
+  'protobuf': ('>=4.25.2,<5', 'TensorFlow 2.14 and tensorflow-metadata need it'),
+}
+GPU_PLUGINS = ('jax-cuda12-plugin', 'jax-cuda12-pjrt')
+
+_STOCK_PROBE = """
+import numpy as np
+import tensorflow_federated as tff
+from tff_lowrank import execution
+
+total = tff.federated_computation(tff.federated_sum, tff.FederatedType(np.int32, tff.CLIENTS))
+print('loaded', flush=True)
+with execution.stock_context():
+  assert total([1, 2]) == 3
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """What a check found, and unless the level is `OK`, what to do."""
+
+  name: str
+  level: str
+  found: str
+  advice: str = ''
+
+  def __str__(self) -> str:
+    return f'{self.level:8} {self.name}: {self.found}' + (f'. {self.advice}' if self.advice else '')
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+  """Where and by what clients' loops run; `reason` says why not by XLA, or not at its best."""
+
+  device: str
+  engine: str
+  reason: str = ''
+
+  def __str__(self) -> str:
+    return f'{self.engine} on {self.device}' + (f' ({self.reason})' if self.reason else '')
+
+
+def check_python(version: Sequence[int]) -> Finding:
+  found = '.'.join(map(str, version[:3]))
+  if tuple(version[:2]) == (3, 11):
+    return Finding('Python', OK, found)
+  return Finding(
+    'Python', PROBLEM, found, 'TensorFlow Federated 0.87.0 runs on 3.11 alone: install that.'
+  )
+
+
+def installed_versions() -> dict[str, str]:
+  """Package -> its version, of those that matter and are there."""
+  versions = {}
+  for package in (*REQUIRED, *GPU_PLUGINS):
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return versions
+
+
+def check_versions(versions: Mapping[str, str]) -> list[Finding]:
+  """Compares versions with those that fit; GPU plug-ins may be absent."""
+  from packaging import specifiers
+
+  plugins = {p: ('==0.4.23', 'it must be of the version of jax') for p in GPU_PLUGINS}
+  findings = []
+  for package, (fitting, why) in {**REQUIRED, **plugins}.items():
+    found = versions.get(package)
+    if found is None and package in GPU_PLUGINS:
+      continue
+    if found is not None and specifiers.SpecifierSet(fitting).contains(found, prereleases=True):
+      findings.append(Finding(package, OK, found))
+    else:
+      advice = f"Run pip install '{package}{fitting}': {why}."
+      findings.append(Finding(package, PROBLEM, found or 'not installed', advice))
+  return findings
+
+
+def check_import(module: str) -> Finding:
+  """Whether a package loads."""
+  try:
+    importlib.import_module(module)
+  except Exception as e:
+    advice = 'Install the versions above, or this package anew in a fresh environment.'
+    return Finding(f'import {module}', PROBLEM, _error(e), advice)
+  return Finding(f'import {module}', OK, 'loads')
+
+
+def check_tensorflow_devices() -> Finding:
+  import tensorflow as tf
+
+  names = [d.name.removeprefix('/physical_device:') for d in tf.config.list_physical_devices()]
+  return Finding("TensorFlow's devices", OK, ', '.join(names))
+
+
+def has_nvidia_driver() -> bool:
+  return pathlib.Path('/proc/driver/nvidia').exists() or shutil.which('nvidia-smi') is not None
+
+
+def check_gpus(has_driver: bool) -> Finding:
+  """jaxlib's GPUs, which are what rounds run on; none is amiss where there is a driver."""
+  from tff_lowrank.execution import native
+
+  name = "jaxlib's GPUs"
+  gpus = native.xla_devices('gpu')
+  if gpus:
+    return Finding(name, OK, ', '.join(f'GPU:{i} {d.device_kind}' for i, d in enumerate(gpus)))
+  if not has_driver:
+    return Finding(name, OK, 'none, and no NVIDIA driver: rounds run on the CPU')
+  if not set(GPU_PLUGINS) <= set(installed_versions()):
+    advice = "Run pip install 'tff-lowrank[gpu]' to use the GPU."
+    return Finding(name, WARNING, 'none, though there is an NVIDIA driver', advice)
+  import jax
+
+  try:
+    found = str(jax.devices('gpu'))
+  except RuntimeError as e:
+    found = _error(e)
+  advice = (
+    'Install CUDA 12 and cuDNN 8.9, for instance with '
+    "pip install 'jax[cuda12]==0.4.23' 'nvidia-cudnn-cu12<9'"
+  )
+  if os.environ.get('CUDA_VISIBLE_DEVICES', '0') in ('', '-1'):
+    advice = 'Unset CUDA_VISIBLE_DEVICES, which hides all GPUs'
+  return Finding(name, WARNING, f'none, though there is an NVIDIA driver: {found}', f'{advice}.')
+
+
+def placements(context: Any, computation: Any) -> list[Placement]:
+  """Where clients' training loops of a computation that has run in a local context run."""
+  result = []
+  for stage in context.plan(computation).stages:
+    steps = [*stage.clients, *(a.value for a in stage.aggregations)]
+    if not any(any(graph.loops) for step in steps for graph in step.graphs):
+      continue
+    for device in context.runner.devices:
+      programs, reason = context.runner.engine(stage, device)
+      if programs is not None and programs.num_programs:
+        one_by_one = programs.failure_side_by_side
+        reason = f'one client after the other: {one_by_one}' if one_by_one else ''
+        result.append(Placement(device.name, 'XLA', reason))
+      else:
+        reason = reason or programs.failure or 'too little work for XLA'
+        name = device.tensorflow.removeprefix('/device:')
+        result.append(Placement(name, 'TensorFlow', reason))
+  return result
+
+
+def check_round() -> Finding:
+  """Runs two small rounds of federated averaging, and says where they ran."""
+  import numpy as np
+  import tensorflow as tf
+  import tensorflow_federated as tff
+
+  from tff_lowrank import execution
+  from tff_lowrank.execution import native
+
+  gpus = [f'GPU:{i}' for i in range(len(native.xla_devices('gpu')))]
+  x = np.random.default_rng(0).standard_normal((4, 64, 4)).astype(np.float32)
+  y = (x[..., 0] > 0).astype(np.int32)
+  datasets = [
+    tf.data.Dataset.from_tensor_slices(arrays).batch(2) for arrays in zip(x, y, strict=True)
+  ]
+  keras_model = tf.keras.Sequential([tf.keras.layers.InputLayer((4,)), tf.keras.layers.Dense(2)])
+  model = tff.learning.models.functional_model_from_keras(
+    keras_model,
+    tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    datasets[0].element_spec,
+  )
+  sgd = tff.learning.optimizers.build_sgdm
+  process = tff.learning.algorithms.build_weighted_fed_avg(model, sgd(0.1), sgd(1.0))
+  losses = []
+  with execution.create_local_context(devices=gpus[:4] or None) as context:
+    state = process.initialize()
+    for _ in range(2):
+      output = process.next(state, datasets)
+      state = output.state
+      losses.append(float(output.metrics['client_work']['train']))
+    ran = placements(context, process.next)
+  return judge_round(ran, losses, bool(gpus))
+
+
+def judge_round(ran: Sequence[Placement], losses: Sequence[float], has_gpu: bool) -> Finding:
+  """Whether two rounds with these losses learnt, and used the GPU that there is."""
+  found = f'{", ".join(map(str, ran))}; loss {losses[0]:.3f}, then {losses[1]:.3f}'
+  level, advice = OK, ''
+  if not losses[1] < losses[0]:
+    level, advice = PROBLEM, 'The loss should fall. Please report it, with these lines.'
+  elif has_gpu and not all(placement.device.startswith('GPU') for placement in ran):
+    level, advice = PROBLEM, 'It did not run on the GPU. Please report it, with these lines.'
+  return Finding('federated averaging', level, found, advice)
+
+
+def _members_of_session(leader: int) -> list[Any]:
+  """The processes of a session but its leader, which they may outlive."""
+  import psutil
+
+  members = []
+  for process in psutil.process_iter():
+    with contextlib.suppress(OSError):
+      if os.getsid(process.pid) == leader != process.pid:
+        members.append(process)
+  return members
+
+
+def run_with_deadline(command: Sequence[str], seconds: float) -> tuple[int | None, str]:
+  """Runs a command in a session of its own, and ends by their ids all that it started.
+
+  Returns its exit status, None if it was still running after `seconds`, and its output.
+  """
+  import psutil
+
+  with tempfile.TemporaryFile('w+', errors='replace') as output:
+    child = subprocess.Popen(
+      command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+    )
+    try:
+      status = child.wait(seconds)
+    except subprocess.TimeoutExpired:
+      status = None
+    finally:
+      started = []
+      if child.poll() is None:
+        child.send_signal(signal.SIGSTOP)  # So that it starts no more.
+        started = psutil.Process(child.pid).children(recursive=True)
+      for process in started + _members_of_session(child.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+          process.kill()
+      child.kill()
+      child.wait()
+    output.seek(0)
+    return status, output.read()
+
+
+def check_stock_runtime(
+  seconds: float = STOCK_DEADLINE, command: Sequence[str] = (sys.executable, '-c', _STOCK_PROBE)
+) -> Finding:
+  """Whether TFF's own worker process answers."""
+  name, start = "TFF's stock runtime", time.monotonic()
+  status, output = run_with_deadline(command, seconds)
+  if status == 0:
+    return Finding(name, OK, f'answers, in {time.monotonic() - start:.0f} s with loading')
+  if status is None:
+    what = 'no answer' if 'loaded' in output else 'not even loaded'
+    found = f'{what} after {seconds:g} s'
+  else:
+    lines = output.split('Exception ignored')[0].strip().splitlines() or ['no output']
+    found = f'fails with status {status}: {lines[-1][:200]}'
+  advice = (
+    'Use the local context, which needs no worker: tff_lowrank.execution.set_local_context().'
+  )
+  return Finding(name, WARNING, found, advice)
+
+
+def _error(e: Exception) -> str:
+  return ' '.join(f'{type(e).__name__}: {e}'.split())[:300]
+
+
+def run_checks() -> Iterator[Finding]:
+  """All checks; one that cannot be made is a problem by itself."""
+  checks = {
+    'Python': lambda: [check_python(sys.version_info)],
+    'versions': lambda: check_versions(installed_versions()),
+    'imports': lambda: map(check_import, ('tensorflow', 'tensorflow_federated', 'jax')),
+    "TensorFlow's devices": lambda: [check_tensorflow_devices()],
+    "jaxlib's GPUs": lambda: [check_gpus(has_nvidia_driver())],
+    'federated averaging': lambda: [check_round()],
+    "TFF's stock runtime": lambda: [check_stock_runtime()],
+  }
+  for name, check in checks.items():
+    try:
+      yield from check()
+    except Exception as e:
+      yield Finding(name, PROBLEM, _error(e), 'See to the lines above first.')
+
+
+def main(argv: Sequence[str]) -> int:
+  del argv
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  levels = []
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    for finding in run_checks():
+      levels.append(finding.level)
+      print(finding, flush=True)
+  print(f'{levels.count(PROBLEM)} problems, {levels.count(WARNING)} warnings')
+  return int(PROBLEM in levels)
+
+
+if __name__ == '__main__':
+  app.run(main)
