@@ -204,6 +204,7 @@ def check_round() -> Finding:
     keras_model,
     tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     datasets[0].element_spec,
+    lambda: {'loss': tf.keras.metrics.SparseCategoricalCrossentropy(from_logits=True)},
   )
   sgd = tff.learning.optimizers.build_sgdm
   process = tff.learning.algorithms.build_weighted_fed_avg(model, sgd(0.1), sgd(1.0))
@@ -213,7 +214,7 @@ def check_round() -> Finding:
     for _ in range(2):
       output = process.next(state, datasets)
       state = output.state
-      losses.append(float(output.metrics['client_work']['train']))
+      losses.append(float(output.metrics['client_work']['train']['loss']))
     ran = placements(context, process.next)
   return judge_round(ran, losses, bool(gpus))
 
@@ -309,7 +310,7 @@ def run_checks() -> Iterator[Finding]:
     try:
       yield from check()
     except Exception as e:
-      yield Finding(name, PROBLEM, _error(e), 'See to the lines above first.')
+      __import__('traceback').print_exc();yield Finding(name, PROBLEM, _error(e), 'See to the lines above first.')
 
 
 def main(argv: Sequence[str]) -> int:

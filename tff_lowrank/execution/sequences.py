@@ -117,37 +117,66 @@ def _graph_with_own_state(dataset: tf.data.Dataset) -> bytes:
   return graph_def.SerializeToString()
 
 
+class Memo:
+  """What is known of a data set, without holding it.
+
+  is_repeatable: whether all passes are the same.
+  batches: its elements in memory, once they have been read.
+  is_unlike: whether it was read and had nothing that could be stacked.
+  graph: its serialised graph, once it was needed.
+  """
+
+  def __init__(self, dataset: tf.data.Dataset):
+    self.is_repeatable = is_repeatable(dataset)
+    self.batches: Batches | None = None
+    self.is_unlike = False
+    self.graph: bytes | None = None
+
+
 class Dataset:
   """A sequence value made of a `tf.data.Dataset`, as of one call."""
 
   def __init__(
-    self, dataset: tf.data.Dataset, element_type: tff.Type, origin: 'Dataset | None' = None
+    self,
+    dataset: tf.data.Dataset,
+    element_type: tff.Type,
+    memo: Memo | None = None,
+    origin: 'Dataset | None' = None,
   ):
-    """`origin`: what the sequence is a restarted copy of, if it is one."""
+    """Creates a sequence.
+
+    Args:
+      dataset: The data set.
+      element_type: TFF's type of its elements.
+      memo: What is known of it from other calls.
+      origin: What it is a restarted copy of, if it is one.
+    """
     self._element_type = element_type
     self._dataset = dataset
+    self._memo = memo or Memo(dataset)
     self._origin = origin
-    self._batches: Batches | None = None
-    self._is_unlike = False  # Whether `batches` has found nothing to stack.
-    self._graph: bytes | None = None
-    self.is_repeatable = is_repeatable(dataset)
+
+  @property
+  def is_repeatable(self) -> bool:
+    return self._memo.is_repeatable
 
   def as_dataset(self) -> tf.data.Dataset:
     return self._dataset
 
   def restarted(self) -> 'Dataset':
     """The sequence as a new call sees it: whatever its passes depend on starts anew."""
-    if self.is_repeatable:
+    memo = self._memo
+    if memo.is_repeatable:
       return self
-    if self._graph is None:
-      self._graph = _graph_with_own_state(self._dataset)
-    if self._graph is _NO_GRAPH:
+    if memo.graph is None:
+      memo.graph = _graph_with_own_state(self._dataset)
+    if memo.graph is _NO_GRAPH:
       return self
     # TensorFlow makes a state anew if it finds none of that name.
     own, new = (_STATE_NAME.format(i).encode() for i in (0, next(_STATE_NUMBER)))
-    variant = tf.raw_ops.DatasetFromGraph(graph_def=self._graph.replace(own, new))
+    variant = tf.raw_ops.DatasetFromGraph(graph_def=memo.graph.replace(own, new))
     copy = tf.data.experimental.from_variant(variant, self._dataset.element_spec)
-    return Dataset(copy, self._element_type, self)
+    return Dataset(copy, self._element_type, origin=self)
 
   def variant(self) -> tf.Tensor:
     return tf.data.experimental.to_variant(self._dataset)
@@ -162,19 +191,21 @@ class Dataset:
 
     Of a sequence that is not repeatable this is the first pass, which `chunks` then gives.
     """
-    if self._batches is None and not self._is_unlike:
-      self._batches = stack(self.elements())
-      self._is_unlike = self._batches is None
-      if self._is_unlike and self._origin is not None:
+    memo = self._memo
+    if memo.batches is None and not memo.is_unlike:
+      memo.batches = stack(self.elements())
+      memo.is_unlike = memo.batches is None
+      if memo.is_unlike and self._origin is not None:
         self._dataset = self._origin.restarted().as_dataset()  # As if it had not been read.
-    return self._batches
+    return memo.batches
 
   def chunks(self) -> Iterator[list[Any]]:
-    if self._batches is None:
+    batches = self._memo.batches
+    if batches is None:
       return chunks(self.elements())
-    full, tail = self._batches.full, self._batches.tail
     if not self.is_repeatable:
-      self._batches = None
+      self._memo.batches = None
+    full, tail = batches.full, batches.tail
     return iter([full] if tail is None else [full, [a[np.newaxis] for a in tail]])
 
 

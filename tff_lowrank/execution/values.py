@@ -63,13 +63,13 @@ class Converter:
   """Converts arguments in and results out, and knows its own results when they come back.
 
   Arrays that it gave out share memory with tensors, which are found again when an array is
-  handed in unchanged, as the state of one round is to the next. Data sets are kept as well, as
-  long as the user keeps them.
+  handed in unchanged, as the state of one round is to the next. What was read of a data set is
+  kept as well, as long as the user keeps the data set.
   """
 
   def __init__(self):
     self._tensors: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
-    self._datasets: dict[int, tuple[weakref.ref, sequences.Dataset, tff.Type]] = {}
+    self._datasets: dict[int, tuple[weakref.ref, sequences.Memo, tff.Type]] = {}
 
   def convert_in(self, value: Any, type_spec: tff.Type) -> Any:
     """`value` as tensors, lists and sequences; raises TypeError if it is not of `type_spec`."""
@@ -125,15 +125,15 @@ class Converter:
     if not isinstance(value, tf.data.Dataset):
       raise TypeError(f'Expected a `tf.data.Dataset` or a list, found {type(value).__name__}.')
     known = self._datasets.get(id(value))
-    if known is not None and known[0]() is value and known[2] == type_spec:
-      return known[1].restarted()
-    found = tff.SequenceType(tff.types.tensorflow_to_type(value.element_spec))
-    if not type_spec.is_assignable_from(found):
-      raise TypeError(f'Expected a data set of type {type_spec}, found {found}.')
-    sequence = sequences.Dataset(value, type_spec.element)
-    key, table = id(value), self._datasets
-    table[key] = (weakref.ref(value, lambda _: table.pop(key, None)), sequence, type_spec)
-    return sequence.restarted()
+    if known is None or known[0]() is not value or known[2] != type_spec:
+      found = tff.SequenceType(tff.types.tensorflow_to_type(value.element_spec))
+      if not type_spec.is_assignable_from(found):
+        raise TypeError(f'Expected a data set of type {type_spec}, found {found}.')
+      key, table = id(value), self._datasets
+      reference = weakref.ref(value, lambda _: table.pop(key, None))
+      # The table holds no data set, or none would ever be let go.
+      known = table[key] = (reference, sequences.Memo(value), type_spec)
+    return sequences.Dataset(value, type_spec.element, known[1]).restarted()
 
   def convert_out(self, value: Any, type_spec: tff.Type) -> Any:
     """A result as NumPy values and data sets, in the containers that the type names."""
