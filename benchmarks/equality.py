@@ -203,10 +203,15 @@ def _process(
   return run
 
 
-def _repeat(make: Callable[[], Any], *inputs: Any) -> Run:
+def _repeat(make: Callable[[], Any], *inputs: Any, view: Any = lambda x: x) -> Run:
   """Runs a computation; functions among the inputs are called for each run."""
   computation = make()
-  return lambda: [computation(*[x() if callable(x) else x for x in inputs]) for _ in range(ROUNDS)]
+  arguments = lambda: [x() if callable(x) else x for x in inputs]  # noqa: E731
+  return lambda: [view(computation(*arguments())) for _ in range(ROUNDS)]
+
+
+def _sort(value: Any) -> Any:
+  return tf.nest.map_structure(lambda leaf: np.sort(leaf, axis=None), value)
 
 
 # Learning.
@@ -296,9 +301,14 @@ _mime_schedule = algorithms.build_mime_lite_with_optimizer_schedule
 _add_learning('mime_lite schedule', lambda m: _mime_schedule(m, _rate, SGDM))
 _add_learning('fed_eval', algorithms.build_fed_eval)
 
-for _name in ('adafactor', 'adagrad', 'adamw', 'rmsprop', 'yogi'):
+for _name in ('adagrad', 'adamw', 'rmsprop', 'yogi'):
   _optimizer = getattr(optimizers, f'build_{_name}')(0.01)
   _add_fed_avg(_name, lambda o=_optimizer: dict(client_optimizer_fn=o), 'functional')
+_add_fed_avg(
+  'adafactor',
+  lambda: dict(client_optimizer_fn=optimizers.build_adafactor(learning_rate=0.01)),
+  'functional',
+)
 _iterator = tff.learning.LoopImplementation.DATASET_ITERATOR
 _add_fed_avg('iterator loop', lambda: dict(loop_implementation=_iterator))
 _uniform_weights = tff.learning.ClientWeighting.UNIFORM
@@ -368,7 +378,7 @@ def _personalization_eval() -> Run:
   def run() -> Any:
     data = _classification(batch_size=None)
     clients = [collections.OrderedDict(train_data=d, test_data=d) for d in data]
-    return tf.nest.map_structure(np.sort, computation(weights, clients))
+    return _sort(computation(weights, clients))
 
   return run
 
@@ -480,9 +490,15 @@ def _at(function: Callable[[Any], Any], type_: Any = INTEGER, place: Any = tff.C
 
 
 def _add_repeated(name: str, make: Callable[[], Any], *inputs: Any, **kwargs) -> None:
-  add(name, lambda: _repeat(make, *inputs), **kwargs)
+  view = kwargs.pop('view', lambda x: x)
+  add(name, lambda: _repeat(make, *inputs, view=view), **kwargs)
 
 
+def _batched_words(size: int) -> list[tf.data.Dataset]:
+  return [d.batch(size) for d in _words()]
+
+
+_unordered = dict(view=_sort, note='sorted: the order is random')
 _distinct = tff.analytics.count_distinct.create_federated_hyperloglog_computation
 _add_repeated('analytics hyperloglog', _distinct, _words)
 _add_repeated('analytics hyperloglog secure', lambda: _distinct(use_secagg=True), _words)
@@ -495,10 +511,12 @@ for _settings in (
   _make = functools.partial(
     hitters.build_iblt_computation, capacity=20, string_max_bytes=5, seed=1, **_settings
   )
-  _add_repeated(f'analytics iblt heavy hitters({", ".join(_settings)})', _make, _words)
+  _batched = functools.partial(_batched_words, _settings.get('batch_size', 1))
+  _name = f'analytics iblt heavy hitters({", ".join(_settings)})'
+  _add_repeated(_name, _make, _batched, **_unordered)
 
 
-@case('analytics IbltFactory')
+@case('analytics IbltFactory', note=_unordered['note'])
 def _iblt_factory() -> Run:
   type_ = collections.OrderedDict(key=np.str_, value=tff.TensorType(np.int64, [2]))
   factory = tff.analytics.IbltFactory(capacity=20, string_max_bytes=5, repetitions=3)
@@ -506,10 +524,11 @@ def _iblt_factory() -> Run:
     key=words, value=np.arange(2 * len(words)).reshape(-1, 2)
   )
   values = lambda: [tf.data.Dataset.from_tensor_slices(pairs(words)) for words in WORDS]  # noqa: E731
-  return _process(lambda: factory.create(tff.SequenceType(type_)), values)
+  view = lambda output: _sort(getattr(output, 'result', ()))  # noqa: E731
+  return _process(lambda: factory.create(tff.SequenceType(type_)), values, view=view)
 
 
-_first_column = lambda: [d.unbatch().map(lambda x: x[0]).batch(1) for d in _points()]  # noqa: E731
+_first_column = lambda: [d.unbatch().map(lambda x: x[0]) for d in _points()]  # noqa: E731
 for _settings in (
   dict(clip_mechanism='distinct', max_records_per_user=3),
   dict(enable_secure_sum=False, arity=3),
@@ -525,10 +544,10 @@ for _settings in (
     random='noise_multiplier' in _settings,
   )
 for _name in ('get_all_elements', 'get_unique_elements', 'get_unique_elements_with_counts'):
-  _function = tf.function(getattr(tff.analytics.data_processing, _name))
+  _function = lambda data, f=getattr(tff.analytics.data_processing, _name): f(data)  # noqa: E731
   _type = tff.SequenceType(tff.TensorType(np.str_, [None]))
-  _make = functools.partial(_at_clients, _type, _function)
-  _add_repeated(f'analytics {_name}', _make, lambda: [d.batch(2) for d in _words()])
+  _make = functools.partial(_at_clients, _type, functools.partial(_function))
+  _add_repeated(f'analytics {_name}', _make, functools.partial(_batched_words, 2))
 
 
 # Computations written here.
@@ -615,7 +634,7 @@ def _add_computation(name: str, make: Callable[[], Any], *inputs: Any, **kwargs)
   _add_repeated(f'computation {name}', make, *inputs, **kwargs)
 
 
-_strings = ['', 'b\u00e9', 'c', 'dd']
+_strings = ['', 'bE', 'c', 'dd']
 _upper = lambda s: (tf.strings.upper(s), tf.strings.length(s))  # noqa: E731
 _positive = [np.abs(v) for v in INTEGERS]
 _nested = tff.to_type(collections.OrderedDict(a=np.int32, b=[(), np.float64]))
@@ -627,7 +646,7 @@ _add_computation('strings', lambda: _at_clients(np.str_, _upper), _strings)
 _add_computation('min, max, sum', lambda: _at(_extremes), INTEGERS)
 _add_computation('mean, zip, broadcast', _zipped, _vectors, NUMBERS, 'text')
 _add_computation('sum of no clients', lambda: _at(tff.federated_sum), [])
-_add_computation('mean of no clients', lambda: _at(tff.federated_mean, VECTOR), [])
+_add_computation('mean of no clients', lambda: _at(lambda x: tff.federated_mean(x), VECTOR), [])
 _add_computation('nested, sum', lambda: _at(tff.federated_sum, _nested), NESTED)
 _add_computation('nested, identity', lambda: _at(lambda x: x, _nested), NESTED)
 _add_computation('empty structures', _empty, NUMBERS)

@@ -2,8 +2,8 @@
 
   python -m tff_lowrank.doctor
 
-Prints a line for each check, and what to do where something is amiss. The exit status is 1 if
-there is a PROBLEM, without which rounds cannot be trusted to run.
+Prints a line for each check, with what to do unless all is well. The exit status is 1 if there
+is a PROBLEM. Packages are loaded by the checks themselves, so that a broken one is reported.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,18 +18,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Any
 import warnings
 
-from absl import app
-
 OK, WARNING, PROBLEM = 'ok', 'warning', 'PROBLEM'
-STOCK_DEADLINE = 60.0
 
-# Package -> the versions that fit, and why not others. As in pyproject.toml where it names one.
+# Package -> the versions that fit, and why not others. As in pyproject.toml where that names it.
 REQUIRED = {
-  'tensorflow-federated': ('==0.87.0', 'the version that this package is written for'),
+  'tensorflow-federated': ('==0.87.0', 'tff_lowrank is written for it'),
   'tensorflow': ('>=2.14,<2.15', 'TensorFlow Federated 0.87.0 needs it'),
   'jax': ('==0.4.23', 'later ones do not take programs from TensorFlow 2.14'),
   'jaxlib': ('==0.4.23', 'it must be of the version of jax'),
@@ -37,9 +33,12 @@ REQUIRED = {
   'setuptools': ('<81', 'tensorboard 2.14 imports pkg_resources'),
   'pyarrow': ('>=21,<26', 'others do not go with this numpy'),
   'protobuf': ('>=4.25.2,<5', 'TensorFlow 2.14 and tensorflow-metadata need it'),
+  'jax-cuda12-plugin': ('==0.4.23', 'it must be of the version of jax'),
+  'jax-cuda12-pjrt': ('==0.4.23', 'it must be of the version of jax'),
 }
-GPU_PLUGINS = ('jax-cuda12-plugin', 'jax-cuda12-pjrt')
+GPU_PLUGINS = {'jax-cuda12-plugin', 'jax-cuda12-pjrt'}
 
+_REPORT = 'Please report it, with these lines.'
 _STOCK_PROBE = """
 import numpy as np
 import tensorflow_federated as tff
@@ -81,33 +80,28 @@ def check_python(version: Sequence[int]) -> Finding:
   found = '.'.join(map(str, version[:3]))
   if tuple(version[:2]) == (3, 11):
     return Finding('Python', OK, found)
-  return Finding(
-    'Python', PROBLEM, found, 'TensorFlow Federated 0.87.0 runs on 3.11 alone: install that.'
-  )
+  return Finding('Python', PROBLEM, found, 'Use 3.11: TensorFlow Federated 0.87.0 needs it.')
 
 
 def installed_versions() -> dict[str, str]:
   """Package -> its version, of those that matter and are there."""
   versions = {}
-  for package in (*REQUIRED, *GPU_PLUGINS):
-    try:
+  for package in REQUIRED:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
       versions[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
   return versions
 
 
 def check_versions(versions: Mapping[str, str]) -> list[Finding]:
-  """Compares versions with those that fit; GPU plug-ins may be absent."""
+  """Compares versions with those that fit; the GPU plug-ins may be absent."""
   from packaging import specifiers
 
-  plugins = {p: ('==0.4.23', 'it must be of the version of jax') for p in GPU_PLUGINS}
   findings = []
-  for package, (fitting, why) in {**REQUIRED, **plugins}.items():
+  for package, (fitting, why) in REQUIRED.items():
     found = versions.get(package)
-    if found is None and package in GPU_PLUGINS:
+    if not found and package in GPU_PLUGINS:
       continue
-    if found is not None and specifiers.SpecifierSet(fitting).contains(found, prereleases=True):
+    if found and specifiers.SpecifierSet(fitting).contains(found, prereleases=True):
       findings.append(Finding(package, OK, found))
     else:
       advice = f"Run pip install '{package}{fitting}': {why}."
@@ -120,7 +114,7 @@ def check_import(module: str) -> Finding:
   try:
     importlib.import_module(module)
   except Exception as e:
-    advice = 'Install the versions above, or this package anew in a fresh environment.'
+    advice = 'Install tff-lowrank anew, in a fresh environment.'
     return Finding(f'import {module}', PROBLEM, _error(e), advice)
   return Finding(f'import {module}', OK, 'loads')
 
@@ -137,39 +131,35 @@ def has_nvidia_driver() -> bool:
 
 
 def check_gpus(has_driver: bool) -> Finding:
-  """jaxlib's GPUs, which are what rounds run on; none is amiss where there is a driver."""
+  """jaxlib's GPUs, which rounds run on; that there is none is amiss where there is a driver."""
+  import jax
+
   from tff_lowrank.execution import native
 
-  name = "jaxlib's GPUs"
+  name, found = "jaxlib's GPUs", 'none, though there is an NVIDIA driver'
   gpus = native.xla_devices('gpu')
   if gpus:
     return Finding(name, OK, ', '.join(f'GPU:{i} {d.device_kind}' for i, d in enumerate(gpus)))
   if not has_driver:
     return Finding(name, OK, 'none, and no NVIDIA driver: rounds run on the CPU')
-  if not set(GPU_PLUGINS) <= set(installed_versions()):
-    advice = "Run pip install 'tff-lowrank[gpu]' to use the GPU."
-    return Finding(name, WARNING, 'none, though there is an NVIDIA driver', advice)
-  import jax
-
-  try:
-    found = str(jax.devices('gpu'))
-  except RuntimeError as e:
-    found = _error(e)
-  advice = (
-    'Install CUDA 12 and cuDNN 8.9, for instance with '
-    "pip install 'jax[cuda12]==0.4.23' 'nvidia-cudnn-cu12<9'"
-  )
   if os.environ.get('CUDA_VISIBLE_DEVICES', '0') in ('', '-1'):
-    advice = 'Unset CUDA_VISIBLE_DEVICES, which hides all GPUs'
-  return Finding(name, WARNING, f'none, though there is an NVIDIA driver: {found}', f'{advice}.')
+    return Finding(name, WARNING, found, 'Unset CUDA_VISIBLE_DEVICES, which hides all GPUs.')
+  if not GPU_PLUGINS <= installed_versions().keys():
+    return Finding(name, WARNING, found, "Run pip install 'tff-lowrank[gpu]' to use the GPU.")
+  try:
+    jax.devices('gpu')
+  except RuntimeError as e:
+    found += f': {_error(e)}'
+  libraries = "pip install 'jax[cuda12]==0.4.23' 'nvidia-cudnn-cu12<9'"
+  return Finding(name, WARNING, found, f'Install CUDA 12 and cuDNN 8.9, such as by {libraries}.')
 
 
 def placements(context: Any, computation: Any) -> list[Placement]:
-  """Where clients' training loops of a computation that has run in a local context run."""
+  """Where clients' loops run, of a computation that a local context has run."""
   result = []
   for stage in context.plan(computation).stages:
     steps = [*stage.clients, *(a.value for a in stage.aggregations)]
-    if not any(any(graph.loops) for step in steps for graph in step.graphs):
+    if not any(loops for step in steps for graph in step.graphs for loops in graph.loops):
       continue
     for device in context.runner.devices:
       programs, reason = context.runner.engine(stage, device)
@@ -196,50 +186,32 @@ def check_round() -> Finding:
   gpus = [f'GPU:{i}' for i in range(len(native.xla_devices('gpu')))]
   x = np.random.default_rng(0).standard_normal((4, 64, 4)).astype(np.float32)
   y = (x[..., 0] > 0).astype(np.int32)
-  datasets = [
-    tf.data.Dataset.from_tensor_slices(arrays).batch(2) for arrays in zip(x, y, strict=True)
-  ]
-  keras_model = tf.keras.Sequential([tf.keras.layers.InputLayer((4,)), tf.keras.layers.Dense(2)])
+  datasets = [tf.data.Dataset.from_tensor_slices(xy).batch(2) for xy in zip(x, y, strict=True)]
   model = tff.learning.models.functional_model_from_keras(
-    keras_model,
+    tf.keras.Sequential([tf.keras.layers.InputLayer((4,)), tf.keras.layers.Dense(2)]),
     tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     datasets[0].element_spec,
-    lambda: {'loss': tf.keras.metrics.SparseCategoricalCrossentropy(from_logits=True)},
+    {'loss': lambda: tf.keras.metrics.SparseCategoricalCrossentropy(from_logits=True)},
   )
   sgd = tff.learning.optimizers.build_sgdm
   process = tff.learning.algorithms.build_weighted_fed_avg(model, sgd(0.1), sgd(1.0))
-  losses = []
   with execution.create_local_context(devices=gpus[:4] or None) as context:
-    state = process.initialize()
-    for _ in range(2):
-      output = process.next(state, datasets)
-      state = output.state
-      losses.append(float(output.metrics['client_work']['train']['loss']))
+    first = process.next(process.initialize(), datasets)
+    second = process.next(first.state, datasets)
     ran = placements(context, process.next)
+  losses = [float(out.metrics['client_work']['train']['loss']) for out in (first, second)]
   return judge_round(ran, losses, bool(gpus))
 
 
 def judge_round(ran: Sequence[Placement], losses: Sequence[float], has_gpu: bool) -> Finding:
   """Whether two rounds with these losses learnt, and used the GPU that there is."""
+  name = 'federated averaging'
   found = f'{", ".join(map(str, ran))}; loss {losses[0]:.3f}, then {losses[1]:.3f}'
-  level, advice = OK, ''
   if not losses[1] < losses[0]:
-    level, advice = PROBLEM, 'The loss should fall. Please report it, with these lines.'
-  elif has_gpu and not all(placement.device.startswith('GPU') for placement in ran):
-    level, advice = PROBLEM, 'It did not run on the GPU. Please report it, with these lines.'
-  return Finding('federated averaging', level, found, advice)
-
-
-def _members_of_session(leader: int) -> list[Any]:
-  """The processes of a session but its leader, which they may outlive."""
-  import psutil
-
-  members = []
-  for process in psutil.process_iter():
-    with contextlib.suppress(OSError):
-      if os.getsid(process.pid) == leader != process.pid:
-        members.append(process)
-  return members
+    return Finding(name, PROBLEM, found, f'The loss should fall. {_REPORT}')
+  if has_gpu and not all(placement.device.startswith('GPU') for placement in ran):
+    return Finding(name, PROBLEM, found, f'It did not run on the GPU. {_REPORT}')
+  return Finding(name, OK, found)
 
 
 def run_with_deadline(command: Sequence[str], seconds: float) -> tuple[int | None, str]:
@@ -253,42 +225,41 @@ def run_with_deadline(command: Sequence[str], seconds: float) -> tuple[int | Non
     child = subprocess.Popen(
       command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
     )
+    started, status = set(), None
     try:
-      status = child.wait(seconds)
-    except subprocess.TimeoutExpired:
-      status = None
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        status = child.wait(seconds)
     finally:
-      started = []
       if child.poll() is None:
         child.send_signal(signal.SIGSTOP)  # So that it starts no more.
-        started = psutil.Process(child.pid).children(recursive=True)
-      for process in started + _members_of_session(child.pid):
-        with contextlib.suppress(psutil.NoSuchProcess):
-          process.kill()
+        started.update(psutil.Process(child.pid).children(recursive=True))
+      for process in psutil.process_iter():
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+          # What outlives its parent is still of the session.
+          if process.pid != child.pid and (
+            process in started or os.getsid(process.pid) == child.pid
+          ):
+            process.kill()
       child.kill()
       child.wait()
     output.seek(0)
     return status, output.read()
 
 
-def check_stock_runtime(
-  seconds: float = STOCK_DEADLINE, command: Sequence[str] = (sys.executable, '-c', _STOCK_PROBE)
-) -> Finding:
+def check_stock_runtime(seconds: float = 60.0, probe: str = _STOCK_PROBE) -> Finding:
   """Whether TFF's own worker process answers."""
-  name, start = "TFF's stock runtime", time.monotonic()
-  status, output = run_with_deadline(command, seconds)
+  status, output = run_with_deadline([sys.executable, '-c', probe], seconds)
   if status == 0:
-    return Finding(name, OK, f'answers, in {time.monotonic() - start:.0f} s with loading')
+    return Finding("TFF's stock runtime", OK, 'answers')
   if status is None:
-    what = 'no answer' if 'loaded' in output else 'not even loaded'
-    found = f'{what} after {seconds:g} s'
+    found = f'no answer in {seconds:g} s' if 'loaded' in output else f'not loaded in {seconds:g} s'
   else:
     lines = output.split('Exception ignored')[0].strip().splitlines() or ['no output']
     found = f'fails with status {status}: {lines[-1][:200]}'
-  advice = (
-    'Use the local context, which needs no worker: tff_lowrank.execution.set_local_context().'
-  )
-  return Finding(name, WARNING, found, advice)
+  advice = 'Use the local context, which needs no worker: execution.set_local_context().'
+  if {'http_proxy', 'https_proxy', 'grpc_proxy'} & os.environ.keys():
+    advice += ' Or set no_proxy=localhost, so that the proxy is not asked for the worker.'
+  return Finding("TFF's stock runtime", WARNING, found, advice)
 
 
 def _error(e: Exception) -> str:
@@ -310,11 +281,10 @@ def run_checks() -> Iterator[Finding]:
     try:
       yield from check()
     except Exception as e:
-      __import__('traceback').print_exc();yield Finding(name, PROBLEM, _error(e), 'See to the lines above first.')
+      yield Finding(name, PROBLEM, _error(e), 'See to the lines above first.')
 
 
-def main(argv: Sequence[str]) -> int:
-  del argv
+def main() -> int:
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   levels = []
   with warnings.catch_warnings():
@@ -327,4 +297,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  # Not by absl's app.run: TensorFlow loaded inside of that builds no Keras models.
+  sys.exit(main())

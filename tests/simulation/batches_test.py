@@ -19,7 +19,7 @@ def labels(spec, data, client='client_0', round_num=1):
 def test_epochs_are_passes_in_orders_of_their_own(data):
   read = labels(batches.ClientBatches(3, 4, 0), data)
   assert [len(batch) for batch in read] == [4] * 5 + [1]
-  flat = sum(read, [])
+  flat = [label for batch in read for label in batch]
   epochs = [flat[i : i + 7] for i in range(0, 21, 7)]
   assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
   assert epochs[0] != epochs[1]

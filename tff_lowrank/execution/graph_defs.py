@@ -44,6 +44,7 @@ def tensor_name(name: str) -> str:
 
 
 def read_feeds(parameter: Any, graph_def: tf.compat.v1.GraphDef) -> list[Feed]:
+  """Where each leaf of the parameter is fed."""
   consumers = collections.defaultdict(list)
   for node in graph_def.node:
     for source in node.input:

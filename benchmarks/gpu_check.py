@@ -1,0 +1,180 @@
+"""Runs the workloads of `round_time` on each GPU and on the CPU, and compares them.
+
+  python -m benchmarks.gpu_check --workloads=A,B,D --rounds=5
+
+Prints where each round ran, the median seconds, how many times as long the CPU took, and the
+largest difference between the model weights of a device and the CPU's after all rounds. Each
+device has a process of its own, and they take turns. The first CPU named is what the others are
+compared with; the exit status is 1 if something could not be run.
+"""
+
+from collections.abc import Callable, Sequence
+import concurrent.futures
+import inspect
+import json
+import math
+import multiprocessing
+import statistics
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from benchmarks import round_time
+
+_DEVICES = flags.DEFINE_list('devices', None, 'Which to run on; all GPUs and CPU:0 if not given.')
+flags.FLAGS.set_default('workloads', ['A', 'B', 'D'])
+flags.FLAGS.set_default('rounds', 5)
+
+_NO_GPU = (
+  'There is no GPU that jaxlib can use: with an NVIDIA driver in place, pip install '
+  "'tff-lowrank[gpu]', and see what python -m tff_lowrank.doctor says."
+)
+
+
+def _list_devices() -> dict[str, str]:
+  """Name -> what it is, of the devices that a local context can use."""
+  from tff_lowrank.execution import native
+
+  kinds = {'CPU': native.xla_devices('cpu'), 'GPU': native.xla_devices('gpu')}
+  return {
+    f'{kind}:{i}': device.device_kind
+    for kind, devices in kinds.items()
+    for i, device in enumerate(devices)
+  }
+
+
+def _build(device: str, workload: str, compile_mode: str) -> tuple[Any, Callable[[], None]]:
+  """A context on one device, and a function that runs a round of the workload in it."""
+  import tensorflow as tf
+
+  from tff_lowrank import execution
+
+  tf.keras.utils.set_random_seed(0)
+  context = execution.set_local_context(devices=[device], compile=compile_mode)
+  return context, round_time._tff_round(workload)
+
+
+def _serve(device: str, workload: str, compile_mode: str, pipe: Any) -> None:
+  """Runs a round whenever asked, and answers with its seconds; in the end with the weights."""
+  from tff_lowrank import doctor
+
+  try:
+    context, run_round = _build(device, workload, compile_mode)
+    for _ in range(round_time.WARM_UP):
+      run_round()
+    process = inspect.getclosurevars(run_round).nonlocals['process']
+    pipe.send((True, ', '.join(map(str, doctor.placements(context, process.next)))))
+  except Exception as e:
+    pipe.send((False, f'{type(e).__name__}: {str(e)[:300]}'))
+    return
+  while pipe.recv():
+    start = time.perf_counter()
+    run_round()
+    pipe.send(time.perf_counter() - start)
+  state = inspect.getclosurevars(run_round).nonlocals['state']
+  weights = process.get_model_weights(state)
+  pipe.send([*weights.trainable, *weights.non_trainable])
+
+
+class _Contender:
+  """A device in a process of its own; `found` says where rounds run, or why they do not."""
+
+  def __init__(self, device: str, workload: str, compile_mode: str):
+    self.device = device
+    self.seconds: list[float] = []
+    self._pipe, theirs = multiprocessing.Pipe()
+    self._process = multiprocessing.Process(
+      target=_serve, args=(device, workload, compile_mode, theirs)
+    )
+    self._process.start()
+    theirs.close()
+    try:
+      self.is_ready, self.found = self._pipe.recv()
+    except EOFError:
+      self.is_ready, self.found = False, 'the process died'
+
+  def run_round(self) -> None:
+    self._pipe.send(True)
+    self.seconds.append(self._pipe.recv())
+
+  def weights(self) -> list[Any]:
+    """The model's weights after all rounds, of which this is the end."""
+    self._pipe.send(False)
+    return self._pipe.recv()
+
+  def close(self) -> None:
+    self._process.kill()
+    self._process.join()
+
+
+def _difference(some: Sequence[Any], others: Sequence[Any]) -> float:
+  """The largest absolute difference between arrays; NaN if there is one."""
+  import numpy as np
+
+  pairs = zip(some, others, strict=True)
+  return float(np.max([np.max(np.abs(np.asarray(a) - np.asarray(b))) for a, b in pairs]))
+
+
+def _measure(
+  workload: str, devices: Sequence[str], rounds: int, compile_mode: str
+) -> list[dict[str, Any]]:
+  """A line a device; those that could not be run have no seconds."""
+  contenders = []
+  try:
+    for device in devices:
+      contenders.append(_Contender(device, workload, compile_mode))
+    ready = [c for c in contenders if c.is_ready]
+    for _ in range(rounds):
+      for contender in ready:
+        contender.run_round()
+    weights = {c: c.weights() for c in ready}
+  finally:
+    for contender in contenders:
+      contender.close()
+  reference = next((c for c in ready if c.device.startswith('CPU')), None)
+  lines = []
+  for contender in contenders:
+    line = dict(workload=workload, device=contender.device, found=contender.found)
+    if contender in weights:
+      line['median_seconds'] = statistics.median(contender.seconds)
+      if reference is not None and contender is not reference:
+        line['cpu_ratio'] = statistics.median(reference.seconds) / line['median_seconds']
+        line['max_difference'] = _difference(weights[contender], weights[reference])
+    lines.append(line)
+  return lines
+
+
+def main(argv: Sequence[str]) -> int:
+  del argv
+  multiprocessing.set_start_method('spawn')
+  with concurrent.futures.ProcessPoolExecutor(1) as pool:
+    there = pool.submit(_list_devices).result()
+  print('devices:', ', '.join(f'{name} ({kind})' for name, kind in there.items()))
+  gpus = [name for name in there if name.startswith('GPU')]
+  if not gpus and _DEVICES.value is None:
+    print(_NO_GPU)
+    return 1
+  flag_values = flags.FLAGS
+  lines = []
+  print('workload  device   median s  CPU/this  max. difference  ran')
+  for workload in flag_values.workloads:
+    for line in _measure(
+      workload, _DEVICES.value or [*gpus, 'CPU:0'], flag_values.rounds, flag_values.compile
+    ):
+      lines.append(line)
+      print(
+        f'{workload:8}  {line["device"]:6} {line.get("median_seconds", math.nan):10.4f} '
+        f'{line.get("cpu_ratio", math.nan):9.2f} {line.get("max_difference", math.nan):16.2e}  '
+        f'{line["found"]}',
+        flush=True,
+      )
+  if flag_values.json:
+    with open(flag_values.json, 'a') as file:
+      file.writelines(json.dumps(line) + '\n' for line in lines)
+  return int(not all('median_seconds' in line for line in lines))
+
+
+if __name__ == '__main__':
+  app.run(main)
