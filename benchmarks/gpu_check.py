@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import concurrent.futures
 import inspect
 import json
-import math
 import multiprocessing
+import os
 import statistics
 import time
 from typing import Any
@@ -146,9 +146,14 @@ def _measure(
   return lines
 
 
+def _cell(line: dict[str, Any], key: str, form: str) -> str:
+  return format(line[key], form) if key in line else '-'
+
+
 def main(argv: Sequence[str]) -> int:
   del argv
   multiprocessing.set_start_method('spawn')
+  os.environ.setdefault('PYTHONWARNINGS', 'ignore:pkg_resources is deprecated:UserWarning')
   with concurrent.futures.ProcessPoolExecutor(1) as pool:
     there = pool.submit(_list_devices).result()
   print('devices:', ', '.join(f'{name} ({kind})' for name, kind in there.items()))
@@ -165,8 +170,8 @@ def main(argv: Sequence[str]) -> int:
     ):
       lines.append(line)
       print(
-        f'{workload:8}  {line["device"]:6} {line.get("median_seconds", math.nan):10.4f} '
-        f'{line.get("cpu_ratio", math.nan):9.2f} {line.get("max_difference", math.nan):16.2e}  '
+        f'{workload:8}  {line["device"]:6} {_cell(line, "median_seconds", ".4f"):>10} '
+        f'{_cell(line, "cpu_ratio", ".2f"):>9} {_cell(line, "max_difference", ".2e"):>16}  '
         f'{line["found"]}',
         flush=True,
       )

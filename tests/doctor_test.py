@@ -1,6 +1,5 @@
 """Tests of `tff_lowrank.doctor`."""
 
-import os
 import pathlib
 import sys
 import time

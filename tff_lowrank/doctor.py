@@ -6,6 +6,7 @@ Prints a line for each check, with what to do unless all is well. The exit statu
 is a PROBLEM. Packages are loaded by the checks themselves, so that a broken one is reported.
 """
 
+import collections
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
@@ -191,7 +192,9 @@ def check_round() -> Finding:
     tf.keras.Sequential([tf.keras.layers.InputLayer((4,)), tf.keras.layers.Dense(2)]),
     tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     datasets[0].element_spec,
-    {'loss': lambda: tf.keras.metrics.SparseCategoricalCrossentropy(from_logits=True)},
+    collections.OrderedDict(
+      loss=lambda: tf.keras.metrics.SparseCategoricalCrossentropy(from_logits=True)
+    ),
   )
   sgd = tff.learning.optimizers.build_sgdm
   process = tff.learning.algorithms.build_weighted_fed_avg(model, sgd(0.1), sgd(1.0))
