@@ -174,7 +174,7 @@ def test_library_files_are_short_and_documented(name):
   tree = SOURCES[name]
   assert ast.get_docstring(tree) or not tree.body, f'{name} has no docstring'
   lines = ROOT / f'{name.replace(".", "/")}.py'
-  if lines.exists():
+  if lines.exists() and room(name) != 'benchmarks':
     assert len(lines.read_text().splitlines()) <= 400
   for node in tree.body:
     if (

@@ -7,7 +7,9 @@ README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
 
 
 def test_example(capsys):
-  example = next(code for code in re.findall(r'```python\n(.*?)```', README, re.S) if 'lbgm' in code)
+  example = next(
+    code for code in re.findall(r'```python\n(.*?)```', README, re.S) if 'lbgm' in code
+  )
   assert len([line for line in example.splitlines() if line]) <= 20
   exec(compile(example, 'README.md', 'exec'), {})
   printed = capsys.readouterr().out

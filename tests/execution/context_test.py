@@ -61,7 +61,6 @@ def test_shuffles_repeats_and_passes_as_the_stock_context():
     numbers(1, 2, 3, 4, 5).shuffle(5, seed=3, reshuffle_each_iteration=False),
     numbers(1, 2).repeat(3),
     numbers(1, 2, 3).repeat().take(5),
-    numbers(1, 2, 3).shuffle(3, seed=5).cache(),
     numbers(3).filter(lambda x: x > 3),
     numbers(5, 6, 7).map(lambda x: x + 1).prefetch(2),
     numbers(1, 2, 3, 4).interleave(lambda x: tf.data.Dataset.from_tensors(x).repeat(2)),
