@@ -331,6 +331,7 @@ def test_interrupt_returns_at_once_and_leaves_nothing():
     from tff_lowrank import execution
     from tests.execution import cases
     execution.set_local_context(compile='tensorflow')
+    cases.sum_of_all([tf.data.Dataset.range(3)] * 4)
     long = tf.data.Dataset.range(100).repeat(10**5)
     print('started', flush=True)
     cases.sum_of_all([long] * 1000)
