@@ -9,7 +9,7 @@ from absl import flags
 
 from experiments import specs
 from tff_lowrank import tasks
-from tff_lowrank.codecs import look_back
+from tff_lowrank.codecs import codec
 from tff_lowrank.datasets import partition
 
 _TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
@@ -72,7 +72,7 @@ _LBGM_THRESHOLD = flags.DEFINE_float(
   upper_bound=1,
 )
 _LBGM_GRANULARITY = flags.DEFINE_enum(
-  'lbgm_granularity', 'tensor', look_back.GRANULARITIES, 'What is decided on together.'
+  'lbgm_granularity', 'tensor', codec.GRANULARITIES, 'What is decided on together.'
 )
 _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, 'Folder for all that is written.', required=True

@@ -26,6 +26,7 @@ DOWNLINK = 'downlink'
 
 SCALAR_BITS = 32
 FLAG_BITS = 1
+SEED_BITS = 64
 
 Price = collections.OrderedDict[str, tf.Tensor]
 

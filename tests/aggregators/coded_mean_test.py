@@ -22,7 +22,7 @@ class Negated(codecs.Identity):
   def decode(self, memory, message):
     return [-x for x in super().decode(memory, message)]
 
-  def encode(self, memory, value, seed):
+  def encode(self, memory, value, seed, reference=None):
     encoded = super().encode(memory, value, seed)
     one = tf.constant(1.0)
     return encoded._replace(

@@ -9,12 +9,10 @@ from tff_lowrank import ledger
 class Signs(codecs.Codec):
   """The smallest codec: one bit a number."""
 
-  has_memory = False
+  name = 'signs'
+  traits = codecs.Traits()
 
-  def initial_memory(self, value_spec):
-    return ()
-
-  def encode(self, memory, value, seed):
+  def encode(self, memory, value, seed, reference=None):
     return codecs.Encoded([tf.sign(x) for x in value], memory)
 
   def decode(self, memory, message):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tests.codecs import codec_cases
 from tff_lowrank import codecs
 from tff_lowrank import structures
+from tff_lowrank.codecs import codec as codec_lib
 from tff_lowrank.codecs import look_back
 
 
@@ -179,7 +180,7 @@ def test_price_by_hand():
 
 @given(
   codec_cases.VALUES,
-  st.sampled_from(look_back.GRANULARITIES),
+  st.sampled_from(codec_lib.GRANULARITIES),
   st.sampled_from([0.0, 0.2, 1.0]),
   st.sampled_from([0.0, 1.0, -0.5, 1e20]),
 )
@@ -193,7 +194,7 @@ def test_priced_bits_are_the_packed_ones(value, granularity, threshold, factor):
   following[0] = following[0] + np.float32(1)
   _, decoded = codec_cases.assert_price_is_packed_length(codec, memory, following)
   # The bound that the threshold promises, block by block.
-  blocks = look_back.blocks_of(list(zip(following, decoded, strict=True)), granularity)
+  blocks = codec_lib.blocks_of(list(zip(following, decoded, strict=True)), granularity)
   for block in blocks:
     x = np.concatenate([np.float64(a).ravel() for a, _ in block])
     got = np.concatenate([np.float64(b).ravel() for _, b in block])

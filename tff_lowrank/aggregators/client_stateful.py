@@ -63,7 +63,8 @@ class ClientStatefulAggregationProcess:
       initialize: `( -> S@SERVER)`.
       initialize_client: `( -> C)`, unplaced: the memory of a client that was never seen.
       next_fn: `(<S@SERVER, C@CLIENTS, V@CLIENTS, W@CLIENTS> ->
-        ClientStatefulAggregationOutput)`.
+        ClientStatefulAggregationOutput)`; or with a fifth parameter V@CLIENTS, the weights of
+        the model that the clients received.
 
     Raises:
       TypeError: If the types do not fit each other.
@@ -91,6 +92,11 @@ class ClientStatefulAggregationProcess:
   @property
   def next(self) -> tff.Computation:
     return self._next
+
+  @property
+  def takes_model(self) -> bool:
+    """Whether `next` has the fifth parameter."""
+    return len(self.next.type_signature.parameter) > 4
 
   @property
   def has_client_state(self) -> bool:

@@ -8,8 +8,11 @@ import tensorflow_federated as tff
 
 from tff_lowrank import checks
 from tff_lowrank import codecs
+from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
+from tff_lowrank.aggregators import legality
+from tff_lowrank.codecs import quantize
 
 
 class CodedValue(NamedTuple):
@@ -24,21 +27,30 @@ class CodedValue(NamedTuple):
 
 
 def code(
-  codec: codecs.Codec, memory: Any, value: Any, weight: tf.Tensor, seed: tf.Tensor, **downlink: Any
+  codec: codecs.Codec,
+  memory: Any,
+  value: Any,
+  weight: tf.Tensor,
+  seed: tf.Tensor,
+  reference: codecs.Reference | None = None,
+  **downlink: Any,
 ) -> CodedValue:
   """Encodes `value` at a client and decodes it as the server will.
 
   `downlink` may hold the price of what the server sent for this; `report` takes it.
   """
-  accepted = client_stateful.is_accepted(value, weight)
-  encoded = codec.encode(memory, value, seed)
+  encoded = codec.encode(memory, value, seed, reference)
   decoded = tf.nest.pack_sequence_as(value, codec.decode(memory, encoded.message))
+  accepted = client_stateful.is_accepted(value, weight)
+  if codec.has_memory:  # A sum with what was remembered can leave the range of floats.
+    accepted &= structures.all_finite(decoded)
+  counts = accepted & encoded.takes_part
   measurements = (encoded.measurements, tf.nest.map_structure(tf.zeros_like, encoded.measurements))
   return CodedValue(
     message=encoded.message,
     memory=structures.select(accepted, encoded.memory, memory),
-    value=structures.select(accepted, decoded, tf.nest.map_structure(tf.zeros_like, decoded)),
-    weight=tf.where(accepted, weight, tf.zeros_like(weight)),
+    value=structures.select(counts, decoded, tf.nest.map_structure(tf.zeros_like, decoded)),
+    weight=tf.where(counts, weight, tf.zeros_like(weight)),
     report=client_stateful.report(
       accepted,
       codec.message_price(encoded.message),
@@ -59,6 +71,13 @@ def _means(sums):
 def mean_measurements(measurements: Any) -> Any:
   """The means over clients of a codec's measurements, in a federated computation."""
   return tff.federated_map(_means, tff.federated_sum(measurements))
+
+
+def signs_price(value_type: tff.Type, round_num: tf.Tensor) -> ledger.Price:
+  """The price of the signs (-1, 0, 1) of the last aggregate, five a byte; none in round 0."""
+  n = structures.num_elements(tff.types.type_to_tf_tensor_specs(value_type))
+  signs = ledger.price(payload=quantize.symbol_bits(n, 3))
+  return ledger.select(round_num > 0, signs, ledger.price())
 
 
 def _create(
@@ -83,38 +102,55 @@ def _create(
   def next_round(round_num):
     return round_num + 1
 
-  memory_type = initialize_client.type_signature.result
-  round_type = first_round.type_signature.result
+  @tff.tensorflow.computation
+  def zeros():
+    return structures.zeros(tff.types.type_to_tf_tensor_specs(value_type))
 
-  @tff.tensorflow.computation(memory_type, value_type, weight_type, round_type)
-  def code_at_client(memory, value, weight, round_num):
-    coded = code(codec, memory, value, weight, tf.stack([seed, round_num]))
+  traits = codec.traits
+  memory_type = initialize_client.type_signature.result
+  # What the server broadcasts: its round, and its last aggregate where the codec needs it.
+  context = collections.OrderedDict(round=first_round)
+  if traits.needs_last_update:
+    context.update(last_update=zeros)
+  context_type = tff.to_type(
+    collections.OrderedDict((name, fn.type_signature.result) for name, fn in context.items())
+  )
+
+  @tff.tensorflow.computation(
+    memory_type, value_type, weight_type, context_type, value_type if traits.needs_model else ()
+  )
+  def code_at_client(memory, value, weight, context, model):
+    reference = codecs.Reference(
+      model=tf.nest.flatten(model) if traits.needs_model else None,
+      last_update=tf.nest.flatten(context['last_update']) if traits.needs_last_update else None,
+    )
+    downlink = {}
+    if traits.needs_last_update:
+      downlink = dict(downlink=signs_price(value_type, context['round']))
+    seeds = tf.stack([seed, context['round']])
+    coded = code(codec, memory, value, weight, seeds, reference, **downlink)
     return coded.memory, coded.value, coded.weight, coded.report, coded.measurements
 
   @tff.federated_computation
   def initialize():
-    round_num = tff.federated_eval(first_round, tff.SERVER)
-    state = collections.OrderedDict(round=round_num, mean=mean_process.initialize())
-    return tff.federated_zip(state)
+    placed = collections.OrderedDict(
+      (name, tff.federated_eval(fn, tff.SERVER)) for name, fn in context.items()
+    )
+    return tff.federated_zip(collections.OrderedDict(placed, mean=mean_process.initialize()))
 
-  @tff.federated_computation(
-    initialize.type_signature.result,
-    tff.FederatedType(memory_type, tff.CLIENTS),
-    tff.FederatedType(value_type, tff.CLIENTS),
-    tff.FederatedType(weight_type, tff.CLIENTS),
-  )
-  def next_fn(state, client_state, value, weight):
+  def step(state, client_state, value, weight, model):
     # At clients.
-    round_num = tff.federated_broadcast(state['round'])
+    known = tff.federated_zip(collections.OrderedDict((name, state[name]) for name in context))
     client_state, value, weight, reports, measurements = tff.federated_map(
-      code_at_client, (client_state, value, weight, round_num)
+      code_at_client, (client_state, value, weight, tff.federated_broadcast(known), model)
     )
     # To the server.
     mean_output = mean_process.next(state['mean'], value, weight)
     # At the server.
-    new_state = collections.OrderedDict(
-      round=tff.federated_map(next_round, state['round']), mean=mean_output.state
-    )
+    new_state = collections.OrderedDict(round=tff.federated_map(next_round, state['round']))
+    if traits.needs_last_update:
+      new_state.update(last_update=mean_output.result)
+    new_state.update(mean=mean_output.state)
     measurements = collections.OrderedDict(
       codec=mean_measurements(measurements),
       summary=client_stateful.summarize(reports),
@@ -127,6 +163,21 @@ def _create(
       tff.federated_zip(measurements),
       reports,
     )
+
+  parameter_types = (
+    initialize.type_signature.result,
+    tff.FederatedType(memory_type, tff.CLIENTS),
+    tff.FederatedType(value_type, tff.CLIENTS),
+    tff.FederatedType(weight_type, tff.CLIENTS),
+  )
+  if traits.needs_model:
+    next_fn = tff.federated_computation(step, *parameter_types, parameter_types[2])
+  else:
+
+    @tff.federated_computation(*parameter_types)
+    def next_fn(state, client_state, value, weight):
+      no_model = tff.federated_eval(client_stateful.no_memory, tff.CLIENTS)
+      return step(state, client_state, value, weight, no_model)
 
   return client_stateful.ClientStatefulAggregationProcess(initialize, initialize_client, next_fn)
 
@@ -169,9 +220,14 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
 
     Raises:
       TypeError: If an argument is of the wrong type.
-      ValueError: If `codec` has memory.
+      ValueError: If `codec` has memory or needs the model, or does not go with `mean_factory`.
     """
     checks.check_type('codec', codec, codecs.Codec)
+    if codec.traits.needs_model:
+      raise ValueError(
+        f'{codec} needs the weights that the client received, which a standard factory does not '
+        'see. Use it through `learning.build_compressed_fed_avg`.'
+      )
     if codec.has_memory:
       raise ValueError(
         f'Expected a codec without memory, found {codec!r}, whose clients must remember. Use it '
@@ -180,6 +236,7 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
     checks.check_type('seed', seed, int)
     self._codec = codec
     self._mean_factory = checked_mean_factory(mean_factory)
+    legality.check_stack(codec, self._mean_factory)
     self._seed = seed
 
   def create_reporting(
@@ -192,7 +249,9 @@ class ClientStatefulCodedMeanFactory(client_stateful.ClientStatefulAggregationFa
   """The weighted mean of updates that travel through any codec, its memory at the clients.
 
   As `CodedMeanFactory`, but each client's memory (`codec.initial_memory` at first) goes in and
-  comes out at clients. LBGM is `ClientStatefulCodedMeanFactory(codecs.LookBack())`.
+  comes out at clients. LBGM is `ClientStatefulCodedMeanFactory(codecs.LookBack())`. State and
+  measurements are the same, with `last_update` in the state where the codec needs it; the
+  process takes the clients' model too where the codec needs that.
   """
 
   def __init__(
@@ -207,6 +266,7 @@ class ClientStatefulCodedMeanFactory(client_stateful.ClientStatefulAggregationFa
     checks.check_type('seed', seed, int)
     self._codec = codec
     self._mean_factory = checked_mean_factory(mean_factory)
+    legality.check_stack(codec, self._mean_factory)
     self._seed = seed
 
   def create(

@@ -87,7 +87,7 @@ class SharedLookBackFactory(client_stateful.ReportingFactory):
       look_back_type, value_type, tff.TensorType(tf.int32.as_numpy_dtype, [len(look_back_type)])
     )
     def renew(look_back, aggregate, num_full):
-      blocks = codecs.look_back.blocks_of(tf.nest.flatten(aggregate), codec.granularity)
+      blocks = codecs.codec.blocks_of(tf.nest.flatten(aggregate), codec.granularity)
       renewed = []
       for i, (block, kept) in enumerate(zip(blocks, look_back, strict=True)):
         fresh = (num_full[i] > 0) & structures.all_finite(block)

@@ -12,6 +12,24 @@ class BitWriter:
   def write_bit(self, bit: bool) -> None:
     self._chunks.append(np.array([bool(bit)], np.uint8))
 
+  def write_bits(self, bits: np.ndarray) -> None:
+    """Writes an array of booleans in row-major order, a bit each."""
+    self._chunks.append(np.ravel(bits).astype(bool).astype(np.uint8))
+
+  def write_integers(self, values: np.ndarray, width: int) -> None:
+    """Writes integers in [0, 2^width), `width` bits each, at most 62, the highest bit first."""
+    values = np.ravel(values).astype(np.int64)
+    if values.size and not 0 <= values.min() <= values.max() < 1 << width:
+      raise ValueError(f'Expected integers of {width} bits, found {values.max()}.')
+    self.write_bits(values[:, None] >> np.arange(width)[::-1] & 1)
+
+  def write_unary(self, values: np.ndarray) -> None:
+    """Writes each non-negative integer as that many ones and a zero."""
+    ends = np.cumsum(np.ravel(values).astype(np.int64) + 1)
+    bits = np.ones(ends[-1] if len(ends) else 0, np.uint8)
+    bits[ends - 1] = 0
+    self._chunks.append(bits)
+
   def write_array(self, array: np.ndarray) -> None:
     """Writes the elements in row-major order, each as its little-endian bytes."""
     data = np.ascontiguousarray(array, dtype=np.asarray(array).dtype.newbyteorder('<'))
@@ -33,7 +51,8 @@ class BitReader:
     self._bits = np.unpackbits(np.frombuffer(data, np.uint8))
     self._position = 0
 
-  def _take(self, count: int) -> np.ndarray:
+  def read_bits(self, count: int) -> np.ndarray:
+    """The next `count` bits, uint8."""
     end = self._position + count
     if end > len(self._bits):
       raise ValueError(f'Expected a message of at least {end} bits, found {len(self._bits)}.')
@@ -42,12 +61,25 @@ class BitReader:
     return taken
 
   def read_bit(self) -> bool:
-    return bool(self._take(1)[0])
+    return bool(self.read_bits(1)[0])
+
+  def read_integers(self, count: int, width: int) -> np.ndarray:
+    """`count` integers of `width` bits, int64."""
+    bits = self.read_bits(count * width).reshape(count, width).astype(np.int64)
+    return (bits << np.arange(width)[::-1]).sum(1)
+
+  def read_unary(self, count: int) -> np.ndarray:
+    """`count` integers, int64, each written as that many ones and a zero."""
+    zeros = np.flatnonzero(self._bits[self._position :] == 0)[:count]
+    if len(zeros) < count:
+      raise ValueError(f'Expected {count} zeros after bit {self._position}, found {len(zeros)}.')
+    self._position += int(zeros[-1]) + 1 if count else 0
+    return np.diff(zeros, prepend=-1) - 1
 
   def read_array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     dtype = np.dtype(dtype).newbyteorder('<')
     count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize * 8
-    data = np.packbits(self._take(count)).tobytes()
+    data = np.packbits(self.read_bits(count)).tobytes()
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder('='))
 
   def finish(self) -> None:

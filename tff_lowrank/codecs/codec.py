@@ -3,26 +3,94 @@
 import abc
 import collections
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
+from tff_lowrank import checks
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
+
+GRANULARITIES = ('tensor', 'model')
+
+
+def blocks_of(tensors: list[Any], granularity: str) -> list[list[Any]]:
+  """The groups of tensors that are treated together: each alone, or all as one."""
+  return [[x] for x in tensors] if granularity == 'tensor' else [list(tensors)]
+
+
+def tensors_of(value: Any) -> list[tf.Tensor]:
+  """The tensors of a value, flattened; raises TypeError unless all are floating-point."""
+  tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(value)]
+  for x in tensors:
+    if not x.dtype.is_floating:
+      raise TypeError(f'A codec takes tensors of floats, found {x.dtype.name} {list(x.shape)}.')
+  return tensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Traits:
+  """What a codec promises, and what it needs. Stacks are judged by it when they are built.
+
+  linear: decode(encode(a)) + decode(encode(b)) = decode(encode(a + b)) for one seed, so that
+    messages can be added before they are decoded, as secure aggregation does.
+  unbiased: the mean of the decoded value over seeds is the value.
+  contraction: |x - decoded| <= |x| for every x (the Euclidean norm over all tensors).
+  corrigible: error feedback makes its errors good; true of contractions, and of look-back over
+    one, whose error is within the threshold of one.
+  has_memory: a client must remember something between its messages.
+  variable_size: the length of a message depends on the value.
+  individual: the server must tell clients apart, to keep what each of them sent.
+  needs_model: `encode` reads `reference.model`.
+  needs_last_update: `encode` reads `reference.last_update`.
+  whole_client: it decides whether the client takes part at all, so nothing can be around it.
+  """
+
+  linear: bool = False
+  unbiased: bool = False
+  contraction: bool = False
+  corrigible: bool = False
+  has_memory: bool = False
+  variable_size: bool = False
+  individual: bool = False
+  needs_model: bool = False
+  needs_last_update: bool = False
+  whole_client: bool = False
+
+
+class Reference(NamedTuple):
+  """What a client knows of the model besides its update, as far as the codec needs it.
+
+  model: the weights that the client received, as the value's tensors.
+  last_update: the server's last aggregate, as the value's tensors; zeros before there is one.
+  """
+
+  model: list[tf.Tensor] | None = None
+  last_update: list[tf.Tensor] | None = None
 
 
 class Encoded(NamedTuple):
   """What `Codec.encode` returns.
 
-  message: structure of tensors of static shape; dense, with the decisions beside the numbers.
+  message: tensors of static shape, the decisions beside the numbers, and Python values that
+    both sides know.
   memory: what the client keeps for its next message, structured as the memory given.
   measurements: name -> (total, count), two tensors that broadcast; the mean of many clients is
     the sum of their totals over the sum of their counts. Not sent.
+  takes_part: bool []; if false the client counts for nothing in this round's mean.
   """
 
   message: Any
   memory: Any
   measurements: Mapping[str, tuple[tf.Tensor, tf.Tensor]] = collections.OrderedDict()
+  takes_part: tf.Tensor | bool = True
+
+
+def _default(field: dataclasses.Field) -> Any:
+  made = field.default_factory is not dataclasses.MISSING
+  return field.default_factory() if made else field.default
 
 
 class Codec(abc.ABC):
@@ -30,32 +98,78 @@ class Codec(abc.ABC):
 
   A *value* is any structure of float tensors; `decode` returns its tensors as a list, in
   `tf.nest.flatten` order. The client runs `encode` and keeps the new memory; the server runs
-  `decode` with its mirror of the memory that the client had before the message. What both
-  sides remember is always the decoded message, so the mirrors stay equal to the bit.
+  `decode` with its mirror of the memory that the client had before the message, and `follow`
+  to keep the mirror. What both sides remember is always the decoded message, so that what
+  `decode` reads from them is equal to the bit.
 
-  `pack` gives the real wire form. A round does not pack: it works on dense tensors, and
+  `pack` gives the real wire form. A round does not pack: it works on tensors, and
   `message_price` says what crossed the wire; the two are proved equal by tests.
+
+  `str(codec)` is the text that `codecs.parse` reads, with `name` as the codec's name.
   """
+
+  name: ClassVar[str]
 
   @property
   @abc.abstractmethod
+  def traits(self) -> Traits:
+    """What the codec promises and needs."""
+
+  @property
   def has_memory(self) -> bool:
     """Whether a client must remember anything between its messages."""
+    return self.traits.has_memory
 
-  @abc.abstractmethod
+  @property
+  def parts(self) -> tuple['Codec', ...]:
+    """This codec and those that it is built of, outermost first."""
+    own = [getattr(self, field.name) for field in dataclasses.fields(self)]
+    return (self, *(part for x in own if isinstance(x, Codec) for part in x.parts))
+
+  def __str__(self) -> str:
+    arguments = []
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value != _default(field):
+        arguments.append(f'{field.name}={value}')
+    return f'{self.name}({", ".join(arguments)})' if arguments else self.name
+
   def initial_memory(self, value_spec: Any) -> Any:
     """The memory of a client that never sent, for values of `value_spec` (`tf.TensorSpec`s).
 
     `()` when stateless.
     """
+    del value_spec
+    return ()
 
   @abc.abstractmethod
-  def encode(self, memory: Any, value: Any, seed: tf.Tensor) -> Encoded:
-    """Encodes `value` at the client. `seed`, int32 [2], decides all that is random."""
+  def encode(
+    self, memory: Any, value: Any, seed: tf.Tensor, reference: Reference | None = None
+  ) -> Encoded:
+    """Encodes `value` at the client.
+
+    Args:
+      memory: The client's.
+      value: A structure of float tensors.
+      seed: int32 [2], decides all that is random. It may be the same for many clients: a codec
+        that needs noise of its own derives it from the seed and the value.
+      reference: What the traits ask for.
+
+    Raises:
+      TypeError: If a tensor is not of floats.
+    """
 
   @abc.abstractmethod
   def decode(self, memory: Any, message: Any) -> list[tf.Tensor]:
     """The tensors that the server reconstructs. `memory` is the one before the message."""
+
+  def follow(self, memory: Any, message: Any) -> Any:
+    """The server's mirror of the memory after `message`.
+
+    What `decode` does not read stays as it is: the server cannot know it.
+    """
+    del message
+    return memory
 
   @abc.abstractmethod
   def message_price(self, message: Any) -> ledger.Price:
@@ -93,3 +207,20 @@ class Codec(abc.ABC):
     message = self.read(reader, value_spec)
     reader.finish()
     return message
+
+
+def check_inner(outer: Codec, argument: str, inner: Any) -> None:
+  """Raises unless `inner`, the `argument` of `outer`, is a codec that can be inside another."""
+  checks.check_type(argument, inner, Codec)
+  if inner.traits.whole_client:
+    raise ValueError(
+      f'{outer.name} cannot be around {inner.name}: {inner} decides whether the client takes part '
+      f'at all. Put {inner.name} around {outer.name}.'
+    )
+
+
+def nothing(inner: Codec, value_spec: Any) -> Any:
+  """A message of `inner` with the structure of any other, for what was not sent."""
+  zeros = [structures.zeros(spec) for spec in tf.nest.flatten(value_spec)]
+  memory = inner.initial_memory(value_spec)
+  return inner.encode(memory, zeros, tf.zeros([2], tf.int32), Reference(zeros, zeros)).message

@@ -1,7 +1,7 @@
 """Sends every number as it is."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -16,17 +16,17 @@ from tff_lowrank.codecs import codec
 class Identity(codec.Codec):
   """The message is the value; FedAvg's uplink. Official units: scalars."""
 
+  name: ClassVar[str] = 'identity'
+
   @property
-  def has_memory(self) -> bool:
-    return False
+  def traits(self) -> codec.Traits:
+    return codec.Traits(linear=True, unbiased=True, contraction=True, corrigible=True)
 
-  def initial_memory(self, value_spec: Any) -> tuple[()]:
-    del value_spec
-    return ()
-
-  def encode(self, memory: Any, value: Any, seed: tf.Tensor) -> codec.Encoded:
-    del seed
-    return codec.Encoded(tf.nest.flatten(value), memory)
+  def encode(
+    self, memory: Any, value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
+  ) -> codec.Encoded:
+    del seed, reference
+    return codec.Encoded(codec.tensors_of(value), memory)
 
   def decode(self, memory: Any, message: list[tf.Tensor]) -> list[tf.Tensor]:
     del memory

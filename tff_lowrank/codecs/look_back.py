@@ -11,7 +11,7 @@ For the update x and the look-back vector l, the last update that the client sen
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -23,14 +23,7 @@ from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import identity
 
-GRANULARITIES = ('tensor', 'model')
-
 Block = list[tf.Tensor]
-
-
-def blocks_of(tensors: list[Any], granularity: str) -> list[list[Any]]:
-  """The groups of tensors that are decided on together: each alone, or all as one."""
-  return [[x] for x in tensors] if granularity == 'tensor' else [list(tensors)]
 
 
 def scale(coefficient: tf.Tensor, look_back: Block) -> Block:
@@ -113,6 +106,7 @@ class LookBack(codec.Codec):
   exists), `look_back` (its tensors) and `inner` (the inner codec's memory).
   Message, for each block: `full` (bool), `coefficient` (float32), `payload` (the inner
   message). On the wire: one flag a block, then 32 bits or the payload.
+  A block whose inner message is shorter than a scalar is sent in full.
   Official units: LBGM's, one per scalar sent, else the inner codec's.
   """
 
@@ -121,13 +115,28 @@ class LookBack(codec.Codec):
   granularity: str = 'tensor'
 
   def __post_init__(self):
-    checks.check_type('inner', self.inner, codec.Codec)
+    codec.check_inner(self, 'inner', self.inner)
+    if self.inner.traits.individual:
+      raise ValueError(
+        f'{self.name} cannot be around {self.inner.name}: the server never learns what the inner '
+        'one would have sent in a round that recycles, so their memories would part.'
+      )
     checks.check_in_range('threshold', self.threshold, 0, 1)
-    checks.check_one_of('granularity', self.granularity, GRANULARITIES)
+    checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
+
+  name: ClassVar[str] = 'look_back'
 
   @property
-  def has_memory(self) -> bool:
-    return True
+  def traits(self) -> codec.Traits:
+    inner = self.inner.traits
+    return codec.Traits(
+      contraction=isinstance(self.inner, identity.Identity),
+      corrigible=inner.corrigible,
+      has_memory=True,
+      variable_size=True,
+      individual=True,
+      needs_model=inner.needs_model,
+    )
 
   def initial_memory(self, value_spec: Any) -> list[Any]:
     return [
@@ -136,18 +145,26 @@ class LookBack(codec.Codec):
         look_back=structures.zeros(block),
         inner=self.inner.initial_memory(block),
       )
-      for block in blocks_of(tf.nest.flatten(value_spec), self.granularity)
+      for block in codec.blocks_of(tf.nest.flatten(value_spec), self.granularity)
     ]
 
-  def encode(self, memory: list[Any], value: Any, seed: tf.Tensor) -> codec.Encoded:
-    blocks = blocks_of(tf.nest.flatten(value), self.granularity)
+  def encode(
+    self, memory: list[Any], value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
+  ) -> codec.Encoded:
+    blocks = codec.blocks_of(codec.tensors_of(value), self.granularity)
+    references = [None] * len(blocks)
+    if self.inner.traits.needs_model:
+      models = codec.blocks_of(reference.model, self.granularity)
+      references = [codec.Reference(model=model) for model in models]
     messages, new_memory, errors = [], [], []
     inner_measurements = collections.OrderedDict()
     for i, (block, kept) in enumerate(zip(blocks, memory, strict=True)):
       block_seed = tf.random.experimental.stateless_fold_in(seed, i)
-      inner = self.inner.encode(kept['inner'], block, block_seed)
+      inner = self.inner.encode(kept['inner'], block, block_seed, references[i])
       x = self.inner.decode(kept['inner'], inner.message)
       full, coefficient, error = choose(x, kept['look_back'], kept['has'], self.threshold)
+      # What is shorter than a scalar is better sent as it is.
+      full |= self.inner.message_bits(inner.message) < ledger.SCALAR_BITS
       # A vector that is not finite is never remembered.
       remember = full & structures.all_finite(x)
       messages.append(
@@ -183,6 +200,20 @@ class LookBack(codec.Codec):
       )
     return decoded
 
+  def follow(self, memory: list[Any], message: list[Any]) -> list[Any]:
+    new_memory = []
+    for kept, sent in zip(memory, message, strict=True):
+      x = self.inner.decode(kept['inner'], sent['payload'])
+      remember = sent['full'] & structures.all_finite(x)
+      new_memory.append(
+        collections.OrderedDict(
+          has=kept['has'] | remember,
+          look_back=structures.select(remember, x, kept['look_back']),
+          inner=kept['inner'],  # No codec that may be inside reads it to decode.
+        )
+      )
+    return new_memory
+
   def message_price(self, message: list[Any]) -> ledger.Price:
     flags = ledger.price(flag=ledger.FLAG_BITS * len(message))
     scalar = ledger.price(scalar=ledger.SCALAR_BITS)
@@ -212,7 +243,7 @@ class LookBack(codec.Codec):
   def read(self, reader: bit_stream.BitReader, value_spec: Any) -> list[Any]:
     return [
       self._read_block(reader, block)
-      for block in blocks_of(tf.nest.flatten(value_spec), self.granularity)
+      for block in codec.blocks_of(tf.nest.flatten(value_spec), self.granularity)
     ]
 
   def _read_block(self, reader: bit_stream.BitReader, block: list[tf.TensorSpec]) -> Any:
@@ -222,6 +253,5 @@ class LookBack(codec.Codec):
       return collections.OrderedDict(full=True, coefficient=coefficient, payload=payload)
     coefficient = reader.read_array((), np.float32)
     # Not sent, and masked by `full`: any message of the right structure serves.
-    seed = tf.zeros([2], tf.int32)
-    nothing = self.inner.encode(self.inner.initial_memory(block), structures.zeros(block), seed)
-    return collections.OrderedDict(full=False, coefficient=coefficient, payload=nothing.message)
+    nothing = codec.nothing(self.inner, block)
+    return collections.OrderedDict(full=False, coefficient=coefficient, payload=nothing)

@@ -28,8 +28,11 @@ from tff_lowrank.execution import xla_program
 _REFUSED_OPS = frozenset(['Assert', 'EagerPyFunc', 'Print', 'PrintV2', 'PyFunc', 'Timestamp'])
 _REFUSED_PREFIXES = ('Multinomial', 'Parameterized', 'Random', 'Rng', 'Stateless', 'StatefulRandom')
 _STATELESS_CONTROL_FLOW = frozenset(['StatelessCase', 'StatelessIf', 'StatelessWhile'])
-# What oneDNN does several times faster than XLA's loops on the CPU.
-_CONVOLUTIONS = ('Conv2D', 'Conv3D', 'DepthwiseConv2d')
+# What XLA's loops do many times slower on the CPU than TensorFlow's oneDNN and Eigen.
+_SLOW_ON_CPU = {
+  ('Conv2D', 'Conv3D', 'DepthwiseConv2d'): 'convolutions',
+  ('SelfAdjointEig', 'Svd'): 'decompositions of matrices',
+}
 
 # Loops of fewer steps in all are not worth a compilation.
 _MIN_STEPS = 16
@@ -78,8 +81,9 @@ def _reason_in_graph(graph: graphs.GraphFunction, on_cpu: bool) -> str | None:
       or (op_type.startswith(_REFUSED_PREFIXES) and op_type not in _STATELESS_CONTROL_FLOW)
     ):
       return f'the operation {op_type}'
-    if on_cpu and op_type.startswith(_CONVOLUTIONS):
-      return 'convolutions, which TensorFlow runs faster on the CPU'
+    for prefixes, what in _SLOW_ON_CPU.items():
+      if on_cpu and op_type.startswith(prefixes):
+        return f'{what}, which TensorFlow runs faster on the CPU'
   return None
 
 

@@ -170,6 +170,10 @@ def _compose(
       )
     )
 
+  @tff.tensorflow.computation(weights_type)
+  def trainable(weights):
+    return weights.trainable
+
   @tff.tensorflow.computation
   def add_model(report):
     downlink = ledger.add(report['downlink'], ledger.dense_price(weights_spec))
@@ -186,8 +190,9 @@ def _compose(
     # At clients.
     worked = client_work.next(state.client_work, distributed.result, client_data)
     # To the server.
+    model = [tff.federated_map(trainable, distributed.result)] if aggregator.takes_model else []
     aggregated = aggregator.next(
-      state.aggregator, client_states, worked.result.update, worked.result.update_weight
+      state.aggregator, client_states, worked.result.update, worked.result.update_weight, *model
     )
     # At the server.
     finalized = finalizer.next(state.finalizer, state.global_model_weights, aggregated.result)

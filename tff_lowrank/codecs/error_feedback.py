@@ -1,0 +1,84 @@
+"""Error feedback: what a message left out is added to the next update."""
+
+import collections
+import dataclasses
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+from tff_lowrank import ledger
+from tff_lowrank import structures
+from tff_lowrank.codecs import bit_stream
+from tff_lowrank.codecs import codec
+
+
+@dataclasses.dataclass(frozen=True)
+class ErrorFeedback(codec.Codec):
+  """Codes u = x + e, the update and the residual; what is decoded is v, and e becomes u - v.
+
+  So the sum of all that was decoded, plus the residual, is the sum of all updates. With LBGM
+  the order of nesting says what the residual holds:
+    `LookBack(ErrorFeedback(TopK()))`  what top-K left out, whatever is recycled then;
+    `ErrorFeedback(LookBack(TopK()))`  all that the server does not have, recycling included.
+
+  Seide et al., 2014; Karimireddy et al., 2019, https://arxiv.org/abs/1901.09847, algorithm 2. The
+  memory is an `OrderedDict` of `residual` (the value's tensors) and `inner`. The message is the
+  inner codec's.
+  """
+
+  inner: codec.Codec
+
+  name: ClassVar[str] = 'error_feedback'
+
+  def __post_init__(self):
+    codec.check_inner(self, 'inner', self.inner)
+    if isinstance(self.inner, ErrorFeedback) or not self.inner.traits.corrigible:
+      raise ValueError(
+        f'{self.name} cannot be around {self.inner.name}: error feedback needs a codec whose '
+        f'error is smaller than the value, and {self.inner} is not one, so the residual could '
+        'grow without bound.'
+      )
+
+  @property
+  def traits(self) -> codec.Traits:
+    inner = self.inner.traits
+    return codec.Traits(
+      has_memory=True,
+      variable_size=inner.variable_size,
+      individual=inner.individual,
+      needs_model=inner.needs_model,
+    )
+
+  def initial_memory(self, value_spec: Any) -> Any:
+    return collections.OrderedDict(
+      residual=[structures.zeros(spec) for spec in tf.nest.flatten(value_spec)],
+      inner=self.inner.initial_memory(value_spec),
+    )
+
+  def encode(
+    self, memory: Any, value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
+  ) -> codec.Encoded:
+    total = [x + e for x, e in zip(codec.tensors_of(value), memory['residual'], strict=True)]
+    inner = self.inner.encode(memory['inner'], total, seed, reference)
+    decoded = self.inner.decode(memory['inner'], inner.message)
+    residual = [u - v for u, v in zip(total, decoded, strict=True)]
+    return inner._replace(memory=collections.OrderedDict(residual=residual, inner=inner.memory))
+
+  def decode(self, memory: Any, message: Any) -> list[tf.Tensor]:
+    return self.inner.decode(memory['inner'], message)
+
+  def follow(self, memory: Any, message: Any) -> Any:
+    inner = self.inner.follow(memory['inner'], message)
+    return collections.OrderedDict(residual=memory['residual'], inner=inner)
+
+  def message_price(self, message: Any) -> ledger.Price:
+    return self.inner.message_price(message)
+
+  def official_units(self, message: Any) -> tf.Tensor:
+    return self.inner.official_units(message)
+
+  def write(self, writer: bit_stream.BitWriter, message: Any) -> None:
+    self.inner.write(writer, message)
+
+  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Any:
+    return self.inner.read(reader, value_spec)

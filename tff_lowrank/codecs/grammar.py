@@ -1,0 +1,99 @@
+"""Stacks of codecs as text: `look_back(error_feedback(top_k(0.1)), 0.2)`."""
+
+import ast
+from collections.abc import Mapping
+import dataclasses
+import difflib
+from typing import Any
+
+from tff_lowrank.codecs import codec
+from tff_lowrank.codecs import drive
+from tff_lowrank.codecs import error_feedback
+from tff_lowrank.codecs import filters
+from tff_lowrank.codecs import identity
+from tff_lowrank.codecs import look_back
+from tff_lowrank.codecs import low_rank
+from tff_lowrank.codecs import quantize
+from tff_lowrank.codecs import sign_sgd
+from tff_lowrank.codecs import top_k
+
+CODECS: Mapping[str, type[codec.Codec]] = {
+  kind.name: kind
+  for kind in (
+    identity.Identity,
+    top_k.TopK,
+    top_k.RandomK,
+    sign_sgd.SignSGD,
+    quantize.QSGD,
+    quantize.Float16,
+    quantize.TernGrad,
+    low_rank.Atomo,
+    low_rank.TruncatedSVD,
+    low_rank.PowerSGD,
+    drive.DRIVE,
+    filters.Gaia,
+    filters.CMFL,
+    error_feedback.ErrorFeedback,
+    look_back.LookBack,
+  )
+}
+
+
+def parse(text: str) -> codec.Codec:
+  """The codec that `text` describes; `parse(str(codec)) == codec`.
+
+  A codec is a name, with its settings in parentheses by position or by `name=`, as in Python:
+  a number, `True`, `False`, `None`, a word, or another codec. Names: `CODECS`.
+
+  Raises ValueError if `text` is not of this form, or the codecs do not go together.
+  """
+  try:
+    node = ast.parse(text.strip(), mode='eval').body
+  except SyntaxError as e:
+    raise ValueError(f'Expected a codec such as `top_k(0.1)`, found {text!r}: {e.msg}.') from e
+  try:
+    return _codec(node)
+  except (TypeError, ValueError) as e:
+    raise ValueError(f'In the codec {text!r}: {e}') from e
+
+
+def _codec(node: ast.expr) -> codec.Codec:
+  call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+  name = call.func.id if isinstance(call.func, ast.Name) else ast.unparse(call.func)
+  if name not in CODECS:
+    near = difflib.get_close_matches(name, CODECS, 1)
+    hint = f' Did you mean {near[0]!r}?' if near else ''
+    raise ValueError(f'expected one of {", ".join(CODECS)}, found {name!r}.{hint}')
+  kind = CODECS[name]
+  fields = [field.name for field in dataclasses.fields(kind)]
+  if len(call.args) > len(fields):
+    raise ValueError(
+      f'{name} takes {len(fields)} settings ({", ".join(fields)}), found {len(call.args)}.'
+    )
+  given = list(zip(fields, call.args, strict=False))
+  given += [(keyword.arg, keyword.value) for keyword in call.keywords]
+  settings = {}
+  for field, value in given:
+    if field not in fields:
+      raise ValueError(f'{name} has the settings {", ".join(fields) or "none"}, found {field!r}.')
+    if field in settings:
+      raise ValueError(f'the setting {field!r} of {name} is given twice.')
+    settings[field] = _setting(value)
+  required = [
+    field.name
+    for field in dataclasses.fields(kind)
+    if field.default is field.default_factory is dataclasses.MISSING and field.name not in settings
+  ]
+  if required:
+    raise ValueError(f'{name} needs the setting {required[0]!r}.')
+  return kind(**settings)
+
+
+def _setting(node: ast.expr) -> Any:
+  if isinstance(node, ast.Constant) and not isinstance(node.value, (str, bytes)):
+    return node.value
+  if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+    return -_setting(node.operand)
+  if isinstance(node, ast.Name) and node.id not in CODECS:
+    return node.id
+  return _codec(node)

@@ -1,0 +1,109 @@
+"""Which of a tensor's elements a message holds: the price and the wire form of index sets.
+
+A set of k of n indices costs the least of three forms, and one bit to tell the last from the
+better of the others (which of those it is follows from n and k):
+  a bitmap         n bits
+  fixed width      k ceil(log2 n) bits
+  Golomb-Rice      of the gaps between the sorted indices, k (1 + b) + sum(gap >> b) bits with
+                   b near log2(ln 2 n / k), the best for indices spread at random
+A set that must hold all or none costs nothing. Where k is not known to both sides it is sent
+first, in ceil(log2(n + 1)) bits.
+
+S. W. Golomb, Run-length encodings, 1966; R. F. Rice, 1979.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tff_lowrank.codecs import bit_stream
+
+FORM_BITS = 1
+
+
+def index_width(n: int) -> int:
+  """ceil(log2 n): the bits of one of `n` indices."""
+  return max(n - 1, 0).bit_length()
+
+
+def count_width(n: int) -> int:
+  """The bits of a count from 0 to `n`."""
+  return n.bit_length()
+
+
+def rice_parameter(n: int, count: tf.Tensor | int) -> tf.Tensor:
+  """int64 []: the largest b with 2^b <= 9/13 n / count, and 0 if there is none (9/13 is ln 2)."""
+  quotient = tf.constant(n * 9 // 13, tf.int64) // tf.maximum(tf.cast(count, tf.int64), 1)
+  powers = tf.constant([1 << b for b in range(1, 40)], tf.int64)
+  return tf.reduce_sum(tf.cast(quotient >= powers, tf.int64))
+
+
+def _gaps(indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+  """int64 [capacity]: the gaps before each of the first `count` sorted indices, then zeros."""
+  indices = tf.cast(indices, tf.int64)
+  before = tf.concat([tf.constant([-1], tf.int64), indices[:-1]], 0)
+  valid = tf.range(tf.size(indices)) < tf.cast(count, tf.int32)
+  return tf.where(valid, indices - before - 1, 0)
+
+
+def _fixed_bits(n: int, count: tf.Tensor | int) -> tf.Tensor:
+  return tf.minimum(tf.constant(n, tf.int64), tf.cast(count, tf.int64) * index_width(n))
+
+
+def _rice_bits(n: int, indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+  b = rice_parameter(n, count)
+  quotients = tf.bitwise.right_shift(_gaps(indices, count), b)
+  return tf.reduce_sum(quotients) + tf.cast(count, tf.int64) * (1 + b)
+
+
+def bits(n: int, indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+  """int64 []: the price of a set.
+
+  Args:
+    n: The size of the tensor.
+    indices: int32 [capacity], sorted; the first `count` are the set.
+    count: How many there are; a Python int if both sides know it.
+  """
+  known = isinstance(count, int)
+  if known and count in (0, n):
+    return tf.constant(0, tf.int64)
+  cheapest = tf.minimum(_fixed_bits(n, count), _rice_bits(n, indices, count))
+  if known:
+    return FORM_BITS + cheapest
+  trivial = (tf.cast(count, tf.int64) == 0) | (tf.cast(count, tf.int64) == n)
+  return count_width(n) + tf.where(trivial, tf.constant(0, tf.int64), FORM_BITS + cheapest)
+
+
+def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool) -> None:
+  """Appends a set, sorted int [count]; `known` tells that both sides know the count."""
+  count = len(indices)
+  if not known:
+    writer.write_integers([count], count_width(n))
+  if count in (0, n):
+    return
+  fixed, rice = int(_fixed_bits(n, count)), int(_rice_bits(n, indices, count))
+  writer.write_bit(rice < fixed)
+  if rice < fixed:
+    b = int(rice_parameter(n, count))
+    gaps = np.diff(indices, prepend=-1) - 1
+    writer.write_unary(gaps >> b)
+    writer.write_integers(gaps & ((1 << b) - 1), b)
+  elif fixed == n:
+    writer.write_bits(np.isin(np.arange(n), indices))
+  else:
+    writer.write_integers(indices, index_width(n))
+
+
+def read(reader: bit_stream.BitReader, n: int, count: int | None) -> np.ndarray:
+  """The sorted indices, int32, that `write` wrote; `count` is None if it was sent."""
+  if count is None:
+    count = int(reader.read_integers(1, count_width(n))[0])
+  if count in (0, n):
+    return np.arange(count, dtype=np.int32)
+  if reader.read_bit():
+    b = int(rice_parameter(n, count))
+    gaps = reader.read_unary(count) << b
+    gaps = gaps + reader.read_integers(count, b)
+    return (np.cumsum(gaps + 1) - 1).astype(np.int32)
+  if int(_fixed_bits(n, count)) == n:
+    return np.flatnonzero(reader.read_bits(n)).astype(np.int32)
+  return reader.read_integers(count, index_width(n)).astype(np.int32)

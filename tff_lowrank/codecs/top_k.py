@@ -1,0 +1,246 @@
+"""Sparsification: the largest elements, or some drawn at random."""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tff_lowrank import checks
+from tff_lowrank import ledger
+from tff_lowrank import structures
+from tff_lowrank.codecs import bit_stream
+from tff_lowrank.codecs import codec
+from tff_lowrank.codecs import identity
+from tff_lowrank.codecs import index_sets
+
+
+def check_amount(amount: float | int) -> None:
+  """Raises unless `amount` is a share, float in (0, 1], or a count, int of at least 1."""
+  if isinstance(amount, float):
+    if not 0 < amount <= 1:
+      raise ValueError(f'`amount` as a share must be in (0, 1], found {amount!r}.')
+  else:
+    checks.check_at_least('amount', amount, 1)
+
+
+def kept(amount: float | int, n: int) -> int:
+  """How many of `n` elements are kept: max(1, floor(amount n)) for a share, all if n < count."""
+  if isinstance(amount, int):
+    return min(amount, n)
+  # 0.29 * 100 is 28.999999999999996.
+  return min(n, max(1, int(amount * n + 1e-9)))
+
+
+class Sparse(NamedTuple):
+  """The message: some elements of each block.
+
+  indices: a block's, int32 [k], sorted.
+  values: the message of the inner codec for the vectors of k elements.
+  seed: int32 [2].
+  specs: the tensors of each block; known to both sides.
+  """
+
+  indices: list[tf.Tensor]
+  values: Any
+  seed: tf.Tensor
+  specs: list[list[tf.TensorSpec]]
+
+
+def _concatenated(block: list[tf.Tensor]) -> tf.Tensor:
+  dtypes = {x.dtype for x in block}
+  if len(dtypes) > 1:
+    raise ValueError(f'Tensors of one block must have one dtype, found {sorted(map(str, dtypes))}.')
+  return tf.concat([tf.reshape(x, [-1]) for x in block], 0)
+
+
+def _split(vector: tf.Tensor, specs: list[tf.TensorSpec]) -> list[tf.Tensor]:
+  sizes = [structures.num_elements([spec]) for spec in specs]
+  parts = tf.split(vector, sizes)
+  return [tf.reshape(part, spec.shape) for part, spec in zip(parts, specs, strict=True)]
+
+
+def _first(order: tf.Tensor, k: int) -> tf.Tensor:
+  """int32 [k], sorted: where the k largest of `order`, [n], are; of equals the first ones."""
+  return tf.sort(tf.math.top_k(order, k, sorted=False).indices)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sparsifier(codec.Codec):
+  """What `TopK` and `RandomK` share.
+
+  amount: the share of each block that is kept, float in (0, 1], at least one element of it; or
+    the number of elements, int.
+  values: a codec without memory for the elements that are kept.
+  granularity: `'tensor'` keeps `amount` of each tensor, `'model'` of all together.
+  """
+
+  amount: float | int = 0.1
+  values: codec.Codec = dataclasses.field(default_factory=identity.Identity)
+  granularity: str = 'tensor'
+
+  def __post_init__(self):
+    check_amount(self.amount)
+    checks.check_type('values', self.values, codec.Codec)
+    checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
+    traits = self.values.traits
+    if traits.has_memory or traits.needs_model or traits.whole_client:
+      raise ValueError(
+        f'{self.values} cannot code the values inside {self.name}: from round to round they are '
+        'those of other coordinates, which it would take for the same. Put it around '
+        f'{self.name}.'
+      )
+
+  @abc.abstractmethod
+  def _choose(self, vector: tf.Tensor, k: int, seed: tf.Tensor) -> tf.Tensor:
+    """int32 [k], sorted: the indices to keep."""
+
+  def _kept_vector(self, vector: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    return tf.gather(vector, indices)
+
+  def encode(
+    self,
+    memory: Any,
+    value: Any,
+    seed: tf.Tensor,
+    reference: codec.Reference | None = None,
+  ) -> codec.Encoded:
+    del reference
+    blocks = codec.blocks_of(codec.tensors_of(value), self.granularity)
+    indices, vectors = [], []
+    for i, block in enumerate(blocks):
+      vector = _concatenated(block)
+      k = kept(self.amount, vector.shape[0])
+      indices.append(self._choose(vector, k, tf.random.experimental.stateless_fold_in(seed, i)))
+      vectors.append(self._kept_vector(vector, indices[-1]))
+    inner = self.values.encode((), vectors, seed)
+    message = Sparse(indices, inner.message, seed, [structures.specs(block) for block in blocks])
+    return codec.Encoded(message, memory, inner.measurements)
+
+  def decode(self, memory: Any, message: Sparse) -> list[tf.Tensor]:
+    del memory
+    decoded = []
+    vectors = self.values.decode((), message.values)
+    for indices, vector, specs in zip(message.indices, vectors, message.specs, strict=True):
+      size = structures.num_elements(specs)
+      decoded += _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, [size]), specs)
+    return decoded
+
+  def official_units(self, message: Sparse) -> tf.Tensor:
+    return self.values.official_units(message.values)
+
+  def _kept_specs(self, blocks: list[list[tf.TensorSpec]]) -> list[tf.TensorSpec]:
+    return [
+      tf.TensorSpec([kept(self.amount, structures.num_elements(block))], block[0].dtype)
+      for block in blocks
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK(_Sparsifier):
+  """Keeps the elements of the largest magnitude; of equal ones the first.
+
+  Stich, Cordonnier, Jaggi: Sparsified SGD with Memory, 2018, https://arxiv.org/abs/1809.07599.
+  On the wire: the index sets (see `index_sets`), then the values. Official units: the values
+  alone, as LBGM's figures count them.
+  """
+
+  name: ClassVar[str] = 'top_k'
+
+  @property
+  def traits(self) -> codec.Traits:
+    inner = self.values.traits
+    return codec.Traits(
+      contraction=inner.contraction, corrigible=inner.corrigible, variable_size=True
+    )
+
+  def _choose(self, vector: tf.Tensor, k: int, seed: tf.Tensor) -> tf.Tensor:
+    return _first(tf.abs(vector), k)
+
+  def message_price(self, message: Sparse) -> ledger.Price:
+    return ledger.add(
+      self.values.message_price(message.values),
+      *(
+        ledger.price(
+          index_or_mask=index_sets.bits(structures.num_elements(specs), indices, indices.shape[0])
+        )
+        for indices, specs in zip(message.indices, message.specs, strict=True)
+      ),
+    )
+
+  def write(self, writer: bit_stream.BitWriter, message: Sparse) -> None:
+    for indices, specs in zip(message.indices, message.specs, strict=True):
+      index_sets.write(writer, structures.num_elements(specs), np.asarray(indices), known=True)
+    self.values.write(writer, message.values)
+
+  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Sparse:
+    blocks = codec.blocks_of(tf.nest.flatten(structures.specs(value_spec)), self.granularity)
+    kept_specs = self._kept_specs(blocks)
+    indices = [
+      index_sets.read(reader, structures.num_elements(block), spec.shape[0])
+      for block, spec in zip(blocks, kept_specs, strict=True)
+    ]
+    return Sparse(indices, self.values.read(reader, kept_specs), tf.zeros([2], tf.int32), blocks)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomK(_Sparsifier):
+  """Keeps elements that the seed draws, the same for every client of a round.
+
+  rescale: whether to multiply what is kept by n / k, which makes it unbiased; error feedback
+    wants it as it is.
+
+  Konecny et al.: Federated Learning: Strategies for Improving Communication Efficiency, 2016,
+  https://arxiv.org/abs/1610.05492 (random mask). On the wire: the seed, 64 bits, from which the
+  server draws the same indices; then the values.
+  """
+
+  rescale: bool = True
+
+  name: ClassVar[str] = 'random_k'
+
+  def __post_init__(self):
+    super().__post_init__()
+    checks.check_type('rescale', self.rescale, bool)
+
+  @property
+  def traits(self) -> codec.Traits:
+    inner = self.values.traits
+    return codec.Traits(
+      linear=inner.linear,
+      unbiased=self.rescale and inner.unbiased,
+      contraction=not self.rescale and inner.contraction,
+      corrigible=not self.rescale and inner.corrigible,
+      variable_size=inner.variable_size,
+    )
+
+  def _choose(self, vector: tf.Tensor, k: int, seed: tf.Tensor) -> tf.Tensor:
+    return self._draw(vector.shape[0], k, seed)
+
+  def _draw(self, n: int, k: int, seed: tf.Tensor) -> tf.Tensor:
+    order = tf.random.stateless_uniform([n], seed, None, None, tf.int32)
+    return _first(order, k)
+
+  def _kept_vector(self, vector: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
+    values = tf.gather(vector, indices)
+    k = indices.shape[0]
+    return values * (vector.shape[0] / k) if self.rescale and k else values
+
+  def message_price(self, message: Sparse) -> ledger.Price:
+    seed = ledger.price(scalar=ledger.SEED_BITS)
+    return ledger.add(seed, self.values.message_price(message.values))
+
+  def write(self, writer: bit_stream.BitWriter, message: Sparse) -> None:
+    writer.write_array(np.asarray(message.seed, np.int32))
+    self.values.write(writer, message.values)
+
+  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Sparse:
+    seed = tf.constant(reader.read_array((2,), np.int32))
+    blocks = codec.blocks_of(tf.nest.flatten(structures.specs(value_spec)), self.granularity)
+    kept_specs = self._kept_specs(blocks)
+    indices = []
+    for i, (block, spec) in enumerate(zip(blocks, kept_specs, strict=True)):
+      block_seed = tf.random.experimental.stateless_fold_in(seed, i)
+      indices.append(self._draw(structures.num_elements(block), spec.shape[0], block_seed))
+    return Sparse(indices, self.values.read(reader, kept_specs), seed, blocks)

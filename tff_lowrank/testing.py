@@ -1,0 +1,227 @@
+"""The laws of codecs, as functions to run on a codec of one's own.
+
+Each raises AssertionError, with what was found, if the codec breaks the law. `check_contract`
+runs all that a codec's traits claim:
+
+  testing.check_contract(MyCodec(), testing.edge_values() + [my_update])
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tff_lowrank import codecs
+from tff_lowrank import structures
+
+SEED = (0, 1)
+
+
+def edge_values() -> list[list[np.ndarray]]:
+  """Values on which codecs fail: float32 tensors of every kind, each list one value."""
+  rng = np.random.default_rng(0)
+  normal = rng.normal(size=(7, 5)).astype(np.float32)
+  return [
+    [normal, normal[0], np.float32(-1.5)],
+    [np.zeros((0, 3), np.float32), np.float32([2])],
+    [np.zeros((4, 5), np.float32)],
+    [np.float32([0, 0, 1e-40, -1e-44, 0])],
+    [np.float32(1e36) * np.sign(normal), np.float32([1e36, -1e-38])],
+    [np.ones((3, 4, 2, 3), np.float32)],  # All equal.
+    [np.float32(10.0) ** rng.integers(-30, 30, size=(9, 3))],
+    [np.where(rng.random((33, 9)) < 0.1, normal[0, 0], 0).astype(np.float32)],
+  ]
+
+
+def _tensors(value: Any) -> list[tf.Tensor]:
+  return [tf.convert_to_tensor(x) for x in tf.nest.flatten(value)]
+
+
+def reference_for(codec: codecs.Codec, value: Any) -> codecs.Reference | None:
+  """Weights and a last update for `codec` where it needs them, drawn at random."""
+  rng = np.random.default_rng(1)
+
+  def draw() -> list[tf.Tensor]:
+    return [tf.constant(rng.normal(size=x.shape), x.dtype) for x in _tensors(value)]
+
+  traits = codec.traits
+  if not traits.needs_model and not traits.needs_last_update:
+    return None
+  return codecs.Reference(model=draw(), last_update=draw())
+
+
+def _initial_memory(codec: codecs.Codec, value: Any) -> Any:
+  return codec.initial_memory(structures.specs(value))
+
+
+def _encode(codec: codecs.Codec, memory: Any, value: Any, seed: Sequence[int]) -> codecs.Encoded:
+  return codec.encode(memory, value, tf.constant(seed, tf.int32), reference_for(codec, value))
+
+
+def _assert_same(found: Any, expected: Any, what: str) -> None:
+  for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
+    np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=what)
+
+
+def _distance(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor]) -> float:
+  """The Euclidean norm of a - b, in float64."""
+  total = sum(
+    np.sum((np.asarray(x, np.float64) - np.asarray(y, np.float64)) ** 2)
+    for x, y in zip(a, b, strict=True)
+  )
+  return float(np.sqrt(total))
+
+
+def _norm(value: Any) -> float:
+  tensors = _tensors(value)
+  return _distance(tensors, [np.zeros(x.shape) for x in tensors])
+
+
+def check_round_trip(codec: codecs.Codec, values: Sequence[Any]) -> None:
+  """What arrives as bytes decodes to the bit as what was sent, in the value's shapes and types.
+
+  `values` are one client's updates in a row, here and below.
+  """
+  memory = _initial_memory(codec, values[0])
+  for i, value in enumerate(values):
+    encoded = _encode(codec, memory, value, (0, i))
+    decoded = codec.decode(memory, encoded.message)
+    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value))
+    _assert_same(codec.decode(memory, arrived), decoded, f'{codec}: round trip')
+    for x, y in zip(_tensors(value), decoded, strict=True):
+      if (x.shape, x.dtype) != (y.shape, y.dtype):
+        raise AssertionError(f'{codec}: {x.dtype} {x.shape} decodes to {y.dtype} {y.shape}.')
+    memory = encoded.memory
+
+
+def check_size(codec: codecs.Codec, values: Sequence[Any]) -> None:
+  """Priced bits are those of the packed message, up to the padding of its last byte."""
+  memory, sizes = _initial_memory(codec, values[0]), set()
+  for i, value in enumerate(values):
+    encoded = _encode(codec, memory, value, (0, i))
+    bits, packed = int(codec.message_bits(encoded.message)), 8 * len(codec.pack(encoded.message))
+    if not 0 <= packed - bits < 8:
+      raise AssertionError(f'{codec}: priced {bits} bits, packed {packed}, for {value}.')
+    sizes.add(bits)
+    memory = encoded.memory
+  if len(sizes) > 1 and not codec.traits.variable_size:
+    raise AssertionError(f'{codec}: sizes {sizes}, but its traits say one size.')
+
+
+def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> None:
+  """The mean over seeds is the value, coordinate by coordinate, within six standard errors."""
+  memory, reference = _initial_memory(codec, value), reference_for(codec, value)
+  tensors = _tensors(value)
+
+  @tf.function
+  def decoded(seed):
+    return codec.decode(memory, codec.encode(memory, tensors, seed, reference).message)
+
+  draws = [decoded(tf.constant([7, i], tf.int32)) for i in range(num_seeds)]
+  for x, *samples in zip(tensors, *draws, strict=True):
+    samples, x = np.stack([np.asarray(s, np.float64) for s in samples]), np.asarray(x, np.float64)
+    # What is drawn rarely may not be seen often enough for its deviation to be known.
+    error = samples.std(0) / np.sqrt(num_seeds)
+    off = np.abs(samples.mean(0) - x)
+    bound = 6 * error + 1e-5 * np.abs(x).max(initial=0)
+    if not (off <= bound).all():
+      raise AssertionError(f'{codec}: mean {samples.mean(0)} of {num_seeds}, expected {x}.')
+
+
+def check_contraction(codec: codecs.Codec, value: Any) -> None:
+  """What is decoded is no further from the value than nothing is."""
+  memory = _initial_memory(codec, value)
+  decoded = codec.decode(memory, _encode(codec, memory, value, SEED).message)
+  error, norm = _distance(decoded, _tensors(value)), _norm(value)
+  if not error <= norm * (1 + 1e-5):
+    raise AssertionError(f'{codec}: error {error} of a value of norm {norm}.')
+
+
+def check_linear(codec: codecs.Codec, a: Any, b: Any) -> None:
+  """The decoded messages of `a` and `b`, of one seed, add up to that of `a + b`."""
+  memory = _initial_memory(codec, a)
+  both = [x + y for x, y in zip(_tensors(a), _tensors(b), strict=True)]
+  one, other, total = (
+    codec.decode(memory, _encode(codec, memory, v, SEED).message) for v in (a, b, both)
+  )
+  error = _distance([x + y for x, y in zip(one, other, strict=True)], total)
+  if not error <= 1e-5 * (_norm(one) + _norm(other)):
+    raise AssertionError(f'{codec}: decoded sums differ by {error}.')
+
+
+def check_conservation(codec: codecs.ErrorFeedback, values: Sequence[Any]) -> None:
+  """All that was decoded, plus the residual, is the sum of all updates."""
+  memory = _initial_memory(codec, values[0])
+  left = [np.zeros(x.shape) for x in _tensors(values[0])]
+  largest = 0.0
+  for i, value in enumerate(values):
+    encoded = _encode(codec, memory, value, (0, i))
+    decoded = codec.decode(memory, encoded.message)
+    left = [r + x - np.asarray(d) for r, x, d in zip(left, _tensors(value), decoded, strict=True)]
+    memory = encoded.memory
+    largest = max(largest, _norm(value), _norm(memory['residual']))
+  error = _distance(left, memory['residual'])
+  if not error <= 1e-6 * len(values) * largest:
+    raise AssertionError(f'{codec}: {error} lost in {len(values)} rounds of size {largest}.')
+
+
+def check_memory_symmetry(codec: codecs.Codec, values: Sequence[Any]) -> None:
+  """A server that sees bytes alone decodes, with the mirror it keeps, what the client does."""
+  memory = mirror = _initial_memory(codec, values[0])
+  for i, value in enumerate(values):
+    encoded = _encode(codec, memory, value, (0, i))
+    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value))
+    here = codec.decode(memory, encoded.message)
+    _assert_same(codec.decode(mirror, arrived), here, f'{codec}: mirror, round {i}')
+    mirror, memory = codec.follow(mirror, arrived), encoded.memory
+
+
+def check_keeps_nothing(codec: codecs.Codec, values: Sequence[Any]) -> None:
+  """Two clients in turn get what each gets alone: all that is kept is in the memory."""
+
+  def run(turns: int) -> list[list[Any]]:
+    memories = [_initial_memory(codec, values[0]) for _ in range(turns)]
+    decoded = [[] for _ in range(turns)]
+    for i, value in enumerate(values):
+      for turn in range(turns):
+        encoded = _encode(codec, memories[turn], value, (0, i))
+        decoded[turn].append(codec.decode(memories[turn], encoded.message))
+        memories[turn] = encoded.memory
+    return decoded
+
+  alone, (first, second) = run(1)[0], run(2)
+  _assert_same(first, alone, f'{codec}: first of two')
+  _assert_same(second, alone, f'{codec}: second of two')
+
+
+def check_refuses_integers(codec: codecs.Codec) -> None:
+  """Raises TypeError for tensors that are not floats."""
+  floats = [np.float32([1, 2])]
+  memory = _initial_memory(codec, floats)
+  reference = reference_for(codec, floats)
+  try:
+    codec.encode(memory, [np.int32([1, 2])], tf.constant(SEED), reference)
+  except TypeError:
+    return
+  raise AssertionError(f'{codec}: took integers.')
+
+
+def check_contract(codec: codecs.Codec, values: Sequence[Any]) -> None:
+  """All laws that hold for every codec, and those that the traits of `codec` claim."""
+  traits = codec.traits
+  check_refuses_integers(codec)
+  for value in values:
+    row = [_tensors(value)]
+    if traits.has_memory:
+      row += [[0.9 * x for x in row[0]], [0 * x for x in row[0]]]
+    for law in (check_round_trip, check_size, check_memory_symmetry, check_keeps_nothing):
+      law(codec, row)
+    if traits.contraction:
+      check_contraction(codec, value)
+    if traits.linear:
+      check_linear(codec, value, [x[::-1] if x.shape.rank else x for x in row[0]])
+    if isinstance(codec, codecs.ErrorFeedback):
+      check_conservation(codec, row)
+  if traits.unbiased:
+    check_unbiased(codec, values[0])
