@@ -3,8 +3,9 @@
   python -m experiments.compare --task=digits --methods=fed_avg,lbgm --seeds=1,2 \\
     --output_dir=DIR
 
-A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`. Each run goes to
-DIR/METHOD-seedN; the table to DIR/table.csv and DIR/table.md, the plots to DIR/plots.
+A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`, or
+`fed_avg:uplink=error_feedback(top_k(0.1))`. Each run goes to DIR/METHOD-seedN; the table to
+DIR/table.csv and DIR/table.md, the plots to DIR/plots.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,22 @@ from experiments.reports import plots
 from experiments.reports import table as table_lib
 from tff_lowrank.simulation import network as network_lib
 
-_METHODS = flags.DEFINE_list(
+_METHODS = flags.DEFINE_string(
   'methods', 'fed_avg,lbgm', 'What to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], by commas.'
 )
 _SEEDS = flags.DEFINE_list('seeds', '1', 'Each method runs once with each seed.')
+
+
+def split_methods(text: str) -> list[str]:
+  """The methods of `--methods`: cut at commas, but not at those in parentheses."""
+  labels, depth = [''], 0
+  for character in text:
+    depth += (character == '(') - (character == ')')
+    if character == ',' and depth == 0:
+      labels.append('')
+    else:
+      labels[-1] += character
+  return [label.strip() for label in labels]
 
 
 def parse_method(text: str) -> tuple[str, dict[str, object]]:
@@ -55,9 +68,9 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
   if flag_groups.given('seed'):
     raise app.UsageError('--seed does nothing here; use --seeds.')
-  labels = _METHODS.value
-  if not labels or len(set(labels)) < len(labels):
-    raise app.UsageError(f'--methods: expected different methods, found {",".join(labels)!r}.')
+  labels = split_methods(_METHODS.value)
+  if len(set(labels)) < len(labels):
+    raise app.UsageError(f'--methods: expected different methods, found {_METHODS.value!r}.')
   parsed = [parse_method(label) for label in labels]
   flag_groups.check_method_flags([method for method, _ in parsed])
   folder = flag_groups.output_folder()

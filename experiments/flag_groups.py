@@ -8,8 +8,8 @@ from absl import app
 from absl import flags
 
 from experiments import specs
+from tff_lowrank import codecs
 from tff_lowrank import tasks
-from tff_lowrank.codecs import codec
 from tff_lowrank.datasets import partition
 
 _TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
@@ -64,6 +64,11 @@ _DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data set's files ar
 _CONTEXT = flags.DEFINE_enum(
   'context', 'local', specs.CONTEXTS, "What runs TFF: this package's context or TFF's own."
 )
+_UPLINK = flags.DEFINE_string(
+  'uplink',
+  'identity',
+  'The codec of the updates, such as `top_k(0.1)`; `lbgm` recycles its output. See codecs.parse.',
+)
 _LBGM_THRESHOLD = flags.DEFINE_float(
   'lbgm_threshold',
   0.2,
@@ -72,7 +77,7 @@ _LBGM_THRESHOLD = flags.DEFINE_float(
   upper_bound=1,
 )
 _LBGM_GRANULARITY = flags.DEFINE_enum(
-  'lbgm_granularity', 'tensor', codec.GRANULARITIES, 'What is decided on together.'
+  'lbgm_granularity', 'tensor', codecs.GRANULARITIES, 'What is decided on together.'
 )
 _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, 'Folder for all that is written.', required=True
@@ -107,6 +112,14 @@ def _check(spec: specs.RunSpec) -> None:
     partition.parse(spec.partition)
   except ValueError as e:
     raise app.UsageError(f'--partition: {e}') from e
+  try:
+    uplink = codecs.parse(spec.uplink)
+    if spec.method == 'lbgm':
+      codecs.LookBack(uplink, spec.lbgm_threshold)
+  except ValueError as e:
+    raise app.UsageError(f'--uplink: {e}') from e
+  if spec.method == 'lbgm_shared' and uplink != codecs.Identity():
+    raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method=lbgm_shared.')
   if spec.clients_per_round > spec.num_clients:
     raise app.UsageError(
       f'--clients_per_round must be at most --num_clients={spec.num_clients}, found '
@@ -147,6 +160,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     eval_every=_EVAL_EVERY.value,
     data_dir=_DATA_DIR.value,
     context=_CONTEXT.value,
+    uplink=_UPLINK.value,
     lbgm_threshold=_LBGM_THRESHOLD.value,
     lbgm_granularity=_LBGM_GRANULARITY.value,
   )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import tensorflow_federated as tff
 
 from experiments import specs
+from tff_lowrank import codecs
 from tff_lowrank import learning
 
 Process = learning.ClientStatefulLearningProcess
@@ -28,10 +29,16 @@ def _lbgm(spec: specs.RunSpec) -> dict[str, object]:
   return dict(threshold=spec.lbgm_threshold, granularity=spec.lbgm_granularity)
 
 
+def _uplink(spec: specs.RunSpec) -> codecs.Codec:
+  return codecs.parse(spec.uplink)
+
+
 _BUILDERS: Mapping[str, Callable[..., Process]] = {
-  'fed_avg': lambda spec, *common, **weighting: learning.build_fed_avg(*common, **weighting),
+  'fed_avg': lambda spec, *common, **weighting: learning.build_compressed_fed_avg(
+    *common, **weighting, codec=_uplink(spec), seed=spec.seed
+  ),
   'lbgm': lambda spec, *common, **weighting: learning.build_lbgm_fed_avg(
-    *common, **weighting, **_lbgm(spec)
+    *common, **weighting, inner=_uplink(spec), seed=spec.seed, **_lbgm(spec)
   ),
   'lbgm_shared': lambda spec, *common, **weighting: learning.build_shared_lbgm_fed_avg(
     *common, **weighting, **_lbgm(spec)

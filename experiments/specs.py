@@ -37,6 +37,7 @@ class RunSpec:
   eval_every: int
   data_dir: str | None
   context: str
+  uplink: str
   lbgm_threshold: float
   lbgm_granularity: str
 

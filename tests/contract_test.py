@@ -77,7 +77,11 @@ def test_compiles_with_xla(text, rng):
 
   def step(memory, value, seed):
     encoded = codec.encode(memory, value, seed, reference)
-    return encoded.memory, codec.decode(memory, encoded.message), codec.message_bits(encoded.message)
+    return (
+      encoded.memory,
+      codec.decode(memory, encoded.message),
+      codec.message_bits(encoded.message),
+    )
 
   seed = tf.constant([3, 4])
   compiled = tf.function(step, jit_compile=True)(memory, value, seed)

@@ -23,7 +23,7 @@ def test_preset_parses_and_makes_specs(preset):
     given = [line.split('=')[0].lstrip('-') for line in shlex.split(text, comments=True)]
     assert len(set(given)) == len(given)
     if 'methods' in given:
-      for label in flags.FLAGS.methods:
+      for label in compare.split_methods(flags.FLAGS.methods):
         method, overrides = compare.parse_method(label)
         flag_groups.run_spec(method, overrides)
     else:

@@ -1,5 +1,6 @@
 """Compressors as pure functions over tensors, with their wire forms. Never imports tff."""
 
+from tff_lowrank.codecs.codec import GRANULARITIES as GRANULARITIES
 from tff_lowrank.codecs.codec import Codec as Codec
 from tff_lowrank.codecs.codec import Encoded as Encoded
 from tff_lowrank.codecs.codec import Reference as Reference
@@ -14,8 +15,8 @@ from tff_lowrank.codecs.look_back import LookBack as LookBack
 from tff_lowrank.codecs.low_rank import Atomo as Atomo
 from tff_lowrank.codecs.low_rank import PowerSGD as PowerSGD
 from tff_lowrank.codecs.low_rank import TruncatedSVD as TruncatedSVD
-from tff_lowrank.codecs.quantize import Float16 as Float16
 from tff_lowrank.codecs.quantize import QSGD as QSGD
+from tff_lowrank.codecs.quantize import Float16 as Float16
 from tff_lowrank.codecs.quantize import TernGrad as TernGrad
 from tff_lowrank.codecs.sign_sgd import SignSGD as SignSGD
 from tff_lowrank.codecs.top_k import RandomK as RandomK

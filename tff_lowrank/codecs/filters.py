@@ -154,7 +154,8 @@ class CMFL(codec.Codec):
     it with an update of 0, as in the comparisons of the APF paper.
 
   Wang, Wang, Li: CMFL, ICDCS 2019. On the wire: one flag, then the inner message. The signs of the
-  last global update are priced on the downlink (see `aggregators.coded_mean.signs_price`). Official units: the inner codec's, 0 if nothing is sent.
+  last global update are priced on the downlink (see `aggregators.coded_mean.signs_price`).
+  Official units: the inner codec's, 0 if nothing is sent.
   """
 
   threshold: float = 0.8

@@ -69,7 +69,7 @@ def bits(n: int, indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
   cheapest = tf.minimum(_fixed_bits(n, count), _rice_bits(n, indices, count))
   if known:
     return FORM_BITS + cheapest
-  trivial = (tf.cast(count, tf.int64) == 0) | (tf.cast(count, tf.int64) == n)
+  trivial = tf.equal(count, 0) | tf.equal(count, n)  # In a TFF graph == compares identities.
   return count_width(n) + tf.where(trivial, tf.constant(0, tf.int64), FORM_BITS + cheapest)
 
 

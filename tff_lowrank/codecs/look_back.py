@@ -48,7 +48,7 @@ def project(x: Block, look_back: Block) -> tuple[tf.Tensor, tf.Tensor]:
   coefficient = tf.cast(coefficient, tf.float32)
   residual = [a - b for a, b in zip(x, scale(coefficient, look_back), strict=True)]
   error = tf.math.divide_no_nan(structures.dot(residual, residual), squared_x)
-  useless = (squared_look_back == 0) & (squared_x > 0)
+  useless = (squared_look_back <= 0) & (squared_x > 0)
   # Least squares: at most 1, but for rounding.
   usable = tf.math.is_finite(error) & ~useless
   return coefficient, tf.where(usable, tf.minimum(error, 1.0), np.inf)

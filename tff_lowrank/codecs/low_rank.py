@@ -237,5 +237,5 @@ class PowerSGD(_LowRank):
     p, _ = tf.linalg.qr(tf.matmul(unit, memory))
     q = tf.matmul(unit, p, transpose_a=True)
     # A direction lost to a matrix of lower rank would stay lost.
-    alive = tf.reduce_all(tf.reduce_any(q != 0, 0))
+    alive = tf.reduce_all(tf.reduce_any(tf.not_equal(q, 0), 0))
     return p, q * largest, self.rank, tf.where(alive, q, memory)
