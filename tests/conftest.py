@@ -2,11 +2,16 @@
 
 import pathlib
 
+import hypothesis
 import numpy as np
 import psutil
 import pytest
 
 from tff_lowrank import execution
+
+# How long an example takes says nothing on a busy machine.
+hypothesis.settings.register_profile('tests', deadline=None)
+hypothesis.settings.load_profile('tests')
 
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 

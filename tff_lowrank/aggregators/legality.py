@@ -38,7 +38,7 @@ def check_stack(codec: codecs.Codec, mean_factory: Any) -> None:
   for part in _parts(mean_factory):
     name = type(part).__name__
     if isinstance(part, _SECURE):
-      for inner in codec.parts:
+      for inner in reversed(codec.parts):
         if inner.traits.individual:
           raise ValueError(
             f'{inner.name} does not work under secure aggregation ({name}): the server must see '
