@@ -11,6 +11,7 @@ that codecs with memory have one). Prints a table:
 """
 
 from collections.abc import Sequence
+import itertools
 
 from absl import app
 from absl import flags
@@ -21,8 +22,8 @@ import zstandard
 
 from tff_lowrank import codecs
 from tff_lowrank import execution
-from tff_lowrank import ledger
 from tff_lowrank import learning
+from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank import tasks
 from tff_lowrank.simulation import batches as batches_lib
@@ -54,12 +55,14 @@ def two_updates(task: tasks.Task, seed: int) -> tuple[list[np.ndarray], list[lis
     data = cut.dataset(task.train, client, number, task.preprocess)
     state = process.next(state, [process.initialize_client()], [data]).state
     weights.append(process.get_model_weights(state).trainable)
-  updates = [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(weights, weights[1:])]  # noqa: B905
+  pairs = [zip(x, y, strict=True) for x, y in itertools.pairwise(weights)]
+  updates = [[a - b for a, b in pair] for pair in pairs]
   return weights[1], updates
 
 
-def price_row(codec: codecs.Codec, weights: list[np.ndarray], updates: list) -> str:
-  """The table's row for `codec`."""
+def price_row(text: str, weights: list[np.ndarray], updates: list) -> str:
+  """The table's row for the codec that `text` describes."""
+  codec = codecs.parse(text)
   memory = codec.initial_memory(structures.specs(updates[0]))
   for number, update in enumerate(updates):
     reference = codecs.Reference(model=weights, last_update=updates[0])
@@ -71,7 +74,7 @@ def price_row(codec: codecs.Codec, weights: list[np.ndarray], updates: list) -> 
   unit = 'bits' if codec.parts[-1].name in BITS else 'floats'
   squeezed = len(zstandard.ZstdCompressor(level=19).compress(packed))
   return (
-    f'| `{codec}` | {ledger.to_bytes(ledger.total(price)):,} | {besides:,} | {len(packed):,} '
+    f'| `{text}` | {ledger.to_bytes(ledger.total(price)):,} | {besides:,} | {len(packed):,} '
     f'| {squeezed:,} | {int(codec.official_units(message)):,} {unit} |'
   )
 
@@ -79,7 +82,7 @@ def price_row(codec: codecs.Codec, weights: list[np.ndarray], updates: list) -> 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
-  stacks = [codecs.parse(text) for text in _CODECS.value.split(';')]
+  texts = [text.strip() for text in _CODECS.value.split(';')]
   with execution.set_local_context():
     task = tasks.build(
       _TASK.value, partition='iid', num_clients=100, seed=_SEED.value, data_dir=_DATA_DIR.value
@@ -87,8 +90,8 @@ def main(argv: Sequence[str]) -> None:
     weights, updates = two_updates(task, _SEED.value)
   print('| codec | priced | besides payload | packed | zstd | official |')
   print('|---|---:|---:|---:|---:|---:|')
-  for codec in stacks:
-    print(price_row(codec, weights, updates))
+  for text in texts:
+    print(price_row(text, weights, updates))
 
 
 if __name__ == '__main__':

@@ -54,9 +54,10 @@ def test_tff_runs_it_as_defined(text, rng):
   base = [draw(rng) for _ in range(3)]
   for round_num in range(3):
     # Updates that sometimes repeat themselves, and once are zero.
+    factors = [np.float32(0 if round_num == i else 0.7) for i in range(3)]
     values = [
-      tf.nest.map_structure(lambda x: np.float32(0 if round_num == i else 0.7) * x, value)
-      for i, value in enumerate(base)
+      collections.OrderedDict((name, factor * x) for name, x in value.items())
+      for factor, value in zip(factors, base, strict=True)
     ]
     model = draw(rng)
     arguments = [state, memories, values, weights]

@@ -40,13 +40,13 @@ def test_nearest_level_and_max_norm():
 
 def test_clients_round_alike_only_if_they_are_alike(rng):
   codec = codecs.QSGD(1)
-  a, b = rng.normal(size=(2, 50)).astype(np.float32)
+  a = rng.normal(size=50).astype(np.float32)
 
   def levels(x):
     return codec.encode((), [x], codec_cases.SEED).message[0].levels
 
   np.testing.assert_array_equal(levels(a), levels(a))
-  # With one noise for both, |a| and a cut of a would round together.
+  # With one noise for both, they would round together.
   nudged = a.copy()
   nudged[0] *= 1.0001
   assert (np.asarray(levels(a)) != np.asarray(levels(nudged))).any()
