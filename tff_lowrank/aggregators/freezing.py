@@ -165,9 +165,7 @@ class FreezingFactory(client_stateful.ReportingFactory):
 
     @tff.tensorflow.computation(client_stateful.REPORT_TYPE, frozen_type)
     def add_mask(report, frozen):
-      bits = ledger.index_set_bits(
-        structures.count(frozen, specs), structures.num_elements(specs)
-      )
+      bits = ledger.index_set_bits(structures.count(frozen, specs), structures.num_elements(specs))
       downlink = ledger.add(report['downlink'], ledger.price(index_or_mask=bits))
       return collections.OrderedDict(report, downlink=downlink)
 

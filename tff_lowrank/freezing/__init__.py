@@ -7,10 +7,10 @@ Parameter Freezing, ICDCS 2021.
 are its parts.
 """
 
+from tff_lowrank.freezing.freezer import State as State
 from tff_lowrank.freezing.freezer import frozen_mask as frozen_mask
 from tff_lowrank.freezing.freezer import hold as hold
 from tff_lowrank.freezing.freezer import initial_state as initial_state
 from tff_lowrank.freezing.freezer import measure as measure
 from tff_lowrank.freezing.freezer import next_round as next_round
-from tff_lowrank.freezing.freezer import State as State
 from tff_lowrank.freezing.settings import Settings as Settings

@@ -158,9 +158,7 @@ def _check(settings: settings_lib.Settings, state: State, change: list[tf.Tensor
       new, state.threshold, whole=whole, zero_update=settings.zero_update
     )
     period = tf.where(active, control.next_period(settings.control, period, stable), period)
-    extra = aggressive.extra_period(
-      settings.aggressive, settings.seed, check, index, period.shape
-    )
+    extra = aggressive.extra_period(settings.aggressive, settings.seed, check, index, period.shape)
     statistics.append(new)
     periods.append(period)
     wakes.append(tf.where(active, check + 1 + period + extra, wake))

@@ -57,9 +57,7 @@ def _build(
     personalize = partial.build_personalize(
       finalizer_state_type, memory_type, weights_type, settings
     )
-  return process.compose(
-    initial_model_weights, work, aggregator, finalizer, outgoing, personalize
-  )
+  return process.compose(initial_model_weights, work, aggregator, finalizer, outgoing, personalize)
 
 
 def build_apf_fed_avg(

@@ -63,9 +63,7 @@ def build_finalizer(
   state_type = initialize.type_signature.result.member
   optimizer_type = inner.initialize.type_signature.result.member
 
-  @tff.tensorflow.computation(
-    state_type, trainable_type, optimizer_type, trainable_type, np.int32
-  )
+  @tff.tensorflow.computation(state_type, trainable_type, optimizer_type, trainable_type, np.int32)
   def finish(state, before, optimizer, after, rejected):
     old = state['freezing']
     frozen = freezing.frozen_mask(settings, old)
