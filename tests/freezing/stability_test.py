@@ -102,8 +102,13 @@ def test_the_first_check_finds_nothing_stable_up_to_threshold_one(rng):
 
 @pytest.mark.parametrize(
   'zero_update, threshold, expected',
-  [('unstable', 0.05, False), ('unstable', 2.0, False), ('stable', 0.05, True), ('stable', 0, False)],
-)  # fmt: skip
+  [
+    ('unstable', 0.05, False),
+    ('unstable', 2.0, False),
+    ('stable', 0.05, True),
+    ('stable', 0, False),
+  ],
+)
 def test_a_parameter_that_never_moved(zero_update, threshold, expected):
   statistics = run([[0, 0, 0]] * 3)
   stable = stability.is_stable(

@@ -114,9 +114,7 @@ def test_checks_are_rarer_than_rounds():
     payload=4 * 32, catch_up=3 * 32 + 4 * 32 * 10 + 4 * 32
   )
   # A check that made the version it is sent, a client with the values can run itself.
-  assert price(sparse, 'derived', 4, 6, [6] * 4 + [3] * 3 + [2] * 3, mask()) == dict(
-    payload=4 * 32
-  )
+  assert price(sparse, 'derived', 4, 6, [6] * 4 + [3] * 3 + [2] * 3, mask()) == dict(payload=4 * 32)
 
 
 def test_a_tensor_as_one_parameter():
