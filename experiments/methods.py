@@ -28,6 +28,10 @@ def _lbgm(spec: specs.RunSpec) -> dict[str, object]:
   return dict(threshold=spec.lbgm_threshold, granularity=spec.lbgm_granularity)
 
 
+def _apf(spec: specs.RunSpec) -> dict[str, object]:
+  return dict(freezing_settings=spec.freezing_settings(), mask_policy=spec.apf_mask_policy)
+
+
 _BUILDERS: Mapping[str, Callable[..., Process]] = {
   'fed_avg': lambda spec, *common, **weighting: learning.build_fed_avg(*common, **weighting),
   'lbgm': lambda spec, *common, **weighting: learning.build_lbgm_fed_avg(
@@ -35,6 +39,12 @@ _BUILDERS: Mapping[str, Callable[..., Process]] = {
   ),
   'lbgm_shared': lambda spec, *common, **weighting: learning.build_shared_lbgm_fed_avg(
     *common, **weighting, **_lbgm(spec)
+  ),
+  'apf': lambda spec, *common, **weighting: learning.build_apf_fed_avg(
+    *common, **weighting, **_apf(spec)
+  ),
+  'apf_partial_sync': lambda spec, *common, **weighting: learning.build_partial_sync_fed_avg(
+    *common, **weighting, **_apf(spec)
   ),
 }
 

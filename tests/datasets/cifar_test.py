@@ -81,7 +81,7 @@ def test_missing_files_are_named_with_their_source(folder, tmp_path):
 def test_damaged_files_are_refused(folder, damage, message):
   path = folder / 'data_batch_4.bin'
   path.write_bytes(damage(path.read_bytes()))
-  with pytest.raises(ValueError, match=f'data_batch_4.bin: {message}'):
+  with pytest.raises(ValueError, match=f'data_batch_4.bin: .*{message}'):
     cifar.load_arrays(str(folder))
 
 
