@@ -174,11 +174,13 @@ def test_works_in_tffs_own_algorithms(rng):
 
 
 def test_partial_mean_by_hand():
-  frozen_type = freezing_aggregators.mask_type(freezing.Settings(), VALUE)
+  mask_type = freezing_aggregators.mask_type(freezing.Settings(), VALUE)
   process = freezing_aggregators.create_partial_mean(
-    tff.aggregators.MeanFactory(), VALUE, frozen_type, WEIGHT
+    tff.aggregators.MeanFactory(), VALUE, mask_type, WEIGHT
   )
-  mask = [np.array([True, False, False, True]), np.array(False)]
+  frozen = [tf.constant([True, False, False, True]), tf.constant(False)]
+  mask = freezing_aggregators.describe(frozen, value([0] * 5))
+  assert (mask.active_bits, mask.num_active) == (96, 3)
   partial = [
     freezing_aggregators.PartialUpdate(value(x), mask) for x in ([1, 2, 3, 4, 5], [9, 4, 5, 9, 7])
   ]
@@ -187,9 +189,17 @@ def test_partial_mean_by_hand():
   assert [r['uplink']['payload'] for r in output.reports] == [96, 96]
 
 
-def test_mask_type_of_whole_tensors():
-  whole = freezing_aggregators.mask_type(freezing.Settings(granularity='tensor'), VALUE)
-  assert whole == tff.to_type([np.bool_, np.bool_])
+def test_mask_of_whole_tensors():
+  settings = freezing.Settings(2.0, granularity='tensor', control='permanent')
+  whole = freezing_aggregators.mask_type(settings, VALUE)
+  assert whole.frozen == tff.to_type([np.bool_, np.bool_])
+  process = aggregators.FreezingFactory(settings).create(VALUE, WEIGHT)
+  first = process.next(process.initialize(), [value([1, 2, 3, 4, 0])], [1.0])
+  second = process.next(first.state, [value([1, 2, 3, 4, 5])], [1.0])
+  np.testing.assert_array_equal(flat(second.result), [0, 0, 0, 0, 5])
+  # One float up; one of two tensors is frozen: a bit.
+  assert second.measurements['summary']['uplink_bits']['payload'] == 32
+  assert second.measurements['summary']['downlink_bits']['index_or_mask'] == 1
 
 
 def test_refuses_bad_arguments():

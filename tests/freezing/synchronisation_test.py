@@ -17,16 +17,11 @@ def mask(*frozen):
 
 
 def price(settings, policy, known, version, changed, frozen):
-  changed = np.asarray(changed, np.int32)
-  bits = synchronisation.downlink_price(
-    settings,
-    policy,
-    SPEC,
-    known=tf.constant(known),
-    version=tf.constant(version),
-    changed=[tf.constant(changed[:6]), tf.constant(changed[6:].reshape(2, 2))],
-    frozen=frozen,
-  )
+  if len(changed) == 10:
+    changed = np.asarray(changed, np.int32)
+    changed = [tf.constant(changed[:6]), tf.constant(changed[6:].reshape(2, 2))]
+  book = synchronisation.sum_up(changed, frozen, tf.constant(version), SPEC)
+  bits = synchronisation.downlink_price(settings, policy, SPEC, tf.constant(known), book)
   return {kind: int(b) for kind, b in bits.items() if int(b)}
 
 
@@ -119,14 +114,32 @@ def test_checks_are_rarer_than_rounds():
 
 def test_a_tensor_as_one_parameter():
   whole = freezing.Settings(granularity='tensor')
-  bits = synchronisation.downlink_price(
-    whole, 'server', SPEC, known=tf.constant(2), version=tf.constant(5),
-    changed=[tf.constant(5), tf.constant(2)], frozen=[tf.constant(False), tf.constant(True)],
-  )  # fmt: skip
+  changed, frozen = [tf.constant(5), tf.constant(2)], [tf.constant(False), tf.constant(True)]
   # Six values; one of two tensors is frozen: one bit as an index, another to tell the set.
-  assert {k: int(b) for k, b in bits.items() if int(b)} == dict(payload=6 * 32, index_or_mask=2)
+  assert price(whole, 'server', 2, 5, changed, frozen) == dict(payload=6 * 32, index_or_mask=2)
 
 
 def test_window_keeps_its_history_instead_of_the_averages():
   window = freezing.Settings(window=7)
   assert price(window, 'derived', -1, 5, CHANGED, FROZEN)['catch_up'] == 6 * 32 + (7 + 2) * 320
+
+
+def test_book_by_hand():
+  changed = [tf.constant([5, 5, 5, 5, 3, 3]), tf.constant([[3, 2], [2, 2]])]
+  spec = [tf.TensorSpec([6]), tf.TensorSpec([2, 2], tf.float64)]
+  book = synchronisation.sum_up(changed, FROZEN, tf.constant(5), spec)
+  assert book.bits_by_version.shape == book.units_by_version.shape == [1024]
+  assert book.bits_by_version.numpy()[:7].tolist() == [0, 0, 192, 2 * 32 + 64, 0, 128, 0]
+  assert book.units_by_version.numpy()[:7].tolist() == [0, 0, 3, 3, 0, 4, 0]
+  assert (book.num_frozen, book.active_bits, book.version) == (6, 4 * 32, 5)
+  later = synchronisation.sum_up(changed, FROZEN, tf.constant(1024), spec)
+  assert later.bits_by_version.shape == [2048]
+
+
+def test_prices_do_not_change_after_a_thousand_versions():
+  shifted = [c + 2000 for c in CHANGED]
+  for known in (2, 4):
+    for policy in synchronisation.MASK_POLICIES:
+      assert price(APF, policy, known, 5, CHANGED, FROZEN) == price(
+        APF, policy, known + 2000, 2005, shifted, FROZEN
+      )

@@ -95,5 +95,11 @@ def test_memory_holds_no_more_than_it_must(rng, keeps_own):
   assert memory['version'] == -1
 
 
-def test_broadcast_fields():
-  assert partial.Broadcast._fields == ('weights', 'frozen', 'changed', 'version')
+def test_only_clients_that_keep_values_are_told_what_changed(rng):
+  model = linear.build_model(rng)
+  weights_type = learning.build_fed_avg(model, sgd(RATE)).get_model_weights.type_signature.result
+  finalizer = partial.build_finalizer(sgd(1.0), weights_type, SETTINGS)
+  state_type = finalizer.initialize.type_signature.result.member
+  for keeps_own, num_tensors in ((True, 2), (False, 0)):
+    outgoing = partial.build_outgoing(state_type, weights_type, SETTINGS, keeps_own)
+    assert len(outgoing.type_signature.result.changed) == num_tensors

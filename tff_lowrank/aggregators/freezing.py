@@ -15,28 +15,49 @@ from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.aggregators import coded_mean
 
 
+class Mask(NamedTuple):
+  """What is frozen, with the price of what is not, computed once for all clients.
+
+  frozen: One bool tensor for each of the model's, shaped alike or [].
+  active_bits: int64 [], the price of the active values.
+  num_active: int64 [], how many they are.
+  """
+
+  frozen: list[Any]
+  active_bits: Any
+  num_active: Any
+
+
+def describe(frozen: list[tf.Tensor], value_spec: Any) -> Mask:
+  """The `Mask` of `frozen` for a model of `value_spec`, tensors or specs."""
+  active = [~mask for mask in frozen]
+  bits = ledger.selected_price(active, value_spec)['payload']
+  return Mask(frozen, bits, structures.count(active, value_spec))
+
+
+def mask_type(settings: freezing.Settings, value_type: tff.Type) -> tff.Type:
+  """The type of the `Mask` of `freezing.frozen_mask` for a model of `value_type`."""
+  specs = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(value_type))
+  whole = settings.granularity == 'tensor'
+  frozen = [(np.bool_, () if whole else tuple(spec.shape)) for spec in specs]
+  return tff.to_type(Mask(frozen, np.int64, np.int64))
+
+
 class PartialUpdate(NamedTuple):
   """What a client of a partly frozen model has to send.
 
   update: The whole update; what it holds for frozen coordinates does not count.
-  frozen: The mask, one bool tensor for each of the update's, shaped alike or [].
+  mask: What is frozen.
   """
 
   update: Any
-  frozen: list[Any]
-
-
-def mask_type(settings: freezing.Settings, value_type: tff.Type) -> tff.Type:
-  """The type of `freezing.frozen_mask` for a model of `value_type`."""
-  specs = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(value_type))
-  whole = settings.granularity == 'tensor'
-  return tff.to_type([(np.bool_, () if whole else tuple(spec.shape)) for spec in specs])
+  mask: Mask
 
 
 def create_partial_mean(
   mean_factory: tff.aggregators.WeightedAggregationFactory,
   value_type: tff.Type,
-  frozen_type: tff.Type,
+  mask_type: tff.Type,
   weight_type: tff.Type,
 ) -> client_stateful.ClientStatefulAggregationProcess:
   """The weighted mean of `PartialUpdate`s of `value_type`; clients have one and the same mask.
@@ -53,21 +74,20 @@ def create_partial_mean(
     mean_process = mean_factory.create_reporting(value_type, weight_type)
   else:
     mean_process = mean_factory.create(value_type, weight_type)
-  partial_type = tff.to_type(PartialUpdate(value_type, frozen_type))
+  partial_type = tff.to_type(PartialUpdate(value_type, mask_type))
 
   @tff.tensorflow.computation(partial_type, weight_type)
   def send(partial, weight):
     accepted = client_stateful.is_accepted(partial.update, weight)
     zeros = tf.nest.map_structure(tf.zeros_like, partial.update)
-    value = freezing.hold(partial.frozen, zeros, partial.update)
-    active = [~mask for mask in partial.frozen]
+    left_out = [mask | ~accepted for mask in partial.mask.frozen]
     return (
-      structures.select(accepted, value, zeros),
+      freezing.hold(left_out, zeros, partial.update),
       tf.where(accepted, weight, tf.zeros_like(weight)),
       client_stateful.report(
         accepted,
-        ledger.selected_price(active, value),
-        official_units=structures.count(active, value),
+        ledger.price(payload=partial.mask.active_bits),
+        official_units=partial.mask.num_active,
       ),
     )
 
@@ -146,8 +166,9 @@ class FreezingFactory(client_stateful.ReportingFactory):
   ) -> client_stateful.ClientStatefulAggregationProcess:
     settings = self._settings
     specs = tff.types.type_to_tf_tensor_specs(value_type)
-    frozen_type = mask_type(settings, value_type)
-    mean_process = create_partial_mean(self._mean_factory, value_type, frozen_type, weight_type)
+    described_type = mask_type(settings, value_type)
+    mean_process = create_partial_mean(self._mean_factory, value_type, described_type, weight_type)
+    num_scalars = structures.num_elements(specs)
 
     @tff.tensorflow.computation
     def initial_freezing():
@@ -157,22 +178,27 @@ class FreezingFactory(client_stateful.ReportingFactory):
 
     @tff.tensorflow.computation(freezing_type)
     def mask_of(state):
-      return freezing.frozen_mask(settings, state)
+      return describe(freezing.frozen_mask(settings, state), specs)
 
-    @tff.tensorflow.computation(value_type, frozen_type)
-    def attach(value, frozen):
-      return PartialUpdate(value, frozen)
+    @tff.tensorflow.computation(value_type, described_type)
+    def attach(value, mask):
+      return PartialUpdate(value, mask)
 
-    @tff.tensorflow.computation(client_stateful.REPORT_TYPE, frozen_type)
-    def add_mask(report, frozen):
-      bits = ledger.index_set_bits(structures.count(frozen, specs), structures.num_elements(specs))
+    @tff.tensorflow.computation(client_stateful.REPORT_TYPE, described_type)
+    def add_mask(report, mask):
+      if settings.granularity == 'tensor':
+        num_units = len(mask.frozen)
+        num_frozen = structures.count(mask.frozen, mask.frozen)
+      else:
+        num_units, num_frozen = num_scalars, num_scalars - mask.num_active
+      bits = ledger.index_set_bits(num_frozen, num_units)
       downlink = ledger.add(report['downlink'], ledger.price(index_or_mask=bits))
       return collections.OrderedDict(report, downlink=downlink)
 
-    @tff.tensorflow.computation(freezing_type, value_type, frozen_type)
-    def finish(state, mean, frozen):
+    @tff.tensorflow.computation(freezing_type, value_type, described_type)
+    def finish(state, mean, mask):
       zeros = tf.nest.map_structure(tf.zeros_like, mean)
-      aggregate = freezing.hold(frozen, zeros, mean)
+      aggregate = freezing.hold(mask.frozen, zeros, mean)
       change = tf.nest.map_structure(tf.negative, aggregate)
       counts = structures.all_finite(aggregate)
       state = structures.select(counts, freezing.next_round(settings, state, change), state)
@@ -193,15 +219,15 @@ class FreezingFactory(client_stateful.ReportingFactory):
     )
     def next_fn(state, client_state, value, weight):
       # At clients.
-      frozen = tff.federated_map(mask_of, state['freezing'])
-      frozen_at_clients = tff.federated_broadcast(frozen)
-      partial = tff.federated_map(attach, (value, frozen_at_clients))
+      mask = tff.federated_map(mask_of, state['freezing'])
+      mask_at_clients = tff.federated_broadcast(mask)
+      partial = tff.federated_map(attach, (value, mask_at_clients))
       # To the server.
       mean_output = mean_process.next(state['mean'], client_state, partial, weight)
-      reports = tff.federated_map(add_mask, (mean_output.reports, frozen_at_clients))
+      reports = tff.federated_map(add_mask, (mean_output.reports, mask_at_clients))
       # At the server.
       freezing_state, aggregate, measured = tff.federated_map(
-        finish, (state['freezing'], mean_output.result, frozen)
+        finish, (state['freezing'], mean_output.result, mask)
       )
       new_state = collections.OrderedDict(freezing=freezing_state, mean=mean_output.state)
       measurements = collections.OrderedDict(

@@ -5,7 +5,7 @@ in the next. A client remembers the version it was sent last. It lacks the coord
 changed since, and, if there was a check in between, the mask.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -17,6 +17,8 @@ from tff_lowrank.freezing import settings as settings_lib
 MASK_POLICIES = ('server', 'derived')
 
 NEVER_SEEN = -1
+
+_VERSIONS_AT_A_TIME = 1024
 
 
 def initial_changed(frozen: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -38,8 +40,48 @@ def own_mask(
   return [mask & (c <= known) for mask, c in zip(frozen, changed, strict=True)]
 
 
-def _chosen(mask: list[tf.Tensor]) -> tf.Tensor:
-  return structures.count(mask, mask)
+class Book(NamedTuple):
+  """What changed when, summed up: all that a client's price depends on, and the same for all.
+
+  version: int32 [], of the model that is broadcast.
+  bits_by_version: int64 [v], the price of the values that last changed in version i; v is more
+    than `version`, and a multiple of 1,024, so that shapes seldom change.
+  units_by_version: int64 [v], how many entries of the mask these are.
+  num_frozen: int64 [], frozen entries of the mask.
+  active_bits: int64 [], the price of the values that are not frozen.
+  """
+
+  version: tf.Tensor
+  bits_by_version: tf.Tensor
+  units_by_version: tf.Tensor
+  num_frozen: tf.Tensor
+  active_bits: tf.Tensor
+
+
+def sum_up(
+  changed: list[tf.Tensor], frozen: list[tf.Tensor], version: tf.Tensor, value_spec: Any
+) -> Book:
+  """Sums up `changed` (see `initial_changed`) and the mask of the round to come."""
+  length = _VERSIONS_AT_A_TIME * (version // _VERSIONS_AT_A_TIME + 1)
+  bits, units = [], []
+  for when, spec in zip(changed, tf.nest.flatten(value_spec), strict=True):
+    counts = tf.math.bincount(
+      tf.reshape(when, [-1]), minlength=length, maxlength=length, dtype=tf.int64
+    )
+    bits_per_unit = structures.num_elements(spec) // max(structures.num_elements(when), 1)
+    units.append(counts)
+    bits.append(counts * bits_per_unit * spec.dtype.size * 8)
+  return Book(
+    version=version,
+    bits_by_version=tf.add_n(bits),
+    units_by_version=tf.add_n(units),
+    num_frozen=structures.count(frozen, frozen),
+    active_bits=ledger.selected_price([~mask for mask in frozen], value_spec)['payload'],
+  )
+
+
+def _num_units(settings: settings_lib.Settings, spec: tf.TensorSpec) -> int:
+  return 1 if settings.granularity == 'tensor' else structures.num_elements(spec)
 
 
 def _state_bits(settings: settings_lib.Settings, value_spec: Any) -> int:
@@ -57,13 +99,10 @@ def downlink_price(
   settings: settings_lib.Settings,
   mask_policy: str,
   value_spec: Any,
-  *,
   known: tf.Tensor,
-  version: tf.Tensor,
-  changed: list[tf.Tensor],
-  frozen: list[tf.Tensor],
+  book: Book,
 ) -> ledger.Price:
-  """The price of bringing a client from version `known` to `version`.
+  """The price of bringing a client from version `known` to that of `book`.
 
   payload: the values that changed in the last round: all that a client which was sent the
     version before lacks.
@@ -81,33 +120,32 @@ def downlink_price(
       fetches that state. The former suits sampled clients, the latter full participation.
     value_spec: `tf.TensorSpec`s of the trainable weights.
     known: int32 [], the version that the client has; `NEVER_SEEN` for none.
-    version: int32 [], the one it is sent.
-    changed: int32, shaped as the mask, see `initial_changed`.
-    frozen: The mask of the round to come.
+    book: What changed when.
   """
-  lacking = [c > known for c in changed]
-  recent = [m & tf.equal(c, version) for m, c in zip(lacking, changed, strict=True)]
-  older = [m & (c < version) for m, c in zip(lacking, changed, strict=True)]
-  payload = ledger.selected_price(recent, value_spec)['payload']
-  catch_up = ledger.selected_price(older, value_spec)['payload']
+  version, every = book.version, settings.check_every
+  versions = tf.range(tf.shape(book.bits_by_version)[0])
+  missed = versions > known
+  bits = tf.where(missed, book.bits_by_version, 0)
+  payload = tf.reduce_sum(tf.where(tf.equal(versions, version), bits, 0))
+  catch_up = tf.reduce_sum(tf.where(versions < version, bits, 0))
   set_bits = tf.constant(0, tf.int64)
-  every = settings.check_every
   if settings.stability_threshold == 0:  # There never is a mask, as everybody knows.
     pass
   elif mask_policy == 'server':
-    size = structures.num_elements(frozen)
+    num_units = sum(_num_units(settings, spec) for spec in tf.nest.flatten(value_spec))
+    num_lacking = tf.reduce_sum(tf.where(missed, book.units_by_version, 0))
     missed_check = known < every * (version // every)
     # The mask that the client knows says what changed in the one round after it.
-    unknown = missed_check & (known < version - 1) & (_chosen(lacking) < size)
-    mask_bits = ledger.index_set_bits(_chosen(frozen), size)
-    lacking_bits = ledger.index_set_bits(_chosen(lacking), size)
+    unknown = missed_check & (known < version - 1) & (num_lacking < num_units)
+    mask_bits = ledger.index_set_bits(book.num_frozen, num_units)
+    lacking_bits = ledger.index_set_bits(num_lacking, num_units)
     set_bits = tf.where(missed_check, mask_bits, 0) + tf.where(unknown, lacking_bits, 0)
   else:
     # A check in this very version the client can run itself, with the values that it is sent.
     missed_check = known < every * ((version - 1) // every)
-    active = [~mask for mask in frozen]
-    since_check = ledger.selected_price(active, value_spec)['payload']
-    state_bits = tf.where(version >= every, _state_bits(settings, value_spec), 0)
-    state_bits = tf.cast(state_bits, tf.int64) + tf.where(version % every > 0, since_check, 0)
+    state_bits = tf.cast(_state_bits(settings, value_spec), tf.int64)
+    state_bits = tf.where(version >= every, state_bits, 0)
+    # Between checks it also needs what changed since the last one, of what is active.
+    state_bits += tf.where(version % every > 0, book.active_bits, 0)
     catch_up += tf.where(missed_check, state_bits, 0)
   return ledger.price(payload=payload, index_or_mask=set_bits, catch_up=catch_up)

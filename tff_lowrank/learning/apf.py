@@ -40,7 +40,7 @@ def _build(
   trainable_type = weights_type.trainable
   finalizer = partial.build_finalizer(server_optimizer, weights_type, settings)
   finalizer_state_type = finalizer.initialize.type_signature.result.member
-  outgoing = partial.build_outgoing(finalizer_state_type, weights_type, settings)
+  outgoing = partial.build_outgoing(finalizer_state_type, weights_type, settings, keeps_own)
   work = partial.build_work(
     training, outgoing.type_signature.result, settings, mask_policy, keeps_own
   )

@@ -21,15 +21,16 @@ class Broadcast(NamedTuple):
   """What the server sends. What a client pays for is only what it lacks of it.
 
   weights: `ModelWeights`.
-  frozen: The mask of the round, see `freezing.frozen_mask`.
-  changed: The version in which each coordinate last changed, see `freezing.synchronisation`.
-  version: int32 [], how many rounds made this model.
+  mask: `aggregators.freezing.Mask` of the round.
+  book: `freezing.synchronisation.Book`, for the price alone.
+  changed: The version in which each coordinate last changed, for clients that keep their own
+    values; else `()`.
   """
 
   weights: Any
-  frozen: list[Any]
-  changed: list[Any]
-  version: Any
+  mask: Any
+  book: Any
+  changed: Any
 
 
 def build_finalizer(
@@ -101,14 +102,20 @@ def build_finalizer(
 
 
 def build_outgoing(
-  state_type: tff.Type, weights_type: tff.Type, settings: freezing.Settings
+  state_type: tff.Type, weights_type: tff.Type, settings: freezing.Settings, keeps_own: bool
 ) -> tff.Computation:
   """`(<finalizer state, ModelWeights> -> Broadcast)`."""
+  spec = tff.types.type_to_tf_tensor_specs(weights_type.trainable)
 
   @tff.tensorflow.computation(state_type, weights_type)
   def outgoing(state, weights):
-    frozen = freezing.frozen_mask(settings, state['freezing'])
-    return Broadcast(weights, frozen, state['changed'], state['freezing'].round)
+    frozen, changed = freezing.frozen_mask(settings, state['freezing']), state['changed']
+    return Broadcast(
+      weights,
+      freezing_aggregators.describe(frozen, spec),
+      synchronisation.sum_up(changed, frozen, state['freezing'].round, spec),
+      changed if keeps_own else (),
+    )
 
   return outgoing
 
@@ -139,15 +146,9 @@ def build_work(
     initialize_client.type_signature.result, broadcast_type, training.data_type
   )
   def work(memory, broadcast, dataset):
-    known, frozen, weights = memory['version'], broadcast.frozen, broadcast.weights
+    known, frozen, weights = memory['version'], broadcast.mask.frozen, broadcast.weights
     price = synchronisation.downlink_price(
-      settings,
-      mask_policy,
-      trainable_spec,
-      known=known,
-      version=broadcast.version,
-      changed=broadcast.changed,
-      frozen=frozen,
+      settings, mask_policy, trainable_spec, known, broadcast.book
     )
     # What is not trained is not frozen either: everybody is sent it in every round.
     price = ledger.add(price, ledger.dense_price(non_trainable_spec))
@@ -156,10 +157,10 @@ def build_work(
       start = freezing.hold(own, memory['own'], weights.trainable)
       weights = tff.learning.models.ModelWeights(start, weights.non_trainable)
     trained = training.train(weights, None if keeps_own else frozen, dataset)
-    memory = collections.OrderedDict(version=broadcast.version)
+    memory = collections.OrderedDict(version=broadcast.book.version)
     if keeps_own:
       memory['own'] = trained.trainable
-    update = freezing_aggregators.PartialUpdate(trained.result.update, frozen)
+    update = freezing_aggregators.PartialUpdate(trained.result.update, broadcast.mask)
     result = tff.learning.templates.ClientResult(update, trained.result.update_weight)
     return memory, result, price, trained.metrics
 
