@@ -8,6 +8,7 @@ import tensorflow_federated as tff
 from tests.freezing import numpy_apf
 from tests.learning import linear
 from tff_lowrank import aggregators
+from tff_lowrank import execution
 from tff_lowrank import freezing
 from tff_lowrank import learning
 from tff_lowrank import structures
@@ -315,3 +316,29 @@ def test_refuses_bad_arguments(rng):
     learning.build_partial_sync_fed_avg(model, sgd(0.1), freezing_settings=FAST)
   with pytest.raises(TypeError, match='no client memory'):
     learning.build_apf_fed_avg(model, sgd(0.1)).as_learning_process()
+
+
+def test_same_on_tffs_own_context(rng):
+  model = linear.build_model(rng)
+  examples = [linear.examples(rng, n) for n in (8, 12)]
+  settings = freezing.Settings(
+    stability_threshold=0.4, ema_decay=0.6, check_every=2, aggressive='one_round'
+  )
+
+  def run():
+    process = learning.build_apf_fed_avg(model, sgd(0.5), freezing_settings=settings)
+    state, memory = process.initialize(), [process.initialize_client()] * 2
+    for _ in range(6):
+      data = [linear.dataset(x, y, BATCH) for x, y in examples]
+      output = process.next(state, memory, data)
+      state, memory = output.state, output.client_states
+    return process.get_model_weights(state).trainable, state.finalizer['freezing'], output.reports
+
+  weights, kept, reports = run()
+  with execution.stock_context():
+    stock_weights, stock_kept, stock_reports = run()
+  np.testing.assert_allclose(flat(weights), flat(stock_weights), atol=1e-5)
+  np.testing.assert_array_equal(flat(kept.wake), flat(stock_kept.wake))
+  assert any(w > int(kept.round) // 2 for w in flat(kept.wake))
+  for a, b in zip(reports, stock_reports, strict=True):
+    assert dict(a['downlink']) == dict(b['downlink'])
