@@ -16,6 +16,7 @@ from absl import flags
 from experiments import flag_groups
 from experiments import runner
 from experiments import specs
+from experiments.reports import freezing_plots
 from experiments.reports import plots
 from experiments.reports import table as table_lib
 from tff_lowrank.simulation import network as network_lib
@@ -86,7 +87,9 @@ def main(argv: Sequence[str]) -> None:
   table.to_csv(folder / 'table.csv', index=False)
   markdown = table_lib.to_markdown(table)
   (folder / 'table.md').write_text(markdown)
-  drawn = plots.plot_accuracy({run.name: run for _, run in runs}, folder / 'plots')
+  named = {run.name: run for _, run in runs}
+  drawn = plots.plot_accuracy(named, folder / 'plots')
+  drawn += freezing_plots.plot_comparison(named, folder / 'plots')
   print(markdown)
   for path in drawn:
     print(f'Wrote {path}')

@@ -11,6 +11,11 @@ from experiments import specs
 from tff_lowrank import codecs
 from tff_lowrank import tasks
 from tff_lowrank.datasets import partition
+from tff_lowrank.freezing import aggressive
+from tff_lowrank.freezing import control
+from tff_lowrank.freezing import settings as freezing_settings
+from tff_lowrank.freezing import stability
+from tff_lowrank.freezing import synchronisation
 
 _TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
 _ROUNDS = flags.DEFINE_integer('rounds', 100, 'Training rounds.', lower_bound=1)
@@ -79,6 +84,40 @@ _LBGM_THRESHOLD = flags.DEFINE_float(
 _LBGM_GRANULARITY = flags.DEFINE_enum(
   'lbgm_granularity', 'tensor', codecs.GRANULARITIES, 'What is decided on together.'
 )
+_APF_STABILITY_THRESHOLD = flags.DEFINE_float(
+  'apf_stability_threshold',
+  0.05,
+  'Effective perturbation below which a parameter is stable; 0 freezes none.',
+  lower_bound=0,
+)
+_APF_CHECK_EVERY = flags.DEFINE_integer(
+  'apf_check_every', 1, 'Rounds between checks of stability.', lower_bound=1
+)
+_APF_CONTROL = flags.DEFINE_enum(
+  'apf_control', 'aimd', control.CONTROLS, 'How freezing periods follow the checks.'
+)
+_APF_AGGRESSIVE = flags.DEFINE_enum(
+  'apf_aggressive', 'none', aggressive.VARIANTS, 'Freezing at random on top.'
+)
+_APF_EMA_DECAY = flags.DEFINE_float(
+  'apf_ema_decay',
+  0.99,
+  'Weight of the past in the moving averages, below 1.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_APF_GRANULARITY = flags.DEFINE_enum(
+  'apf_granularity', 'scalar', freezing_settings.GRANULARITIES, 'What is frozen together.'
+)
+_APF_ZERO_UPDATE = flags.DEFINE_enum(
+  'apf_zero_update', 'unstable', stability.ZERO_UPDATES, 'What a parameter is that never moved.'
+)
+_APF_MASK_POLICY = flags.DEFINE_enum(
+  'apf_mask_policy',
+  'server',
+  synchronisation.MASK_POLICIES,
+  'Whether the server sends the mask or clients derive it, which suits full participation.',
+)
 _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, 'Folder for all that is written.', required=True
 )
@@ -132,6 +171,10 @@ def _check(spec: specs.RunSpec) -> None:
     )
   if spec.server_momentum == 1:
     raise app.UsageError('--server_momentum must be below 1, found 1.')
+  try:
+    spec.freezing_settings()
+  except ValueError as e:
+    raise app.UsageError(f'--apf_*: {e}') from e
   if spec.data_dir is not None and spec.task in _EMBEDDED_TASKS:
     raise app.UsageError(f'--data_dir does nothing under --task={spec.task}, which is embedded.')
 
@@ -163,6 +206,14 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     uplink=_UPLINK.value,
     lbgm_threshold=_LBGM_THRESHOLD.value,
     lbgm_granularity=_LBGM_GRANULARITY.value,
+    apf_stability_threshold=_APF_STABILITY_THRESHOLD.value,
+    apf_check_every=_APF_CHECK_EVERY.value,
+    apf_control=_APF_CONTROL.value,
+    apf_aggressive=_APF_AGGRESSIVE.value,
+    apf_ema_decay=_APF_EMA_DECAY.value,
+    apf_granularity=_APF_GRANULARITY.value,
+    apf_zero_update=_APF_ZERO_UPDATE.value,
+    apf_mask_policy=_APF_MASK_POLICY.value,
   )
   spec = specs.RunSpec(**{**settings, **(overrides or {})})
   _check(spec)

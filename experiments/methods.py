@@ -33,6 +33,10 @@ def _uplink(spec: specs.RunSpec) -> codecs.Codec:
   return codecs.parse(spec.uplink)
 
 
+def _apf(spec: specs.RunSpec) -> dict[str, object]:
+  return dict(freezing_settings=spec.freezing_settings(), mask_policy=spec.apf_mask_policy)
+
+
 _BUILDERS: Mapping[str, Callable[..., Process]] = {
   'fed_avg': lambda spec, *common, **weighting: learning.build_compressed_fed_avg(
     *common, **weighting, codec=_uplink(spec), seed=spec.seed
@@ -42,6 +46,12 @@ _BUILDERS: Mapping[str, Callable[..., Process]] = {
   ),
   'lbgm_shared': lambda spec, *common, **weighting: learning.build_shared_lbgm_fed_avg(
     *common, **weighting, **_lbgm(spec)
+  ),
+  'apf': lambda spec, *common, **weighting: learning.build_apf_fed_avg(
+    *common, **weighting, **_apf(spec)
+  ),
+  'apf_partial_sync': lambda spec, *common, **weighting: learning.build_partial_sync_fed_avg(
+    *common, **weighting, **_apf(spec)
   ),
 }
 

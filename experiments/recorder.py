@@ -27,6 +27,9 @@ COLUMNS = (
   'dropped_clients',
 )
 
+# Where a method's own measurements are.
+METHOD_METRICS = (('aggregator', 'codec'), ('finalizer', 'freezing'))
+
 
 class Recorder:
   """Records rounds in a run folder. Use as a context manager: leaving it closes the files."""
@@ -66,7 +69,8 @@ class Recorder:
       participants=len(done.client_ids),
       dropped_clients=sum(not bool(report['accepted']) for report in done.reports),
     )
-    row.update(metrics_lib.flatten(done.metrics['aggregator'].get('codec', {})))
+    for part, name in METHOD_METRICS:
+      row.update(metrics_lib.flatten(done.metrics[part].get(name, {})))
     self._write(row)
     return row
 

@@ -5,10 +5,12 @@ import pathlib
 import tensorflow as tf
 import tqdm
 
+from experiments import freezing_trace
 from experiments import methods
 from experiments import provenance
 from experiments import recorder as recorder_lib
 from experiments import specs
+from experiments.reports import freezing_plots
 from experiments.reports import plots
 from tff_lowrank import client_state
 from tff_lowrank import execution
@@ -33,6 +35,8 @@ def train(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
     record.update('failed', error=f'{type(e).__name__}: {e}')
     raise
   plots.plot_accuracy({label: folder}, folder / 'plots')
+  if spec.freezing_settings() is not None:
+    freezing_plots.plot_run(folder, folder / 'plots')
   record.update('completed')
 
 
@@ -49,6 +53,8 @@ def _run_rounds(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
   evaluate = evaluation.build_evaluation(model, task.test, task.preprocess)
   batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
   select_clients = sampling.build_sampling(task.train.client_ids, spec.clients_per_round, spec.seed)
+  settings = spec.freezing_settings()
+  trace = None if settings is None else freezing_trace.FreezingTrace(settings, spec.seed)
   progress = tqdm.tqdm(total=spec.rounds, desc=label, unit='round', disable=None)
   with recorder_lib.Recorder(folder) as recorder, progress:
 
@@ -58,6 +64,8 @@ def _run_rounds(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
       if is_last or done.number % spec.eval_every == 0:
         evaluated = evaluate(process.get_model_weights(done.state))
       row = recorder.record(done, evaluated)
+      if trace is not None:
+        trace.add(done.state)
       spent = row['cumulative_uplink_bytes'] + row['cumulative_downlink_bytes']
       shown = {'MB': f'{spent / 1e6:.1f}'}
       if evaluated:
@@ -74,3 +82,5 @@ def _run_rounds(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
       range(1, spec.rounds + 1),
       after_round,
     )
+  if trace is not None:
+    trace.write(folder / freezing_trace.FILE)

@@ -4,11 +4,25 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from tff_lowrank import freezing
+
+_APF = (
+  'apf_stability_threshold',
+  'apf_check_every',
+  'apf_aggressive',
+  'apf_ema_decay',
+  'apf_granularity',
+  'apf_zero_update',
+  'apf_mask_policy',
+)
+
 # Method -> the flags that are its own. All other flags mean something under every method.
 METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
   'fed_avg': (),
   'lbgm': ('lbgm_threshold', 'lbgm_granularity'),
   'lbgm_shared': ('lbgm_threshold', 'lbgm_granularity'),
+  'apf': (*_APF, 'apf_control'),
+  'apf_partial_sync': _APF,
 }
 
 CONTEXTS = ('local', 'stock')
@@ -40,9 +54,35 @@ class RunSpec:
   uplink: str
   lbgm_threshold: float
   lbgm_granularity: str
+  apf_stability_threshold: float
+  apf_check_every: int
+  apf_control: str
+  apf_aggressive: str
+  apf_ema_decay: float
+  apf_granularity: str
+  apf_zero_update: str
+  apf_mask_policy: str
 
   def as_dict(self) -> dict[str, Any]:
     """The settings that mean something under the method."""
     others = {flag for flags in METHOD_FLAGS.values() for flag in flags}
     others -= set(METHOD_FLAGS[self.method])
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
+
+  def freezing_settings(self) -> freezing.Settings | None:
+    """How parameters are frozen under the method, or None if it freezes none.
+
+    Raises ValueError if the settings contradict each other.
+    """
+    if 'apf_stability_threshold' not in METHOD_FLAGS[self.method]:
+      return None
+    return freezing.Settings(
+      stability_threshold=self.apf_stability_threshold,
+      check_every=self.apf_check_every,
+      ema_decay=self.apf_ema_decay,
+      control='permanent' if self.method == 'apf_partial_sync' else self.apf_control,
+      aggressive=self.apf_aggressive,
+      granularity=self.apf_granularity,
+      zero_update=self.apf_zero_update,
+      seed=self.seed,
+    )

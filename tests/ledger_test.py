@@ -55,3 +55,20 @@ def test_ledger_books_every_message(tmp_path):
   ]  # fmt: skip
   np.testing.assert_array_equal(table['bytes'], [9, 8, 5])
   assert table['client'].tolist() == ['a', 'a', 'b']
+
+
+def test_selected_price_by_hand():
+  # Two of three float32 and a whole tensor of four float16: 2 * 32 + 4 * 16 = 128 bits.
+  specs = [tf.TensorSpec([3], tf.float32), tf.TensorSpec([2, 2], tf.float16), tf.TensorSpec([5])]
+  mask = [tf.constant([True, False, True]), tf.constant(True), tf.constant(False)]
+  assert as_ints(ledger.selected_price(mask, specs))['payload'] == 128
+  assert int(ledger.total(ledger.selected_price([], []))) == 0
+
+
+def test_index_set_is_the_smaller_of_bitmap_and_indices():
+  # Of 21 elements an index takes 5 bits: up to four indices are cheaper than 21 bits.
+  for chosen, bits in ((0, 0), (1, 5), (4, 20), (5, 21), (21, 21)):
+    assert int(ledger.index_set_bits(tf.constant(chosen, tf.int64), 21)) == bits
+  # One of one and one of two: a bit; of 2^k elements k bits; of none nothing.
+  for chosen, elements, bits in ((1, 1, 1), (1, 2, 1), (1, 1024, 10), (1, 1025, 11), (0, 0, 0)):
+    assert int(ledger.index_set_bits(tf.constant(chosen, tf.int64), elements)) == bits

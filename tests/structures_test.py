@@ -36,3 +36,12 @@ def test_dot_neither_underflows_nor_overflows():
   tiny, huge = tf.constant([1e-30, 2e-30]), tf.constant([1e30])
   np.testing.assert_allclose(structures.dot([tiny], [tiny]), 5e-60, rtol=1e-6)
   np.testing.assert_allclose(structures.dot([huge], [huge]), 1e60, rtol=1e-6)
+
+
+def test_count_takes_masks_of_scalars_and_of_whole_tensors():
+  value = [tf.zeros([2, 3]), tf.zeros([4]), tf.zeros([]), tf.zeros([0, 2])]
+  mask = [tf.constant([[True, False, True], [False, False, True]]), tf.constant(True),
+          tf.constant(False), tf.zeros([0, 2], tf.bool)]  # fmt: skip
+  counted = structures.count(mask, value)
+  assert counted == 3 + 4 and counted.dtype == tf.int64
+  assert structures.count([], []) == 0

@@ -47,6 +47,28 @@ def dense_price(value: Any) -> Price:
   )
 
 
+def selected_price(mask: Any, value: Any) -> Price:
+  """The price of the numbers of `value`, tensors or specs, for which `mask` is true.
+
+  `mask` is that of `structures.count`.
+  Which numbers they are is not in the price.
+  """
+  bits = (
+    structures.count([chosen], leaf) * tf.as_dtype(leaf.dtype).size * 8
+    for chosen, leaf in zip(mask, tf.nest.flatten(value), strict=True)
+  )
+  return price(payload=sum(bits))
+
+
+def index_set_bits(num_chosen: tf.Tensor, num_elements: int) -> tf.Tensor:
+  """int64 []: the bits that tell `num_chosen`, int64 [], of `num_elements` elements.
+
+  The smaller of a bitmap and of an index for each; nothing for an empty set.
+  """
+  width = max(num_elements - 1, 1).bit_length()
+  return tf.minimum(tf.constant(num_elements, tf.int64), num_chosen * width)
+
+
 def add(*prices: Price) -> Price:
   return price(**{kind: sum(p[kind] for p in prices) for kind in KINDS} if prices else {})
 

@@ -27,6 +27,19 @@ def num_elements(value: Any) -> int:
   return sum(math.prod(leaf.shape) for leaf in tf.nest.flatten(value))
 
 
+def count(mask: list[tf.Tensor], value: Any) -> tf.Tensor:
+  """int64 []: the scalars in tensors or specs for which `mask` is true.
+
+  `mask` has a bool tensor for each leaf, in `tf.nest.flatten` order, shaped as the leaf or [].
+  """
+  leaves = tf.nest.flatten(value)
+  counts = [
+    tf.math.count_nonzero(tf.broadcast_to(chosen, leaf.shape), dtype=tf.int64)
+    for chosen, leaf in zip(mask, leaves, strict=True)
+  ]
+  return tf.reduce_sum(tf.stack(counts)) if counts else tf.constant(0, tf.int64)
+
+
 def all_finite(value: Any) -> tf.Tensor:
   """bool []: whether no scalar in `value` is NaN or infinite."""
   finite = [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in tf.nest.flatten(value)]

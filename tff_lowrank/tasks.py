@@ -11,6 +11,7 @@ import tensorflow_federated as tff
 from tff_lowrank import checks
 from tff_lowrank import models
 from tff_lowrank.datasets import arrays
+from tff_lowrank.datasets import cifar
 from tff_lowrank.datasets import digits
 from tff_lowrank.datasets import mnist
 from tff_lowrank.datasets import partition as partition_lib
@@ -50,7 +51,7 @@ class Task:
     )
 
 
-def _normalized(mean: float, std: float) -> Callable[[Any], Any]:
+def _normalized(mean: Any, std: Any) -> Callable[[Any], Any]:
   def preprocess(batch: Any) -> Any:
     x = (tf.cast(batch['x'], tf.float32) - mean) / std
     return collections.OrderedDict(x=x, y=batch['y'])
@@ -72,8 +73,15 @@ def _mnist_like(name: str) -> Callable:
   return load
 
 
+def _cifar10(data_dir: str | None) -> tuple[arrays.Arrays, Callable, Callable]:
+  return cifar.load_arrays(data_dir), _normalized(cifar.MEAN, cifar.STD), models.build_lenet5
+
+
 _LOADERS = collections.OrderedDict(
-  digits=_digits, mnist=_mnist_like('mnist'), fashion_mnist=_mnist_like('fashion_mnist')
+  digits=_digits,
+  mnist=_mnist_like('mnist'),
+  fashion_mnist=_mnist_like('fashion_mnist'),
+  cifar10=_cifar10,
 )
 
 NAMES = tuple(_LOADERS)

@@ -14,4 +14,5 @@ from tff_lowrank.aggregators.coded_mean import (
   ClientStatefulCodedMeanFactory as ClientStatefulCodedMeanFactory,
 )
 from tff_lowrank.aggregators.coded_mean import CodedMeanFactory as CodedMeanFactory
+from tff_lowrank.aggregators.freezing import FreezingFactory as FreezingFactory
 from tff_lowrank.aggregators.shared_look_back import SharedLookBackFactory as SharedLookBackFactory

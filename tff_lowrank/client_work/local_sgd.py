@@ -15,6 +15,15 @@ def _uniform_weight(num_examples):
   return tf.cast(num_examples > 0, tf.float32)
 
 
+def check_model_fn(model_fn: ModelFn) -> None:
+  """Raises TypeError unless `model_fn` is a functional model or a callable."""
+  if not isinstance(model_fn, tff.learning.models.FunctionalModel) and not callable(model_fn):
+    raise TypeError(
+      '`model_fn` must be a `tff.learning.models.FunctionalModel` or a callable that returns a '
+      f'`tff.learning.models.VariableModel`, found {type(model_fn).__name__}.'
+    )
+
+
 def build_local_sgd(
   model_fn: ModelFn,
   client_optimizer_fn: tff.learning.optimizers.Optimizer,
@@ -36,6 +45,7 @@ def build_local_sgd(
   Raises:
     TypeError: If an argument is of the wrong type.
   """
+  check_model_fn(model_fn)
   checks.check_type('client_optimizer_fn', client_optimizer_fn, tff.learning.optimizers.Optimizer)
   checks.check_type('client_weighting', client_weighting, tff.learning.ClientWeighting)
   settings = dict(
@@ -47,13 +57,8 @@ def build_local_sgd(
     work = tff.learning.templates.build_functional_model_delta_client_work(
       model=model_fn, **settings
     )
-  elif callable(model_fn):
-    work = tff.learning.templates.build_model_delta_client_work(model_fn=model_fn, **settings)
   else:
-    raise TypeError(
-      '`model_fn` must be a `tff.learning.models.FunctionalModel` or a callable that returns a '
-      f'`tff.learning.models.VariableModel`, found {type(model_fn).__name__}.'
-    )
+    work = tff.learning.templates.build_model_delta_client_work(model_fn=model_fn, **settings)
   if client_weighting == tff.learning.ClientWeighting.NUM_EXAMPLES:
     return work
 

@@ -1,5 +1,7 @@
 """Learning processes: one `build_*` per method."""
 
+from tff_lowrank.learning.apf import build_apf_fed_avg as build_apf_fed_avg
+from tff_lowrank.learning.apf import build_partial_sync_fed_avg as build_partial_sync_fed_avg
 from tff_lowrank.learning.compressed import build_compressed_fed_avg as build_compressed_fed_avg
 from tff_lowrank.learning.compressed import build_fed_avg as build_fed_avg
 from tff_lowrank.learning.lbgm import build_lbgm_fed_avg as build_lbgm_fed_avg

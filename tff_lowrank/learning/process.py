@@ -11,7 +11,12 @@ from tff_lowrank import aggregators
 from tff_lowrank import checks
 from tff_lowrank import client_work as client_work_lib
 from tff_lowrank import ledger
+from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import local_sgd
+
+
+def _has_tensors(type_spec: tff.Type) -> bool:
+  return tff.types.contains(type_spec, lambda t: isinstance(t, tff.TensorType))
 
 
 class ClientStatefulLearningOutput(NamedTuple):
@@ -28,6 +33,38 @@ class ClientStatefulLearningOutput(NamedTuple):
   client_states: Any
   reports: Any
   metrics: Any
+
+
+class ClientWorkOutput(NamedTuple):
+  """What `ClientStatefulWork.next` returns.
+
+  state: S@SERVER.
+  client_state: C@CLIENTS, the memory after the round.
+  result: `tff.learning.templates.ClientResult`@CLIENTS.
+  downlink: price@CLIENTS, of what each client was sent.
+  measurements: M@SERVER.
+  """
+
+  state: Any
+  client_state: Any
+  result: Any
+  downlink: Any
+  measurements: Any
+
+
+class ClientStatefulWork(NamedTuple):
+  """Client work whose clients may remember something, and that prices what they are sent.
+
+  initialize: `( -> S@SERVER)`.
+  initialize_client: `( -> C)`, unplaced.
+  next: `(<S@SERVER, C@CLIENTS, B@CLIENTS, {D*}@CLIENTS> -> ClientWorkOutput)`; B is broadcast.
+  received: `(B -> trainable weights)`, what a client starts from; for codecs that compare with it.
+  """
+
+  initialize: tff.Computation
+  initialize_client: tff.Computation
+  next: tff.Computation
+  received: tff.Computation | None = None
 
 
 class ClientStatefulLearningProcess:
@@ -59,8 +96,7 @@ class ClientStatefulLearningProcess:
 
   @property
   def has_client_state(self) -> bool:
-    client_state_type = self.initialize_client.type_signature.result
-    return tff.types.contains(client_state_type, lambda t: isinstance(t, tff.TensorType))
+    return _has_tensors(self.initialize_client.type_signature.result)
 
   def as_learning_process(self) -> tff.learning.templates.LearningProcess:
     """The same as a standard TFF process; raises TypeError if clients have memory."""
@@ -84,7 +120,9 @@ class ClientStatefulLearningProcess:
     )
 
 
-def _initial_model_weights(model_fn: local_sgd.ModelFn) -> tff.Computation:
+def build_initial_model_weights(model_fn: local_sgd.ModelFn) -> tff.Computation:
+  """`( -> ModelWeights)`: the weights that training starts from."""
+
   @tff.tensorflow.computation
   def initial_model_weights():
     if isinstance(model_fn, tff.learning.models.FunctionalModel):
@@ -96,6 +134,16 @@ def _initial_model_weights(model_fn: local_sgd.ModelFn) -> tff.Computation:
     return tff.learning.models.ModelWeights.from_model(model_fn())
 
   return initial_model_weights
+
+
+def checked_server_optimizer(
+  optimizer: tff.learning.optimizers.Optimizer | None,
+) -> tff.learning.optimizers.Optimizer:
+  """`optimizer`, or SGD with rate 1 where it is None; raises TypeError for anything else."""
+  if optimizer is None:
+    return tff.learning.optimizers.build_sgdm(learning_rate=1.0)
+  checks.check_type('server_optimizer_fn', optimizer, tff.learning.optimizers.Optimizer)
+  return optimizer
 
 
 def build_process(
@@ -128,35 +176,91 @@ def build_process(
   Raises:
     TypeError: If an argument is of the wrong type.
   """
-  if server_optimizer_fn is None:
-    server_optimizer_fn = tff.learning.optimizers.build_sgdm(learning_rate=1.0)
-  checks.check_type('server_optimizer_fn', server_optimizer_fn, tff.learning.optimizers.Optimizer)
+  server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
   client_work = client_work_lib.build_local_sgd(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
-  initial_model_weights = _initial_model_weights(model_fn)
+  initial_model_weights = build_initial_model_weights(model_fn)
   weights_type = initial_model_weights.type_signature.result
-  distributor = tff.learning.templates.build_broadcast_process(weights_type)
   aggregator = aggregators.lift(model_aggregator or tff.aggregators.MeanFactory()).create(
     weights_type.trainable, tff.TensorType(tf.float32.as_numpy_dtype)
   )
   finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
     server_optimizer_fn, weights_type
   )
-  return _compose(initial_model_weights, distributor, client_work, aggregator, finalizer)
+  return compose(
+    initial_model_weights, _without_memory(client_work, weights_type), aggregator, finalizer
+  )
 
 
-def _compose(
+def _without_memory(
+  work: tff.learning.templates.ClientWorkProcess, weights_type: tff.Type
+) -> ClientStatefulWork:
+  """TFF's own client work, whose clients remember nothing and are sent the whole model."""
+  weights_spec = tff.types.type_to_tf_tensor_specs(weights_type)
+
+  @tff.tensorflow.computation
+  def model_price():
+    return ledger.dense_price(weights_spec)
+
+  parameter = work.next.type_signature.parameter
+
+  @tff.federated_computation(
+    parameter[0], tff.FederatedType((), tff.CLIENTS), parameter[1], parameter[2]
+  )
+  def next_fn(state, client_state, weights, client_data):
+    output = work.next(state, weights, client_data)
+    downlink = tff.federated_eval(model_price, tff.CLIENTS)
+    return ClientWorkOutput(
+      output.state, client_state, output.result, downlink, output.measurements
+    )
+
+  @tff.tensorflow.computation(weights_type)
+  def received(weights):
+    return weights.trainable
+
+  return ClientStatefulWork(work.initialize, client_stateful.no_memory, next_fn, received)
+
+
+def compose(
   initial_model_weights: tff.Computation,
-  distributor: tff.learning.templates.DistributionProcess,
-  client_work: tff.learning.templates.ClientWorkProcess,
+  client_work: ClientStatefulWork,
   aggregator: aggregators.ClientStatefulAggregationProcess,
   finalizer: tff.learning.templates.FinalizerProcess,
+  outgoing: tff.Computation | None = None,
+  personalize: tff.Computation | None = None,
 ) -> ClientStatefulLearningProcess:
-  """As `tff.learning.templates.compose_learning_process`, with client memory and reports."""
-  client_state_type = aggregator.initialize_client.type_signature.result
+  """As `tff.learning.templates.compose_learning_process`, with client memory and reports.
+
+  A client's memory is the aggregator's; if the client work has memory too, it is an
+  `OrderedDict` of both, `work` and `aggregator`.
+
+  Args:
+    initial_model_weights: `( -> ModelWeights)`.
+    client_work: What clients do with what is broadcast.
+    aggregator: Aggregates the updates.
+    finalizer: Makes the new model of the old one and the aggregate. F is its state.
+    outgoing: `(<F, ModelWeights> -> B)`, what to broadcast; the model itself if None.
+    personalize: `(<F, memory of the client work, ModelWeights> -> ModelWeights)`, the model
+      that one client would use; the global one if None.
+  """
   weights_type = initial_model_weights.type_signature.result
-  weights_spec = tff.types.type_to_tf_tensor_specs(weights_type)
+  if outgoing is None:
+    broadcast_type = weights_type
+  else:
+    broadcast_type = outgoing.type_signature.result
+  distributor = tff.learning.templates.build_broadcast_process(broadcast_type)
+  work_remembers = _has_tensors(client_work.initialize_client.type_signature.result)
+
+  @tff.tensorflow.computation
+  def initialize_both():
+    return collections.OrderedDict(
+      work=client_work.initialize_client(), aggregator=aggregator.initialize_client()
+    )
+
+  initialize_client = initialize_both if work_remembers else aggregator.initialize_client
+
+  client_state_type = initialize_client.type_signature.result
 
   @tff.federated_computation
   def initialize():
@@ -170,29 +274,35 @@ def _compose(
       )
     )
 
-  @tff.tensorflow.computation(weights_type)
-  def trainable(weights):
-    return weights.trainable
-
-  @tff.tensorflow.computation
-  def add_model(report):
-    downlink = ledger.add(report['downlink'], ledger.dense_price(weights_spec))
-    return collections.OrderedDict(report, downlink=downlink)
+  @tff.tensorflow.computation(client_stateful.REPORT_TYPE, client_stateful.PRICE_TYPE)
+  def add_downlink(report, downlink):
+    total = ledger.add(report['downlink'], downlink)
+    return collections.OrderedDict(report, downlink=total)
 
   @tff.federated_computation(
     initialize.type_signature.result,
     tff.FederatedType(client_state_type, tff.CLIENTS),
-    client_work.next.type_signature.parameter[2],
+    client_work.next.type_signature.parameter[3],
   )
   def next_fn(state, client_states, client_data):
+    if work_remembers:
+      work_memory, memory = client_states['work'], client_states['aggregator']
+    else:
+      work_memory = tff.federated_eval(client_work.initialize_client, tff.CLIENTS)
+      memory = client_states
     # To clients.
-    distributed = distributor.next(state.distributor, state.global_model_weights)
+    message = state.global_model_weights
+    if outgoing is not None:
+      message = tff.federated_map(outgoing, (state.finalizer, message))
+    distributed = distributor.next(state.distributor, message)
     # At clients.
-    worked = client_work.next(state.client_work, distributed.result, client_data)
+    worked = client_work.next(state.client_work, work_memory, distributed.result, client_data)
     # To the server.
-    model = [tff.federated_map(trainable, distributed.result)] if aggregator.takes_model else []
+    model = []
+    if aggregator.takes_model:
+      model.append(tff.federated_map(client_work.received, distributed.result))
     aggregated = aggregator.next(
-      state.aggregator, client_states, worked.result.update, worked.result.update_weight, *model
+      state.aggregator, memory, worked.result.update, worked.result.update_weight, *model
     )
     # At the server.
     finalized = finalizer.next(state.finalizer, state.global_model_weights, aggregated.result)
@@ -203,6 +313,11 @@ def _compose(
       aggregated.state,
       finalized.state,
     )
+    memory = aggregated.client_state
+    if work_remembers:
+      memory = tff.federated_zip(
+        collections.OrderedDict(work=worked.client_state, aggregator=memory)
+      )
     metrics = collections.OrderedDict(
       distributor=distributed.measurements,
       client_work=worked.measurements,
@@ -211,8 +326,8 @@ def _compose(
     )
     return ClientStatefulLearningOutput(
       tff.federated_zip(new_state),
-      aggregated.client_state,
-      tff.federated_map(add_model, aggregated.reports),
+      memory,
+      tff.federated_map(add_downlink, (aggregated.reports, worked.downlink)),
       tff.federated_zip(metrics),
     )
 
@@ -226,14 +341,15 @@ def _compose(
   def set_model_weights(state, model_weights):
     return state._replace(global_model_weights=model_weights)
 
-  @tff.tensorflow.computation(state_type, client_state_type)
+  @tff.federated_computation(state_type, client_state_type)
   def get_client_model_weights(state, client_state):
-    del client_state  # Every client uses the global model.
-    return state.global_model_weights
+    if personalize is None:
+      return state.global_model_weights
+    return personalize(state.finalizer, client_state['work'], state.global_model_weights)
 
   return ClientStatefulLearningProcess(
     initialize,
-    aggregator.initialize_client,
+    initialize_client,
     next_fn,
     get_model_weights,
     set_model_weights,

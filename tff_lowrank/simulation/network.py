@@ -1,4 +1,4 @@
-"""How long a round's messages take on a network."""
+"""How long a round takes on a network."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -31,9 +31,24 @@ class Network:
     up = uplink_bytes * 8 / (self.uplink_mbps * 1e6)
     return down + up + 2 * self.latency_seconds
 
-  def round_seconds(self, clients: Iterable[tuple[int, int]]) -> float:
-    """A synchronous round's time on the wire: the slowest client's.
+  def client_seconds(
+    self, downlink_bytes: int, uplink_bytes: int, compute_seconds: float = 0.0
+  ) -> float:
+    """One client's round: it is sent the model, computes, and sends its update.
 
-    `clients` gives each client's (downlink, uplink) bytes.
+    Raises ValueError if `compute_seconds` is negative.
     """
-    return max((self.transfer_seconds(*client) for client in clients), default=0.0)
+    if not compute_seconds >= 0:
+      raise ValueError(f'`compute_seconds` must be at least 0, found {compute_seconds!r}.')
+    return self.transfer_seconds(downlink_bytes, uplink_bytes) + compute_seconds
+
+  def round_seconds(
+    self, clients: Iterable[tuple[int, int] | tuple[int, int, float]], server_seconds: float = 0.0
+  ) -> float:
+    """A synchronous round: the slowest client's time, and the server's after it.
+
+    `clients` gives each client's (downlink bytes, uplink bytes), or these and the seconds that
+    it computes.
+    """
+    slowest = max((self.client_seconds(*client) for client in clients), default=0.0)
+    return slowest + server_seconds

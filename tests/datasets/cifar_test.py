@@ -1,0 +1,91 @@
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+
+from tff_lowrank.datasets import cifar
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+  """A tiny data set in the original format: two images a file."""
+  for name in cifar.FILES:
+    records = rng.integers(0, 256, (2, 3073)).astype(np.uint8)
+    records[:, 0] %= 10
+    (tmp_path / name).write_bytes(records.tobytes())
+  return tmp_path
+
+
+def test_reads_the_original_format(folder):
+  train, test = cifar.load_arrays(str(folder))
+  assert train.x.shape == (10, 32, 32, 3) and train.x.dtype == np.uint8
+  assert test.x.shape == (2, 32, 32, 3) and test.y.dtype == np.int32
+  # Image 3 is the second of data_batch_2: byte 0 the label, then the planes row by row.
+  record = np.frombuffer((folder / 'data_batch_2.bin').read_bytes(), np.uint8)[3073:]
+  assert train.y[3] == record[0]
+  for row, column, channel in ((0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1), (31, 30, 2)):
+    assert train.x[3, row, column, channel] == record[1 + 1024 * channel + 32 * row + column]
+
+
+def test_finds_the_folder_and_the_archive(folder, tmp_path):
+  expected = cifar.load_arrays(str(folder))
+  outer = tmp_path / 'outer'
+  outer.mkdir()
+  with tarfile.open(outer / cifar.ARCHIVE, 'w:gz') as archive:
+    for name in cifar.FILES:
+      archive.add(folder / name, f'{cifar.FOLDER}/{name}')
+  from_archive = cifar.load_arrays(str(outer))
+  (outer / cifar.FOLDER).mkdir()
+  for name in cifar.FILES:
+    (folder / name).rename(outer / cifar.FOLDER / name)
+  for got in (from_archive, cifar.load_arrays(str(outer))):
+    for a, b in zip(got, expected, strict=True):
+      np.testing.assert_array_equal(a.x, b.x)
+      np.testing.assert_array_equal(a.y, b.y)
+
+
+def test_real_files(shared_data, tmp_path):
+  unpack = [sys.executable, str(shared_data / 'unpack.py'), str(tmp_path), 'cifar10']
+  subprocess.run(unpack, check=True, capture_output=True)
+  train, test = cifar.load_arrays(str(tmp_path))
+  assert train.x.shape == (50_000, 32, 32, 3) and test.x.shape == (10_000, 32, 32, 3)
+  np.testing.assert_array_equal(np.bincount(train.y), [5000] * 10)
+  np.testing.assert_array_equal(np.bincount(test.y), [1000] * 10)
+  np.testing.assert_allclose(train.x.mean((0, 1, 2)), cifar.MEAN, atol=0.06)
+  np.testing.assert_allclose(train.x.std((0, 1, 2)), cifar.STD, atol=0.06)
+  # The first training image is a frog, the first test image a cat.
+  assert (train.y[0], test.y[0]) == (6, 3)
+
+
+def test_missing_files_are_named_with_their_source(folder, tmp_path):
+  (folder / 'data_batch_3.bin').unlink()
+  (folder / 'test_batch.bin').unlink()
+  with pytest.raises(FileNotFoundError, match=r'lacks data_batch_3.bin, test_batch.bin\. Download'):
+    cifar.load_arrays(str(folder))
+  with pytest.raises(FileNotFoundError, match='cs.toronto.edu.*--data_dir'):
+    cifar.load_arrays()
+  with pytest.raises(FileNotFoundError, match='lacks data_batch_1.bin'):
+    cifar.load_arrays(str(tmp_path / 'nowhere'))
+
+
+@pytest.mark.parametrize(
+  'damage, message',
+  [
+    (lambda data: data[:-1], 'expected whole records of 3073 bytes, found 6145 bytes'),
+    (lambda data: b'', 'found 0 bytes'),
+    (lambda data: b'\x0a' + data[1:], 'expected labels 0 to 9, found 10'),
+  ],
+)
+def test_damaged_files_are_refused(folder, damage, message):
+  path = folder / 'data_batch_4.bin'
+  path.write_bytes(damage(path.read_bytes()))
+  with pytest.raises(ValueError, match=f'data_batch_4.bin: .*{message}'):
+    cifar.load_arrays(str(folder))
+
+
+def test_damaged_archive_is_refused(tmp_path):
+  (tmp_path / cifar.ARCHIVE).write_bytes(b'no archive')
+  with pytest.raises(ValueError, match='expected a whole tar archive'):
+    cifar.load_arrays(str(tmp_path))

@@ -1,0 +1,198 @@
+"""Local training of a model of which a part is frozen."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank import checks
+from tff_lowrank import freezing
+from tff_lowrank import structures
+from tff_lowrank.client_work import local_sgd
+
+
+class Trained(NamedTuple):
+  """What a client has after local training.
+
+  result: `tff.learning.templates.ClientResult`, the initial model minus the trained one and
+    its weight. As in `local_sgd`, a client without examples, or whose update is not finite, has
+    weight 0; then the update is zero.
+  trainable: The trained weights; the initial ones for a client of weight 0.
+  metrics: Unfinalized.
+  """
+
+  result: Any
+  trainable: Any
+  metrics: Any
+
+
+class LocalTraining(NamedTuple):
+  """TFF's own local training, pass of an optimizer over the batches, with coordinates pinned.
+
+  weights_type: `ModelWeights`.
+  data_type: `B*`.
+  train: TensorFlow function `(ModelWeights, frozen or None, dataset) -> Trained`. `frozen` is a
+    list of bool tensors, each shaped as its weight or []. After every step of the optimizer,
+    whatever its momentum, moments or weight decay did, frozen coordinates are put back to their
+    initial value, so their update is exactly 0.
+  aggregate_metrics: `(metrics@CLIENTS -> finalized@SERVER)`.
+  """
+
+  weights_type: tff.Type
+  data_type: tff.Type
+  train: Callable[[Any, Any, tf.data.Dataset], Trained]
+  aggregate_metrics: Callable[[Any], Any]
+
+
+def _pin(frozen: list[tf.Tensor] | None, initial: Any, trained: Any) -> Any:
+  return trained if frozen is None else freezing.hold(frozen, initial, trained)
+
+
+def _finish(
+  initial: Any,
+  trained: Any,
+  num_examples: tf.Tensor,
+  weighting: tff.learning.ClientWeighting,
+) -> tuple[tff.learning.templates.ClientResult, Any, tf.Tensor]:
+  """The result, the weights to keep, and whether the update is finite."""
+  update = tf.nest.map_structure(tf.subtract, initial, trained)
+  finite = structures.all_finite(update)
+  zeros = tf.nest.map_structure(tf.zeros_like, update)
+  if weighting == tff.learning.ClientWeighting.UNIFORM:
+    weight = tf.cast(num_examples > 0, tf.float32)
+  else:
+    weight = tf.cast(num_examples, tf.float32)
+  result = tff.learning.templates.ClientResult(
+    structures.select(finite, update, zeros), tf.where(finite, weight, 0.0)
+  )
+  return result, structures.select(finite, trained, initial), finite
+
+
+def _functional_training(
+  model: tff.learning.models.FunctionalModel,
+  optimizer: tff.learning.optimizers.Optimizer,
+  weighting: tff.learning.ClientWeighting,
+) -> Callable[[Any, Any, tf.data.Dataset], Trained]:
+  @tf.function(autograph=False)
+  def train(weights, frozen, dataset):
+    initial, non_trainable = weights.trainable, weights.non_trainable
+    specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, tuple(tf.nest.flatten(initial)))
+
+    def step(state, batch):
+      trainable, optimizer_state, metrics, num_examples = state
+      x, y = (batch['x'], batch['y']) if isinstance(batch, Mapping) else batch
+      with tf.GradientTape() as tape:
+        tape.watch(trainable)
+        output = model.predict_on_batch((trainable, non_trainable), x, training=True)
+        loss = model.loss(output=output, label=y)
+      gradients = tape.gradient(loss, trainable)
+      optimizer_state, trainable = optimizer.next(optimizer_state, trainable, gradients)
+      batch_size = tf.shape(tf.nest.flatten(output)[0])[0]
+      metrics = model.update_metrics_state(
+        metrics,
+        batch_output=tff.learning.models.BatchOutput(
+          loss=loss, predictions=output, num_examples=batch_size
+        ),
+        labels=y,
+      )
+      num_examples += tf.cast(batch_size, tf.int64)
+      return _pin(frozen, initial, trainable), optimizer_state, metrics, num_examples
+
+    start = (
+      initial,
+      optimizer.initialize(specs),
+      model.initialize_metrics_state(),
+      tf.constant(0, tf.int64),
+    )
+    trained, _, metrics, num_examples = dataset.reduce(start, step)
+    result, trained, finite = _finish(initial, trained, num_examples, weighting)
+    metrics = structures.select(finite, metrics, model.initialize_metrics_state())
+    return Trained(result, trained, metrics)
+
+  return train
+
+
+def _variable_training(
+  model_fn: Callable[[], tff.learning.models.VariableModel],
+  optimizer: tff.learning.optimizers.Optimizer,
+  weighting: tff.learning.ClientWeighting,
+) -> Callable[[Any, Any, tf.data.Dataset], Trained]:
+  def build_and_train(weights, frozen, dataset):
+    model = model_fn()  # Anew in each graph, outside the traced function.
+
+    @tf.function
+    def train(weights, frozen, dataset):
+      variables = tff.learning.models.ModelWeights.from_model(model)
+      tf.nest.map_structure(lambda a, b: a.assign(b), variables, weights)
+      flat = tuple(tf.nest.flatten(variables.trainable))
+      initial = tuple(tf.nest.flatten(weights.trainable))
+
+      def step(state, batch):
+        num_examples, optimizer_state = state
+        with tf.GradientTape() as tape:
+          output = model.forward_pass(batch, training=True)
+        gradients = tuple(tape.gradient(output.loss, flat))
+        optimizer_state, trainable = optimizer.next(optimizer_state, flat, gradients)
+        for variable, value in zip(flat, _pin(frozen, initial, trainable), strict=True):
+          variable.assign(value)
+        if output.num_examples is None:
+          num_examples += tf.shape(output.predictions, out_type=tf.int64)[0]
+        else:
+          num_examples += tf.cast(output.num_examples, tf.int64)
+        return num_examples, optimizer_state
+
+      specs = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), flat)
+      start = (tf.constant(0, tf.int64), optimizer.initialize(specs))
+      num_examples, _ = dataset.reduce(start, step)
+      trained = tf.nest.map_structure(lambda v: v.read_value(), variables.trainable)
+      result, trained, finite = _finish(weights.trainable, trained, num_examples, weighting)
+      if not finite:
+        model.reset_metrics()
+      return Trained(result, trained, model.report_local_unfinalized_metrics())
+
+    return train(weights, frozen, dataset)
+
+  return build_and_train
+
+
+def build_training(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
+  metrics_aggregator: Callable[..., tff.Computation] | None = None,
+) -> LocalTraining:
+  """Builds local training in which coordinates can be pinned; see `LocalTraining`.
+
+  The arguments are those of `local_sgd.build_local_sgd`.
+
+  Raises:
+    TypeError: If an argument is of the wrong type.
+  """
+  local_sgd.check_model_fn(model_fn)
+  checks.check_type('client_optimizer_fn', client_optimizer_fn, tff.learning.optimizers.Optimizer)
+  checks.check_type('client_weighting', client_weighting, tff.learning.ClientWeighting)
+  if metrics_aggregator is None:
+    metrics_aggregator = tff.learning.metrics.sum_then_finalize
+  if isinstance(model_fn, tff.learning.models.FunctionalModel):
+    weights_spec = tff.learning.models.ModelWeights(
+      *(tuple(tf.TensorSpec(w.shape, w.dtype) for w in kind) for kind in model_fn.initial_weights)
+    )
+    weights_type = tff.types.tensorflow_to_type(weights_spec)
+    input_spec, build, finalize = (
+      model_fn.input_spec,
+      _functional_training,
+      model_fn.finalize_metrics,
+    )
+  else:
+    with tf.Graph().as_default():  # Its variables are not wanted.
+      model = model_fn()
+      input_spec, finalize = model.input_spec, model.metric_finalizers()
+      weights_type = tff.learning.models.weights_type_from_model(model)
+      build = _variable_training
+  return LocalTraining(
+    weights_type,
+    tff.SequenceType(tff.types.tensorflow_to_type(input_spec)),
+    build(model_fn, client_optimizer_fn, client_weighting),
+    metrics_aggregator(finalize),
+  )

@@ -1,0 +1,201 @@
+"""What a learning process is made of when a part of its model is frozen."""
+
+import collections
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank import freezing
+from tff_lowrank import ledger
+from tff_lowrank import structures
+from tff_lowrank.aggregators import freezing as freezing_aggregators
+from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.freezing import freezer
+from tff_lowrank.freezing import synchronisation
+from tff_lowrank.learning import process
+
+
+class Broadcast(NamedTuple):
+  """What the server sends. What a client pays for is only what it lacks of it.
+
+  weights: `ModelWeights`.
+  mask: `aggregators.freezing.Mask` of the round.
+  book: `freezing.synchronisation.Book`, for the price alone.
+  changed: The version in which each coordinate last changed, for clients that keep their own
+    values; else `()`.
+  """
+
+  weights: Any
+  mask: Any
+  book: Any
+  changed: Any
+
+
+def build_finalizer(
+  server_optimizer: tff.learning.optimizers.Optimizer,
+  weights_type: tff.Type,
+  settings: freezing.Settings,
+) -> tff.learning.templates.FinalizerProcess:
+  """A step of the server optimizer on what is active, then the check.
+
+  Frozen weights keep their value and their slots of the optimizer (momentum, moments), as if
+  no time had passed for them. A rejected update, one that is not finite, changes nothing.
+  State: `optimizer`, `freezing`, `changed`.
+  """
+  inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)
+  trainable_type = weights_type.trainable
+  spec = tff.types.type_to_tf_tensor_specs(trainable_type)
+
+  @tff.tensorflow.computation
+  def initial_freezing():
+    state = freezing.initial_state(settings, spec)
+    changed = synchronisation.initial_changed(freezing.frozen_mask(settings, state))
+    return state, changed
+
+  @tff.federated_computation
+  def initialize():
+    state, changed = tff.federated_eval(initial_freezing, tff.SERVER)
+    return tff.federated_zip(
+      collections.OrderedDict(optimizer=inner.initialize(), freezing=state, changed=changed)
+    )
+
+  state_type = initialize.type_signature.result.member
+  optimizer_type = inner.initialize.type_signature.result.member
+
+  @tff.tensorflow.computation(state_type, trainable_type, optimizer_type, trainable_type, np.int32)
+  def finish(state, before, optimizer, after, rejected):
+    old = state['freezing']
+    frozen = freezing.frozen_mask(settings, old)
+    after = freezing.hold(frozen, before, after)
+    optimizer = freezer.hold_slots(frozen, before, state['optimizer'], optimizer)
+    new = freezing.next_round(settings, old, tf.nest.map_structure(tf.subtract, after, before))
+    changed = synchronisation.next_changed(state['changed'], frozen, new.round)
+    kept = rejected > 0
+    new = structures.select(kept, old, new)
+    new_state = collections.OrderedDict(
+      optimizer=optimizer,
+      freezing=new,
+      changed=structures.select(kept, state['changed'], changed),
+    )
+    return new_state, after, freezing.measure(settings, new, spec)
+
+  @tff.federated_computation(
+    initialize.type_signature.result,
+    tff.FederatedType(weights_type, tff.SERVER),
+    tff.FederatedType(trainable_type, tff.SERVER),
+  )
+  def next_fn(state, weights, update):
+    stepped = inner.next(state['optimizer'], weights, update)
+    rejected = stepped.measurements['update_non_finite']
+    new_state, trainable, measured = tff.federated_map(
+      finish, (state, weights.trainable, stepped.state, stepped.result.trainable, rejected)
+    )
+    new_weights = tff.learning.models.ModelWeights(trainable, weights.non_trainable)
+    measurements = collections.OrderedDict(update_non_finite=rejected, freezing=measured)
+    return tff.templates.MeasuredProcessOutput(
+      new_state, tff.federated_zip(new_weights), tff.federated_zip(measurements)
+    )
+
+  return tff.learning.templates.FinalizerProcess(initialize, next_fn)
+
+
+def build_outgoing(
+  state_type: tff.Type, weights_type: tff.Type, settings: freezing.Settings, keeps_own: bool
+) -> tff.Computation:
+  """`(<finalizer state, ModelWeights> -> Broadcast)`."""
+  spec = tff.types.type_to_tf_tensor_specs(weights_type.trainable)
+
+  @tff.tensorflow.computation(state_type, weights_type)
+  def outgoing(state, weights):
+    frozen, changed = freezing.frozen_mask(settings, state['freezing']), state['changed']
+    return Broadcast(
+      weights,
+      freezing_aggregators.describe(frozen, spec),
+      synchronisation.sum_up(changed, frozen, state['freezing'].round, spec),
+      changed if keeps_own else (),
+    )
+
+  return outgoing
+
+
+def build_work(
+  training: frozen_work.LocalTraining,
+  broadcast_type: tff.Type,
+  settings: freezing.Settings,
+  mask_policy: str,
+  keeps_own: bool,
+) -> process.ClientStatefulWork:
+  """Local training from what is broadcast, priced by what the client lacks of it.
+
+  Memory: `version`, the last one that the client was sent. If `keeps_own`, frozen coordinates
+  are not pinned but start from and go back into `own`, the client's own values.
+  """
+  trainable_spec = tff.types.type_to_tf_tensor_specs(training.weights_type.trainable)
+  non_trainable_spec = tff.types.type_to_tf_tensor_specs(training.weights_type.non_trainable)
+
+  @tff.tensorflow.computation
+  def initialize_client():
+    memory = collections.OrderedDict(version=tf.constant(synchronisation.NEVER_SEEN))
+    if keeps_own:
+      memory['own'] = structures.zeros(trainable_spec)
+    return memory
+
+  @tff.tensorflow.computation(
+    initialize_client.type_signature.result, broadcast_type, training.data_type
+  )
+  def work(memory, broadcast, dataset):
+    known, frozen, weights = memory['version'], broadcast.mask.frozen, broadcast.weights
+    price = synchronisation.downlink_price(
+      settings, mask_policy, trainable_spec, known, broadcast.book
+    )
+    # What is not trained is not frozen either: everybody is sent it in every round.
+    price = ledger.add(price, ledger.dense_price(non_trainable_spec))
+    if keeps_own:
+      own = synchronisation.own_mask(frozen, broadcast.changed, known)
+      start = freezing.hold(own, memory['own'], weights.trainable)
+      weights = tff.learning.models.ModelWeights(start, weights.non_trainable)
+    trained = training.train(weights, None if keeps_own else frozen, dataset)
+    memory = collections.OrderedDict(version=broadcast.book.version)
+    if keeps_own:
+      memory['own'] = trained.trainable
+    update = freezing_aggregators.PartialUpdate(trained.result.update, broadcast.mask)
+    result = tff.learning.templates.ClientResult(update, trained.result.update_weight)
+    return memory, result, price, trained.metrics
+
+  @tff.federated_computation
+  def initialize():
+    return tff.federated_value((), tff.SERVER)
+
+  @tff.federated_computation(
+    initialize.type_signature.result,
+    tff.FederatedType(initialize_client.type_signature.result, tff.CLIENTS),
+    tff.FederatedType(broadcast_type, tff.CLIENTS),
+    tff.FederatedType(training.data_type, tff.CLIENTS),
+  )
+  def next_fn(state, memory, broadcast, client_data):
+    memory, result, price, metrics = tff.federated_map(work, (memory, broadcast, client_data))
+    train = training.aggregate_metrics(metrics)
+    measurements = tff.federated_zip(collections.OrderedDict(train=train))
+    return process.ClientWorkOutput(state, memory, result, price, measurements)
+
+  return process.ClientStatefulWork(initialize, initialize_client, next_fn)
+
+
+def build_personalize(
+  state_type: tff.Type,
+  memory_type: tff.Type,
+  weights_type: tff.Type,
+  settings: freezing.Settings,
+) -> tff.Computation:
+  """`(<finalizer state, client memory, ModelWeights> -> ModelWeights)`, with a client's own."""
+
+  @tff.tensorflow.computation(state_type, memory_type, weights_type)
+  def personalize(state, memory, weights):
+    frozen = freezing.frozen_mask(settings, state['freezing'])
+    own = synchronisation.own_mask(frozen, state['changed'], memory['version'])
+    trainable = freezing.hold(own, memory['own'], weights.trainable)
+    return tff.learning.models.ModelWeights(trainable, weights.non_trainable)
+
+  return personalize
