@@ -17,14 +17,12 @@ import tensorflow as tf
 from tff_lowrank import checks
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
-from tff_lowrank.layers import fedpara
 from tff_lowrank.layers import recurrent
 
 
 class Adapter(factored.Factored):
   """What makes a factorised layer an adapter on a frozen one; mixed into one."""
 
-  form = 'matrix'
   trains_bias = False
 
   def __init__(
@@ -41,15 +39,16 @@ class Adapter(factored.Factored):
       raise ValueError(f'`scale` must be finite and above 0, found {scale}.')
     checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
     super().__init__(*args, **kwargs)
-    self._settings = dict(rank=rank, scale=scale, initialization=initialization)
+    self._adapter = dict(rank=rank, scale=scale, initialization=initialization)
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return super().settings | self._adapter
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Adapter:
     """The adapter's, of the layer's rank."""
     del kernel_shape
-    return factorization_lib.Adapter(form=self.form, **self._settings)
-
-  def get_config(self) -> dict[str, Any]:
-    return super().get_config() | self._settings
+    return factorization_lib.Adapter(form=self.form, **self._adapter)
 
 
 @tf.keras.saving.register_keras_serializable(factored.PACKAGE)
@@ -58,7 +57,7 @@ class AdapterDense(Adapter, factored.FactoredDense):
 
 
 @tf.keras.saving.register_keras_serializable(factored.PACKAGE)
-class AdapterConv2D(fedpara.TuckerOrMatrix, Adapter, factored.FactoredConv2D):
+class AdapterConv2D(factored.TuckerOrMatrix, Adapter, factored.FactoredConv2D):
   """keras.layers.Conv2D, frozen, of one group, with an adapter; see the module."""
 
 

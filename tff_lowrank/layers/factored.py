@@ -13,8 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_lowrank import checks
 from tff_lowrank.layers import factorization as factorization_lib
 from tff_lowrank.layers import kernel as kernel_lib
+from tff_lowrank.layers import ranks
 
 PACKAGE = 'tff_lowrank'
 
@@ -39,16 +41,24 @@ class Factored(tf.keras.layers.Layer):
   recompute: whether the backward pass composes kernels anew rather than keeping them in memory.
   """
 
+  # How convolutions are factorised; all other kernels are matrices.
+  form = 'matrix'
   # Whether biases are trained as the factors are.
   trains_bias = True
 
   def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any):
+    checks.check_type('recompute', recompute, bool)
     for name in _WITHOUT_MEANING:
       if kwargs.pop(name, None) is not None:
         raise ValueError(f'`{name}` has no meaning for a factorised kernel; found one.')
     super().__init__(*args, **kwargs)
     self.recompute = recompute
     self._kernels = ()
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """The constructor's arguments that the plain Keras layer does not have."""
+    return dict(recompute=self.recompute)
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Factorization:
     """How a kernel of this shape is factorised."""
@@ -105,7 +115,67 @@ class Factored(tf.keras.layers.Layer):
     config = super().get_config()
     for name in _WITHOUT_MEANING:
       config.pop(name, None)
-    return config | dict(recompute=self.recompute)
+    return config | self.settings
+
+
+class Sized(Factored):
+  """A factorised layer of a rank, or of a size that a rank follows from; mixed into one.
+
+  Exactly one of these is given:
+    rank: of all kernels, at least 1;
+    gamma: in [0, 1], FedPara's hyper-parameter, by which kernels get as many parameters as
+      FedPara's (`ranks.rank_for_gamma`);
+    budget: in (0, 1], the share of each kernel's size that its factors may have. The rank is at
+      least 1 even so.
+  initialization: see `factorization.Factorization`.
+  """
+
+  branches = 0
+
+  def __init__(
+    self,
+    *args: Any,
+    rank: int | None = None,
+    gamma: float | None = None,
+    budget: float | None = None,
+    initialization: str = 'balanced',
+    **kwargs: Any,
+  ):
+    ranks.check_size(rank, gamma, budget)
+    checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
+    super().__init__(*args, **kwargs)
+    self._size = dict(rank=rank, gamma=gamma, budget=budget)
+    self.initialization = initialization
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return super().settings | self._size | dict(initialization=self.initialization)
+
+  def rank_of(self, kernel_shape: tuple[int, ...]) -> int:
+    """The rank of a kernel of this shape."""
+    return ranks.choose_rank(kernel_shape, self.form, self.branches, **self._size)
+
+
+class TuckerOrMatrix(Factored):
+  """A factorised convolution, of either form; mixed in ahead of its factorisation.
+
+  form: `'tucker'` for Tucker factors (Proposition 3 in FedPara), `'matrix'` for those of the
+    matrix [outputs, height x width x inputs] (Proposition 1).
+  """
+
+  def __init__(self, *args: Any, form: str = 'tucker', **kwargs: Any):
+    checks.check_one_of('form', form, ranks.FORMS)
+    super().__init__(*args, **kwargs)
+    self.form = form
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return super().settings | dict(form=self.form)
+
+
+def personal_mask(model: tf.keras.Model) -> list[bool]:
+  """For each of the model's trainable variables, in order, whether it is personal (pFedPara)."""
+  return [factorization_lib.is_personal(v.name) for v in model.trainable_variables]
 
 
 class FactoredDense(Factored, tf.keras.layers.Dense):

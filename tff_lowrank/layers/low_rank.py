@@ -3,7 +3,9 @@
 Each takes the arguments of the Keras layer of its name, and
   rank: R of the factors; or
   gamma: in [0, 1]: the rank at which a kernel costs what FedPara's costs at this gamma, or as
-    close as whole ranks come (equal for matrices, at twice FedPara's rank). Exactly one of them.
+    close as whole ranks come (equal for matrices, at twice FedPara's rank); or
+  budget: in (0, 1], the share of the kernel's size that the factors may have. Exactly one of the
+    three; the rank is at least 1.
   initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
   recompute: saves memory by composing kernels anew in the backward pass.
 Convolutions are in Tucker-2 form with equal ranks, as in section 3.1 of Hyeon-Woo et al., ICLR 2022
@@ -11,46 +13,24 @@ Convolutions are in Tucker-2 form with equal ranks, as in section 3.1 of Hyeon-W
 Raises TypeError or ValueError for arguments of another type or outside of their range.
 """
 
-from typing import Any
-
 import tensorflow as tf
 
-from tff_lowrank import checks
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
-from tff_lowrank.layers import fedpara
 from tff_lowrank.layers import ranks
 from tff_lowrank.layers import recurrent
 
 
-class LowRank(factored.Factored):
+class LowRank(factored.Sized):
   """What makes a factorised layer plainly low-rank; mixed into one."""
 
-  form = 'matrix'
-
-  def __init__(
-    self,
-    *args: Any,
-    rank: int | None = None,
-    gamma: float | None = None,
-    initialization: str = 'balanced',
-    **kwargs: Any,
-  ):
-    fedpara.check_rank_or_gamma(rank, gamma)
-    checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
-    super().__init__(*args, **kwargs)
-    self._settings = dict(rank=rank, gamma=gamma, initialization=initialization)
+  branches = ranks.LOW_RANK_BRANCHES
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.LowRank:
     """The low-rank one, with the rank of this kernel."""
-    settings = dict(self._settings)
-    rank, gamma = settings.pop('rank'), settings.pop('gamma')
-    if rank is None:
-      rank = ranks.low_rank_for_gamma(kernel_shape, gamma, self.form)
-    return factorization_lib.LowRank(rank=rank, form=self.form, **settings)
-
-  def get_config(self) -> dict[str, Any]:
-    return super().get_config() | self._settings
+    return factorization_lib.LowRank(
+      rank=self.rank_of(kernel_shape), form=self.form, initialization=self.initialization
+    )
 
 
 @tf.keras.saving.register_keras_serializable(factored.PACKAGE)
@@ -59,7 +39,7 @@ class LowRankDense(LowRank, factored.FactoredDense):
 
 
 @tf.keras.saving.register_keras_serializable(factored.PACKAGE)
-class LowRankConv2D(fedpara.TuckerOrMatrix, LowRank, factored.FactoredConv2D):
+class LowRankConv2D(factored.TuckerOrMatrix, LowRank, factored.FactoredConv2D):
   """keras.layers.Conv2D, of one group, with a kernel in Tucker form; see the module."""
 
 

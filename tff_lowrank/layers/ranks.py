@@ -104,16 +104,50 @@ def low_rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> 
   return nearest_rank(kernel_shape, budget, form, LOW_RANK_BRANCHES)
 
 
-def rank_for_budget(
-  kernel_shape: Sequence[int], budget: float, form: str, branches: int = FEDPARA_BRANCHES
-) -> int:
+def rank_for_budget(kernel_shape: Sequence[int], budget: float, form: str, branches: int) -> int:
   """The largest rank that costs at most the share `budget`, in (0, 1], of the kernel's size.
 
   Returns 0 where no rank is that small. (The paper's notebook rounds up instead.)
   """
-  checks.check_in_range('budget', budget, 0, 1)
-  if not budget:
-    raise ValueError('`budget` must be above 0, found 0.')
-  # The tolerance is for budgets such as 0.3, whose product falls just below a whole number.
+  check_size(None, None, budget)
+  # The tolerance is for budgets such as 0.3, whose product may fall just below a whole number.
   limit = math.floor(budget * math.prod(kernel_shape) + 1e-6)
   return largest_rank(kernel_shape, limit, form, branches)
+
+
+def check_size(rank: int | None, gamma: float | None, budget: float | None) -> None:
+  """Raises unless exactly one is given, and in its range."""
+  given = [value for value in (rank, gamma, budget) if value is not None]
+  if len(given) != 1:
+    raise ValueError(
+      'Exactly one of `rank`, `gamma` and `budget` must be given, found '
+      f'{rank}, {gamma} and {budget}.'
+    )
+  if rank is not None:
+    checks.check_at_least('rank', rank, 1)
+  elif gamma is not None:
+    checks.check_in_range('gamma', gamma, 0, 1)
+  else:
+    checks.check_in_range('budget', budget, 0, 1)
+    if budget == 0:
+      raise ValueError('`budget` must be above 0, found 0.')
+
+
+def choose_rank(
+  kernel_shape: Sequence[int],
+  form: str,
+  branches: int,
+  *,
+  rank: int | None = None,
+  gamma: float | None = None,
+  budget: float | None = None,
+) -> int:
+  """The rank, at least 1, by the one of `rank`, `gamma` and `budget` that is given."""
+  check_size(rank, gamma, budget)
+  if rank is not None:
+    return rank
+  if gamma is None:
+    return max(1, rank_for_budget(kernel_shape, budget, form, branches))
+  if branches == FEDPARA_BRANCHES:
+    return rank_for_gamma(kernel_shape, gamma, form)
+  return low_rank_for_gamma(kernel_shape, gamma, form)

@@ -120,6 +120,11 @@ class FactoredRNN(tf.keras.layers.RNN):
     return self.cell.units
 
   @property
+  def settings(self) -> dict[str, Any]:
+    """The constructor's arguments that the plain Keras layer does not have."""
+    return self.cell.settings
+
+  @property
   def factored_kernels(self) -> dict[str, kernel_lib.FactoredKernel]:
     """The kernels of the cell by the name of its attribute; empty before `build`."""
     return self.cell.factored_kernels
