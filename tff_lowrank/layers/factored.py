@@ -243,7 +243,7 @@ class FactoredConv2D(Factored, tf.keras.layers.Conv2D):
 
 
 class FactoredEmbedding(Factored, tf.keras.layers.Embedding):
-  """keras.layers.Embedding: integers [...] -> [..., output_dim]; only the rows used are composed."""
+  """keras.layers.Embedding: integers [...] -> [..., output_dim]; composes the rows used alone."""
 
   def build(self, input_shape: Any = None) -> None:
     shape = (self.input_dim, self.output_dim)

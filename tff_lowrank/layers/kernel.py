@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import threading
 
+import numpy as np
 import tensorflow as tf
 
 from tff_lowrank.layers import factorization as factorization_lib
@@ -99,5 +100,37 @@ class FactoredKernel:
       return operation(*tensors[: len(inputs)], kernel if dtype is None else tf.cast(kernel, dtype))
 
     if self.recompute:
-      run = tf.recompute_grad(run)
+      return _recomputed(run, inputs, tuple(factors.values()))
     return run(*inputs, *factors.values())
+
+
+def _recomputed(
+  run: Callable[..., tf.Tensor], inputs: tuple[tf.Tensor, ...], factors: tuple[tf.Tensor, ...]
+) -> tf.Tensor:
+  """`run(*inputs, *factors)`, of which nothing but the arguments is kept for the backward pass.
+
+  In place of tf.recompute_grad, whose recomputation newer XLA merges with the way forward, so that
+  nothing is saved.
+  """
+
+  @tf.custom_gradient
+  def forward(*tensors: tf.Tensor) -> tf.Tensor:
+    def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+      with tf.GradientTape() as tape:
+        later = [_after(upstream, x) for x in tensors[len(inputs) :]]
+        again = [*tensors[: len(inputs)], *later]
+        tape.watch(again)
+        result = run(*again)
+      return tape.gradient(result, again, upstream)
+
+    return run(*tensors), gradient
+
+  return forward(*inputs, *factors)
+
+
+def _after(upstream: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+  """`x`, as a value that no optimiser can know before `upstream` is."""
+  # A sum, so that it is 0 for an empty batch; NaN there is NaN in the gradients anyway.
+  first = tf.reduce_sum(tf.reshape(upstream, [-1])[:1])
+  nothing = tf.where(tf.math.is_nan(first), np.nan, 0.0)
+  return x + tf.cast(nothing, x.dtype)

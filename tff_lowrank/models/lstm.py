@@ -18,9 +18,9 @@ def build_char_lstm(
 ) -> tf.keras.Model:
   """Embedding, LSTM layers, logits of the next character: integers [batch, time] -> logits.
 
-  McMahan et al., 2017, and LEAF's Shakespeare model; 817,872 parameters. As in FedPara's
-  experiments (arXiv 2108.06098, supplement), the LSTMs' kernels alone are factorised, which at gamma
-  0 leaves 0.19 of the parameters. (The paper's weight normalisation of all its LSTMs is left out.)
+  McMahan et al., 2017, and LEAF's Shakespeare model; 817,872 parameters. The LSTMs' kernels alone
+  are factorised, which at gamma 0 leaves 0.19 of the parameters, as in FedPara's experiments
+  (arXiv 2108.06098, Table 2). The paper's weight normalisation of all its LSTMs is left out.
 
   Args:
     vocabulary_size: number of characters, of both the input and the output.
