@@ -158,7 +158,7 @@ def start_stddev(factorization, shape, rng, variance=None):
 
 
 @pytest.mark.parametrize('shape', [(3, 3, 64, 64), (3, 3, 128, 256), (784, 256), (5, 5, 20, 50)])
-@pytest.mark.parametrize('kind', ['fedpara', 'pfedpara', 'low_rank'])
+@pytest.mark.parametrize('kind', ['fedpara', 'tanh', 'pfedpara', 'low_rank'])
 def test_balanced_start_has_the_plain_variance(shape, kind, rng):
   form = 'tucker' if len(shape) == 4 else 'matrix'
   rank = ranks.rank_for_gamma(shape, 0.1, form)

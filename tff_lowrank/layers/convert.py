@@ -139,7 +139,7 @@ def to_adapters(
 
   twin = _clone(model, convert, skip)
   for old, new in _layer_pairs(model, twin):
-    if isinstance(new, adapters.Frozen):
+    if _is_frozen(new):
       new.layer.set_weights(old.get_weights())
     elif type(new) in _PLAIN_OF:
       _copy_bias(old, new)
@@ -160,7 +160,7 @@ def compose(model: Model) -> Model:
       config = layer.get_config()
       config = {name: value for name, value in config.items() if name not in layer.settings}
       return _PLAIN_OF[type(layer)].from_config(config)
-    return _copy(layer.layer) if isinstance(layer, adapters.Frozen) else _copy(layer)
+    return _copy(layer.layer, trainable=True) if _is_frozen(layer) else _copy(layer)
 
   twin = _clone(model, convert)
   for old, new in _layer_pairs(model, twin):
@@ -214,8 +214,12 @@ def _make(twin: type, layer: Layer, options: dict[str, Any]) -> Layer:
   return twin.from_config(config | options)
 
 
-def _copy(layer: Layer) -> Layer:
-  return type(layer).from_config(layer.get_config())
+def _copy(layer: Layer, **changed: Any) -> Layer:
+  return type(layer).from_config(layer.get_config() | changed)
+
+
+def _is_frozen(layer: Layer) -> bool:
+  return isinstance(layer, adapters.Frozen)
 
 
 def _is_convertible(layer: Layer, skip: Collection[str]) -> bool:
@@ -225,15 +229,17 @@ def _is_convertible(layer: Layer, skip: Collection[str]) -> bool:
 def _gets_smaller(layer: Layer, options: dict[str, Any]) -> bool:
   """The paper's guard for tiny layers, on all kernels of the layer together."""
   form = 'tucker' if isinstance(layer, tf.keras.layers.Conv2D) else 'matrix'
-  shapes = [tuple(kernel.shape) for kernel in _plain_kernels(layer).values()]
   # Low-rank models keep the same layers as FedPara's, whose counterparts they are.
-  size = dict(gamma=0.0) if options['budget'] is None else dict(budget=options['budget'])
   branches = ranks.FEDPARA_BRANCHES
-  counts = [
-    ranks.count(shape, ranks.choose_rank(shape, form, branches, **size), form, branches)
-    for shape in shapes
-  ]
-  return sum(counts) < sum(math.prod(shape) for shape in shapes)
+  saved = 0
+  for kernel in _plain_kernels(layer).values():
+    shape = tuple(kernel.shape)
+    if options['budget'] is None:
+      rank = ranks.minimal_rank(shape, form)
+    elif not (rank := ranks.rank_for_budget(shape, options['budget'], form, branches)):
+      return False
+    saved += math.prod(shape) - ranks.count(shape, rank, form, branches)
+  return saved > 0
 
 
 def _clone(model: Model, convert: Callable[[Layer], Layer], skip: Collection[str] = ()) -> Model:

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from tff_lowrank import checks
@@ -162,9 +163,23 @@ class Hadamard(Factorization):
     return first * (second + 1) if self.personal else first * second
 
   def term_variances(self, variance: float) -> tuple[float, float]:
-    if self.personal:
-      return variance, PERSONAL_STDDEV**2
-    return math.sqrt(variance), math.sqrt(variance)
+    root = math.sqrt(variance)
+    terms = (variance, PERSONAL_STDDEV**2) if self.personal else (root, root)
+    return tuple(_variance_before_tanh(v) for v in terms) if self.tanh else terms
+
+
+def _variance_before_tanh(variance: float) -> float:
+  """The variance of a centred normal variable whose tanh has this variance, of at most 0.9."""
+  points, weights = np.polynomial.hermite_e.hermegauss(99)
+  weights = weights / weights.sum()
+  low, high = 0.0, 100.0
+  for _ in range(60):
+    middle = (low + high) / 2
+    if weights @ np.tanh(math.sqrt(middle) * points) ** 2 < min(variance, 0.9):
+      low = middle
+    else:
+      high = middle
+  return high
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +202,7 @@ class Adapter(Factorization):
   """A frozen kernel `base` plus `scale` times FedPara's product, which is 0 at the start.
 
   x2 alone starts at zero: it gets a gradient from the first step on, the other factors from the
-  second. The entries of W1 start with unit variance.
+  second. These start as FedPara's do: at larger ones, such as LoHa's, plain SGD diverges.
   """
 
   scale: float = 1.0
@@ -206,8 +221,7 @@ class Adapter(Factorization):
     return factors[BASE] + self.scale * first * second
 
   def term_variances(self, variance: float) -> tuple[float, float]:
-    del variance
-    return 1.0, 1.0
+    return math.sqrt(variance), math.sqrt(variance)
 
   def stddevs(self, kernel_shape: Shape, variance: float) -> dict[str, float]:
-    return super().stddevs(kernel_shape, variance) | {BASE: 0.0, 'x2': 0.0}
+    return super().stddevs(kernel_shape, variance) | {BASE: math.sqrt(variance), 'x2': 0.0}

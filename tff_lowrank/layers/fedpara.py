@@ -12,7 +12,6 @@ Each layer takes the arguments of the Keras layer of its name, and
   personal: pFedPara's form. Its W2's weights have `is_personal` names and stay at the client.
   tanh: the non-linearity of the paper's FedPara (not pFedPara) experiments; voids the rank bound.
   initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
-    Under `tanh` the composed kernel starts a little smaller than balanced.
   recompute: saves memory by composing kernels anew in the backward pass.
 Raises TypeError or ValueError for arguments of another type or outside of their range.
 """
