@@ -160,7 +160,11 @@ def compose(model: Model) -> Model:
       config = layer.get_config()
       config = {name: value for name, value in config.items() if name not in layer.settings}
       return _PLAIN_OF[type(layer)].from_config(config)
-    return _copy(layer.layer, trainable=True) if _is_frozen(layer) else _copy(layer)
+    if not _is_frozen(layer):
+      return _copy(layer)
+    thawed = _copy(layer.layer)
+    thawed.trainable = True  # With all layers that it wraps.
+    return thawed
 
   twin = _clone(model, convert)
   for old, new in _layer_pairs(model, twin):
@@ -214,8 +218,8 @@ def _make(twin: type, layer: Layer, options: dict[str, Any]) -> Layer:
   return twin.from_config(config | options)
 
 
-def _copy(layer: Layer, **changed: Any) -> Layer:
-  return type(layer).from_config(layer.get_config() | changed)
+def _copy(layer: Layer) -> Layer:
+  return type(layer).from_config(layer.get_config())
 
 
 def _is_frozen(layer: Layer) -> bool:

@@ -35,8 +35,11 @@ def he_variance(kernel_shape: Sequence[int]) -> float:
   return 2 / math.prod(kernel_shape[:-1])
 
 
-class Factored(tf.keras.layers.Layer):
-  """What all layers with factorised kernels share; mixed into a Keras layer.
+class Factored:
+  """What all layers with factorised kernels share; mixed into a Keras layer, ahead of it.
+
+  Mixins are no Keras layers themselves: in TFF's graphs Keras exchanges the base class of each
+  layer when it is made, and a shared one, exchanged for one layer, would disorder the others.
 
   recompute: whether the backward pass composes kernels anew rather than keeping them in memory.
   """
