@@ -71,9 +71,6 @@ MODELS = {
   'low rank': lambda: layers.to_low_rank(plain_images(), gamma=0.3).model,
   'image adapters': lambda: layers.to_adapters(plain_images(), 2).model,
   'word adapters': lambda: layers.to_adapters(plain_words(), 2).model,
-  'resnet': lambda: models.build_resnet18(
-    (8, 8, 2), 3, family='fedpara', gamma=0.2, width_multiplier=0.125
-  ),
 }
 LEARNING_RATE, STEPS = 0.1, 3
 
@@ -146,6 +143,14 @@ def test_one_client_of_fed_avg_is_central_training(name, rng):
     assert np.abs(weight - before).max() > 0
   for weight, before in zip(weights.non_trainable, frozen, strict=True):
     np.testing.assert_array_equal(weight, before)
+
+
+def test_weights_of_a_branching_model_are_in_keras_order():
+  model = models.build_resnet18((8, 8, 2), 3, family='pfedpara', gamma=0.2, width_multiplier=0.125)
+  expected = [v.numpy() for v in model.trainable_variables]
+  functional = functional_of(model, np.zeros((1, 8, 8, 2), np.float32))
+  for weight, value in zip(functional.initial_weights[0], expected, strict=True):
+    np.testing.assert_array_equal(weight, value)
 
 
 def test_the_mask_of_personal_weights_fits_the_functional_model(rng):

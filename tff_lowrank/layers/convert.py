@@ -78,7 +78,7 @@ def to_fedpara(
   """The model with FedPara's (or pFedPara's) layers; see `fedpara` for the paper and arguments.
 
   Layers that would not get smaller (FedPara at the least unrestricted rank, or no rank within the
-  budget) stay as they are, as in section 3.2 of the paper's supplement for tiny layers.
+  budget) stay as they are.
 
   Args:
     model: built, of plain Keras layers; it is not changed.
@@ -231,7 +231,7 @@ def _is_convertible(layer: Layer, skip: Collection[str]) -> bool:
 
 
 def _gets_smaller(layer: Layer, options: dict[str, Any]) -> bool:
-  """The paper's guard for tiny layers, on all kernels of the layer together."""
+  """The guard for tiny layers, on all kernels of the layer together."""
   form = 'tucker' if isinstance(layer, tf.keras.layers.Conv2D) else 'matrix'
   # Low-rank models keep the same layers as FedPara's, whose counterparts they are.
   branches = ranks.FEDPARA_BRANCHES

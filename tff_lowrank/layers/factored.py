@@ -94,7 +94,7 @@ class Factored:
         experimental_autocast=False,
       )
     kernel = kernel_lib.FactoredKernel(factorization, shape, factors, self.recompute)
-    # A tuple, which Keras does not wrap.
+    # A tuple: a dictionary Keras would wrap, and save.
     self._kernels = (*self._kernels, (name, kernel))
 
   def add_bias(self, shape: Sequence[int], initializer: Any = None) -> None:

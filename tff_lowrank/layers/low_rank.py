@@ -8,8 +8,8 @@ Each takes the arguments of the Keras layer of its name, and
     three; the rank is at least 1.
   initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
   recompute: saves memory by composing kernels anew in the backward pass.
-Convolutions are in Tucker-2 form with equal ranks, as in section 3.1 of Hyeon-Woo et al., ICLR 2022
-(arXiv 2108.06098, "low-rank", after TKD), or by `form='matrix'` a reshaped low-rank matrix.
+Convolutions are in Tucker-2 form with equal ranks, the baseline (TKD) of Hyeon-Woo et al., ICLR
+2022, arXiv 2108.06098, or by `form='matrix'` a reshaped low-rank matrix.
 Raises TypeError or ValueError for arguments of another type or outside of their range.
 """
 

@@ -7,7 +7,7 @@ A kernel has its Keras shape: (inputs, outputs) or (height, width, inputs, outpu
 `branches` low-rank terms, two for FedPara and one for the plain low-rank baseline, each of rank R:
   form 'matrix'   R (m + n) numbers; m = outputs, n = inputs x height x width     Proposition 1
   form 'tucker'   R (O + I) + R^2 height width numbers, for convolutions          Proposition 3
-FedPara's rank for a hyper-parameter gamma in [0, 1], equal for all layers (section 2.2 there):
+FedPara's rank for a hyper-parameter gamma in [0, 1], equal for all layers:
   r_min = min(ceil(sqrt(m)), ceil(sqrt(n)))      the least rank that does not restrict the kernel's
   r_max = the largest rank that has no more parameters than the kernel
   r     = round((1 - gamma) r_min + gamma r_max)

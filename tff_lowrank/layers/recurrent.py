@@ -4,7 +4,7 @@
 compute the same (masks, states, dropout, direction are keras.layers.RNN's), without cuDNN. Each
 kernel is composed once a sequence. The cells work alone in keras.layers.RNN too, where kernels are
 composed at each step.
-The paper factorises (section 3, Shakespeare) the matrices [inputs, gates x units] and
+FedPara (ICLR 2022, arXiv 2108.06098) factorises the matrices [inputs, gates x units] and
 [units, gates x units], each as a whole.
 """
 

@@ -20,7 +20,7 @@ def build_char_lstm(
 
   McMahan et al., 2017, and LEAF's Shakespeare model; 817,872 parameters. The LSTMs' kernels alone
   are factorised, which at gamma 0 leaves 0.19 of the parameters, as in FedPara's experiments
-  (arXiv 2108.06098, Table 2). The paper's weight normalisation of all its LSTMs is left out.
+  (arXiv 2108.06098). The paper's weight normalisation of all its LSTMs is left out.
 
   Args:
     vocabulary_size: number of characters, of both the input and the output.

@@ -22,7 +22,7 @@ def build_resnet18(
 
   He et al., 2016, in the form for CIFAR; 11,173,962 parameters for 10 classes. Convolutions have
   no biases, normalisations are affine. TFF does not take batch normalisation: it is of groups.
-  As in FedPara's experiments (arXiv 2108.06098, supplement), the first two convolutions and those
+  As in FedPara's experiments (arXiv 2108.06098), the first two convolutions and those
   of 1x1 have gamma 1, and the dense layer is not factorised.
 
   Args:
