@@ -16,8 +16,8 @@ def build_two_fc(
 ) -> tf.keras.Model:
   """Dense 256 with ReLU on the flattened input, then dense classes; returns logits.
 
-  Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098. For 28x28 images: 203,530 parameters for 10 classes; with `'pfedpara'` at gamma 0.5 59,570 of them
-  are global and travel.
+  Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098. For 28x28 images and 10 classes: 203,530
+  parameters; with `'pfedpara'` at gamma 0.5, 59,570 are global and travel.
 
   Args:
     input_shape: of one example.
