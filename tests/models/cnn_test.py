@@ -10,3 +10,10 @@ def test_parameter_count(shape, count):
   model = models.build_cnn(shape)
   assert model.count_params() == count
   assert model.output_shape == (None, 10)
+
+
+def test_factorised_count():
+  # gamma 0: 1 -> 20 at rank 1, 2 * 21 + 2 * 25 = 92; 20 -> 50 at rank 5, 2 * 5 * 70 + 2 * 25 * 25 =
+  # 1950; 800 -> 500 at rank 23, 2 * 23 * 1300; 500 -> 10 at rank 4, 2 * 4 * 510; 580 biases.
+  model = models.build_cnn(family='fedpara', gamma=0.0)
+  assert model.count_params() == 92 + 1950 + 59_800 + 4080 + 580

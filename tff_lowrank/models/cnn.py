@@ -2,24 +2,32 @@
 
 import tensorflow as tf
 
+from tff_lowrank.models import families
+
 
 def build_cnn(
-  input_shape: tuple[int, int, int] = (28, 28, 1), num_classes: int = 10
+  input_shape: tuple[int, int, int] = (28, 28, 1),
+  num_classes: int = 10,
+  *,
+  family: str = 'original',
+  gamma: float | None = None,
+  tanh: bool = False,
 ) -> tf.keras.Model:
   """Two 5x5 convolutions (20, 50 channels) with pooling, then 500 units; returns logits.
 
   431,080 parameters for 28x28x1 images and 10 classes; 657,080 for 32x32x3.
+
+  Args:
+    input_shape: rows, columns, channels.
+    num_classes: size of the output.
+    family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
+    gamma: in [0, 1], of a factorised family.
+    tanh: FedPara's non-linearity, of family `'fedpara'`.
   """
   layers = tf.keras.layers
-  return tf.keras.Sequential(
-    [
-      layers.InputLayer(input_shape),
-      layers.Conv2D(20, 5, activation='relu'),
-      layers.MaxPool2D(),
-      layers.Conv2D(50, 5, activation='relu'),
-      layers.MaxPool2D(),
-      layers.Flatten(),
-      layers.Dense(500, activation='relu'),
-      layers.Dense(num_classes),
-    ]
-  )
+  make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
+  x = inputs = layers.Input(input_shape)
+  for filters in (20, 50):
+    x = layers.MaxPool2D()(make.conv2d(x, filters, 5, activation='relu'))
+  x = make.dense(layers.Flatten()(x), 500, activation='relu')
+  return tf.keras.Model(inputs, make.dense(x, num_classes), name='cnn')

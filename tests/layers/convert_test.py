@@ -1,0 +1,230 @@
+"""Models to their twins and back: which layers, equal outputs, what trains."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tff_lowrank import layers
+from tff_lowrank.layers import adapters
+
+L = tf.keras.layers
+
+
+def images_model():
+  return tf.keras.Sequential(
+    [
+      L.InputLayer((12, 12, 3)),
+      L.Conv2D(16, 3, activation='relu', name='first'),
+      L.GroupNormalization(4, name='norm'),
+      L.Conv2D(24, 3, strides=2, name='second'),
+      L.Conv2D(24, 3, groups=2, padding='same', name='grouped'),
+      L.Flatten(),
+      L.Dense(48, activation='relu', name='hidden'),
+      L.Dense(10, name='head'),
+    ]
+  )
+
+
+def words_model():
+  """Functional, with a nested model, a layer used twice, and a wrapped one."""
+  tokens = tf.keras.Input((7,), dtype=tf.int32)
+  x = L.Embedding(60, 24, mask_zero=True, name='words')(tokens)
+  x = L.LSTM(24, return_sequences=True, name='lstm')(x)
+  x = L.GRU(24, name='gru')(x)
+  shared = L.Dense(24, activation='tanh', name='shared')
+  nested = tf.keras.Sequential(
+    [L.InputLayer((24,)), L.Dense(32, name='inner'), L.Dense(24, name='outer')], name='nested'
+  )
+  x = L.Add(name='sum')([nested(shared(x)), shared(x)])
+  x = L.Reshape((4, 6))(x)
+  x = L.TimeDistributed(L.Dense(3), name='wrapped')(x)
+  return tf.keras.Model(tokens, x)
+
+
+@pytest.fixture(params=['images', 'words'])
+def model_and_inputs(request, rng):
+  tf.keras.utils.set_random_seed(0)
+  if request.param == 'images':
+    return images_model(), rng.normal(size=(5, 12, 12, 3)).astype(np.float32)
+  return words_model(), rng.integers(0, 60, size=(5, 7))
+
+
+CONVERSIONS = {
+  'fedpara': lambda m, **k: layers.to_fedpara(m, gamma=0.2, **k),
+  'fedpara by budget': lambda m, **k: layers.to_fedpara(m, budget=0.7, **k),
+  'pfedpara': lambda m, **k: layers.to_fedpara(m, gamma=0.2, personal=True, **k),
+  'low_rank': lambda m, **k: layers.to_low_rank(m, gamma=0.2, **k),
+}
+
+
+@pytest.mark.parametrize('name', CONVERSIONS)
+@pytest.mark.parametrize('trained', [False, True])
+def test_composing_gives_the_twins_outputs(name, trained, model_and_inputs):
+  model, x = model_and_inputs
+  before = model.get_weights()
+  conversion = CONVERSIONS[name](model, from_trained_weights=trained, fit_iterations=20)
+  twin = conversion.model
+  plain = layers.compose(twin)
+  assert [type(layer) for layer in plain.layers] == [type(layer) for layer in model.layers]
+  assert [layer.name for layer in plain.layers] == [layer.name for layer in model.layers]
+  np.testing.assert_allclose(plain(x), twin(x), rtol=1e-3, atol=1e-5)
+  assert [w.shape for w in plain.get_weights()] == [w.shape for w in before]
+  for one, other in zip(model.get_weights(), before, strict=True):
+    np.testing.assert_array_equal(one, other)
+  assert twin.count_params() < model.count_params()
+  assert all((k.fit_error is not None) == trained for k in conversion.kernels)
+
+
+def test_kernels_that_are_converted():
+  # At gamma 0. first: r = 2, 2 (2 (3 + 16) + 4 * 9) = 148; second: r = 4,
+  # 2 (4 * 40 + 16 * 9) = 608; hidden: r = 7, 2 * 7 * (384 + 48); head: r = 4, 2 * 4 * (48 + 10).
+  kernels = layers.to_fedpara(images_model(), gamma=0.0).kernels
+  assert [(k.layer, k.rank, k.num_parameters) for k in kernels] == [
+    ('first', 2, 148),
+    ('second', 4, 608),
+    ('hidden', 7, 6048),
+    ('head', 4, 464),
+  ]
+  names = [(k.layer, k.kernel) for k in layers.to_fedpara(words_model(), gamma=0.0).kernels]
+  assert names == [
+    ('words', 'embeddings'),
+    ('lstm', 'kernel'),
+    ('lstm', 'recurrent_kernel'),
+    ('gru', 'kernel'),
+    ('gru', 'recurrent_kernel'),
+    ('shared', 'kernel'),
+    ('inner', 'kernel'),
+    ('outer', 'kernel'),
+  ]
+
+
+def test_skipped_and_tiny_layers_stay():
+  model = images_model()
+  model.add(L.Dense(10, name='tiny'))  # At rank 4: 160 > 100.
+  conversion = layers.to_fedpara(model, gamma=0.1, skip=['first', 'hidden'])
+  assert [k.layer for k in conversion.kernels] == ['second', 'head']
+  assert type(conversion.model.get_layer('tiny')) is L.Dense
+  # By budget: rank 1 of the head costs 116 of 480, of the tiny layer 40 of 100.
+  kernels = layers.to_fedpara(model, budget=0.25).kernels
+  assert [k.layer for k in kernels] == ['first', 'second', 'hidden', 'head']
+  assert kernels[-1].rank == 1
+  assert all(k.num_parameters <= 0.25 * np.prod(k.shape) for k in kernels)
+
+
+def test_low_rank_models_have_the_same_layers_and_size():
+  model = images_model()
+  fedpara, low_rank = layers.to_fedpara(model, gamma=0.3), layers.to_low_rank(model, gamma=0.3)
+  assert [k.layer for k in fedpara.kernels] == [k.layer for k in low_rank.kernels]
+  assert abs(fedpara.model.count_params() / low_rank.model.count_params() - 1) < 0.03
+
+
+def test_fitted_models_keep_what_is_not_factorised(model_and_inputs):
+  model, _ = model_and_inputs
+  for layer in model.layers:
+    if layer.name in ('first', 'hidden', 'shared'):
+      layer.bias.assign(np.arange(layer.bias.shape[0], dtype=np.float32))
+  twin = layers.to_fedpara(model, gamma=0.5, from_trained_weights=True, fit_iterations=10).model
+  for layer in model.layers:
+    other = twin.get_layer(layer.name)
+    if layer.name in ('norm', 'grouped', 'wrapped'):
+      for one, two in zip(layer.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+    if hasattr(layer, 'bias'):
+      np.testing.assert_array_equal(layer.bias, other.bias)
+
+
+def test_fit_improves_with_the_rank_and_is_what_the_outputs_see(rng):
+  tf.keras.utils.set_random_seed(0)
+  model, x = images_model(), rng.normal(size=(5, 12, 12, 3)).astype(np.float32)
+  errors, distances = [], []
+  for gamma in (0.0, 0.5, 1.0):
+    conversion = layers.to_fedpara(model, gamma=gamma, from_trained_weights=True)
+    errors.append([k.fit_error for k in conversion.kernels])
+    for k in conversion.kernels:
+      kernel = model.get_layer(k.layer).kernel.numpy()
+      fitted = conversion.model.get_layer(k.layer).kernel.numpy()
+      np.testing.assert_allclose(
+        np.linalg.norm(kernel - fitted) / np.linalg.norm(kernel), k.fit_error, rtol=1e-3
+      )
+    distances.append(np.linalg.norm(conversion.model(x) - model(x)))
+  assert np.all(np.diff(errors, axis=0) <= 0)
+  assert distances[2] < distances[0]
+
+
+def test_adapters_start_at_the_model_and_train_alone(model_and_inputs):
+  model, x = model_and_inputs
+  conversion = layers.to_adapters(model, 2)
+  adapted = conversion.model
+  np.testing.assert_allclose(adapted(x), model(x), rtol=1e-5, atol=1e-6)
+  trained = sum(v.shape.num_elements() for v in adapted.trainable_variables)
+  assert trained == sum(k.num_parameters for k in conversion.kernels) < model.count_params()
+  assert all(v.name.rpartition('_')[2][0] in 'txy' for v in adapted.trainable_variables)
+  assert not any(v.trainable for v in adapted.non_trainable_variables)
+  frozen = [v.numpy() for v in adapted.non_trainable_variables]
+  adapted.compile(tf.keras.optimizers.SGD(0.05), 'mse')
+  target = np.ones_like(model(x))
+  losses = adapted.fit(x, target, epochs=10, verbose=0).history['loss']
+  assert losses[-1] < losses[0]
+  for variable, value in zip(adapted.non_trainable_variables, frozen, strict=True):
+    np.testing.assert_array_equal(variable, value)
+  merged = layers.compose(adapted)
+  np.testing.assert_allclose(merged(x), adapted(x), rtol=1e-3, atol=1e-5)
+  assert [type(layer) for layer in merged.layers] == [type(layer) for layer in model.layers]
+  assert merged.count_params() == model.count_params()
+  assert len(merged.trainable_variables) == len(model.trainable_variables)
+
+
+def test_skipped_layers_of_adapted_models_are_frozen():
+  adapted = layers.to_adapters(images_model(), 2, skip=['head']).model
+  assert isinstance(adapted.get_layer('head'), adapters.Frozen)
+  assert isinstance(adapted.get_layer('norm'), adapters.Frozen)
+  assert isinstance(adapted.get_layer('hidden'), layers.AdapterDense)
+
+
+def test_converted_models_can_be_saved(model_and_inputs, tmp_path):
+  model, x = model_and_inputs
+  for i, twin in enumerate(
+    [layers.to_fedpara(model, gamma=0.2).model, layers.to_adapters(model, 2).model]
+  ):
+    path = str(tmp_path / f'{i}.keras')
+    twin.save(path)
+    loaded = tf.keras.models.load_model(path)
+    np.testing.assert_allclose(loaded(x), twin(x), rtol=1e-5, atol=1e-6)
+    assert len(loaded.trainable_variables) == len(twin.trainable_variables)
+
+
+def test_options_arrive():
+  twin = layers.to_fedpara(images_model(), gamma=0.2, tanh=True, recompute=True).model
+  config = twin.get_layer('second').get_config()
+  assert config['tanh'] and config['recompute'] and config['strides'] == (2, 2)
+  assert config['gamma'] == 0.2
+  assert sum(layers.personal_mask(layers.to_fedpara(images_model(), gamma=0, personal=True).model))
+
+
+def test_models_built_by_their_shape():
+  model = tf.keras.Sequential([L.Dense(64), L.Dense(64)])
+  with pytest.raises(ValueError, match='`model` must be built'):
+    layers.to_fedpara(model, gamma=0.1)
+  model.build((None, 64))
+  assert len(layers.to_fedpara(model, gamma=0.1).kernels) == 2
+
+
+def test_refuses_bad_arguments():
+  model = images_model()
+  with pytest.raises(TypeError, match='`model` must be `Model`'):
+    layers.to_fedpara(L.Dense(3), gamma=0.1)
+  with pytest.raises(ValueError, match=r"`skip` must name layers .* found \['third'\]"):
+    layers.to_fedpara(model, gamma=0.1, skip=['third'])
+  with pytest.raises(ValueError, match='Exactly one'):
+    layers.to_fedpara(model)
+  with pytest.raises(ValueError, match='`rank` must be at least 1'):
+    layers.to_adapters(model, 0)
+
+  class Subclass(tf.keras.Model):
+    def call(self, x):
+      return x
+
+  subclass = Subclass()
+  subclass(np.ones((1, 2)))
+  with pytest.raises(ValueError, match='Functional'):
+    layers.compose(subclass)

@@ -1,0 +1,118 @@
+"""Low-rank Hadamard adapters on frozen layers: what is trained, and travels, is the factors alone.
+
+LoHa: Yeh et al.: Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859, which takes
+FedPara's product (ICLR 2022, arXiv 2108.06098) as an update of a trained kernel:
+  kernel = base + scale W1 * W2        0 at the start, since x2 is
+Each layer takes the arguments of the Keras layer of its name, and `rank`, `scale` (a number above
+0), `initialization` of the factors other than x2, and `recompute`. `base` and `bias` are weights
+that do not train. They are created as such, rather than frozen by `layer.trainable = False`, so
+that tff.learning.models.functional_model_from_keras tells them from the factors.
+"""
+
+import inspect
+from typing import Any
+
+import tensorflow as tf
+
+from tff_lowrank import checks
+from tff_lowrank.layers import factored
+from tff_lowrank.layers import factorization as factorization_lib
+from tff_lowrank.layers import recurrent
+
+
+class Adapter(factored.Factored):
+  """What makes a factorised layer an adapter on a frozen one; mixed into one."""
+
+  trains_bias = False
+
+  def __init__(
+    self,
+    *args: Any,
+    rank: int,
+    scale: float = 1.0,
+    initialization: str = 'balanced',
+    **kwargs: Any,
+  ):
+    checks.check_at_least('rank', rank, 1)
+    checks.check_type('scale', scale, (int, float))
+    if not 0 < scale < float('inf'):
+      raise ValueError(f'`scale` must be finite and above 0, found {scale}.')
+    checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
+    super().__init__(*args, **kwargs)
+    self._adapter = dict(rank=rank, scale=scale, initialization=initialization)
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return super().settings | self._adapter
+
+  def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Adapter:
+    """The adapter's, of the layer's rank."""
+    del kernel_shape
+    return factorization_lib.Adapter(form=self.form, **self._adapter)
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class AdapterDense(Adapter, factored.FactoredDense):
+  """keras.layers.Dense, frozen, with an adapter; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class AdapterConv2D(factored.TuckerOrMatrix, Adapter, factored.FactoredConv2D):
+  """keras.layers.Conv2D, frozen, of one group, with an adapter; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class AdapterEmbedding(Adapter, factored.FactoredEmbedding):
+  """keras.layers.Embedding, frozen, with an adapter; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class AdapterLSTMCell(Adapter, recurrent.FactoredLSTMCell):
+  """keras.layers.LSTMCell, frozen, with an adapter on each kernel; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class AdapterGRUCell(Adapter, recurrent.FactoredGRUCell):
+  """keras.layers.GRUCell, frozen, with an adapter on each kernel; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class AdapterLSTM(recurrent.FactoredRNN):
+  """keras.layers.LSTM, frozen, with an adapter on each kernel; see the module."""
+
+  cell_class = AdapterLSTMCell
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class AdapterGRU(recurrent.FactoredRNN):
+  """keras.layers.GRU, frozen, with an adapter on each kernel; see the module."""
+
+  cell_class = AdapterGRUCell
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class Frozen(tf.keras.layers.Wrapper):
+  """Another layer, none of whose weights train; they are created as not trainable."""
+
+  def __init__(self, layer: tf.keras.layers.Layer, **kwargs: Any):
+    super().__init__(layer, **kwargs)
+    layer.trainable = False
+    self.supports_masking = layer.supports_masking
+
+  def build(self, input_shape: Any = None) -> None:
+    def create(next_creator: Any, **kwargs: Any) -> Any:
+      return next_creator(**dict(kwargs, trainable=False))
+
+    with tf.variable_creator_scope(create):
+      super().build(input_shape)
+
+  def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+    accepted = inspect.signature(self.layer.call).parameters
+    given = dict(training=training, mask=mask)
+    return self.layer(inputs, **{name: x for name, x in given.items() if name in accepted})
+
+  def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+    return self.layer.compute_mask(inputs, mask)
+
+  def compute_output_shape(self, input_shape: Any) -> Any:
+    return self.layer.compute_output_shape(input_shape)

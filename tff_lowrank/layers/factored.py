@@ -1,0 +1,263 @@
+"""Keras layers whose kernels are factorised, whatever the factorisation.
+
+Each is a Keras layer of the same constructor, in which the kernel is composed from factors; a
+subclass says how (`fedpara`, `low_rank`, `adapters`). Differences from the plain layer:
+  kernel regularizers act on each factor, as weight decay does in the papers, not on the kernel;
+  kernel initializers and constraints are refused;
+  `kernel` (`recurrent_kernel`, `embeddings`) is a composed tensor, not a variable.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import tensorflow as tf
+
+from tff_lowrank import checks
+from tff_lowrank.layers import factorization as factorization_lib
+from tff_lowrank.layers import kernel as kernel_lib
+from tff_lowrank.layers import ranks
+
+PACKAGE = 'tff_lowrank'
+
+# Variance of the entries of keras.layers.Embedding's initialisation, uniform in [-0.05, 0.05].
+EMBEDDING_VARIANCE = 0.1**2 / 12
+
+_WITHOUT_MEANING = tuple(
+  f'{name}_{kind}'
+  for name in ('kernel', 'recurrent', 'embeddings')
+  for kind in ('initializer', 'constraint')
+)
+
+
+def he_variance(kernel_shape: Sequence[int]) -> float:
+  """He et al.'s variance for a kernel before ReLU: 2 / fan-in."""
+  return 2 / math.prod(kernel_shape[:-1])
+
+
+class Factored:
+  """What all layers with factorised kernels share; mixed into a Keras layer, ahead of it.
+
+  Mixins are no Keras layers themselves: in TFF's graphs Keras exchanges the base class of each
+  layer when it is made, and a shared one, exchanged for one layer, would disorder the others.
+
+  recompute: whether the backward pass composes kernels anew rather than keeping them in memory.
+  """
+
+  # How convolutions are factorised; all other kernels are matrices.
+  form = 'matrix'
+  # Whether biases are trained as the factors are.
+  trains_bias = True
+
+  def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any):
+    checks.check_type('recompute', recompute, bool)
+    for name in _WITHOUT_MEANING:
+      if kwargs.pop(name, None) is not None:
+        raise ValueError(f'`{name}` has no meaning for a factorised kernel; found one.')
+    super().__init__(*args, **kwargs)
+    self.recompute = recompute
+    self._kernels = ()
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """The constructor's arguments that the plain Keras layer does not have."""
+    return dict(recompute=self.recompute)
+
+  def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Factorization:
+    """How a kernel of this shape is factorised."""
+    raise NotImplementedError
+
+  @property
+  def factored_kernels(self) -> dict[str, kernel_lib.FactoredKernel]:
+    """The kernels by the name of the attribute that composes them; empty before `build`."""
+    return dict(self._kernels)
+
+  def add_kernel(
+    self, name: str, shape: tuple[int, ...], variance: float, regularizer: Any = None
+  ) -> None:
+    """Adds the factors of the kernel `name`, as weights called `name` + `_` + the factor's name.
+
+    variance: of the kernel's entries under the balanced initialisation.
+    """
+    factorization = self.factorization(shape)
+    stddevs = factorization.stddevs(shape, variance)
+    factors = {}
+    for factor, factor_shape in factorization.shapes(shape).items():
+      trainable = factor != factorization_lib.BASE
+      factors[factor] = self.add_weight(
+        name=f'{name}_{factor}',
+        shape=factor_shape,
+        initializer=tf.keras.initializers.RandomNormal(stddev=stddevs[factor]),
+        regularizer=regularizer if trainable else None,
+        trainable=trainable,
+        # Factors are composed in full precision, and the kernel cast, as a plain kernel is.
+        experimental_autocast=False,
+      )
+    kernel = kernel_lib.FactoredKernel(factorization, shape, factors, self.recompute)
+    # A tuple: a dictionary Keras would wrap, and save.
+    self._kernels = (*self._kernels, (name, kernel))
+
+  def add_bias(self, shape: Sequence[int], initializer: Any = None) -> None:
+    """Adds `bias`, or None without `use_bias`, as the plain layer does."""
+    self.bias = None
+    if self.use_bias:
+      self.bias = self.add_weight(
+        name='bias',
+        shape=shape,
+        initializer=initializer or self.bias_initializer,
+        regularizer=self.bias_regularizer if self.trains_bias else None,
+        constraint=self.bias_constraint,
+        trainable=self.trains_bias,
+      )
+
+  def compose(self, name: str) -> tf.Tensor:
+    """The kernel `name`, in the layer's compute dtype."""
+    return self.factored_kernels[name].compose(self.compute_dtype)
+
+  def get_config(self) -> dict[str, Any]:
+    config = super().get_config()
+    for name in _WITHOUT_MEANING:
+      config.pop(name, None)
+    return config | self.settings
+
+
+class Sized(Factored):
+  """A factorised layer of a rank, or of a size that a rank follows from; mixed into one.
+
+  Exactly one of these is given:
+    rank: of all kernels, at least 1;
+    gamma: in [0, 1], FedPara's hyper-parameter, by which kernels get as many parameters as
+      FedPara's (`ranks.rank_for_gamma`);
+    budget: in (0, 1], the share of each kernel's size that its factors may have. The rank is at
+      least 1 even so.
+  initialization: see `factorization.Factorization`.
+  """
+
+  branches = 0
+
+  def __init__(
+    self,
+    *args: Any,
+    rank: int | None = None,
+    gamma: float | None = None,
+    budget: float | None = None,
+    initialization: str = 'balanced',
+    **kwargs: Any,
+  ):
+    ranks.check_size(rank, gamma, budget)
+    checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
+    super().__init__(*args, **kwargs)
+    self._size = dict(rank=rank, gamma=gamma, budget=budget)
+    self.initialization = initialization
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return super().settings | self._size | dict(initialization=self.initialization)
+
+  def rank_of(self, kernel_shape: tuple[int, ...]) -> int:
+    """The rank of a kernel of this shape."""
+    return ranks.choose_rank(kernel_shape, self.form, self.branches, **self._size)
+
+
+class TuckerOrMatrix(Factored):
+  """A factorised convolution, of either form; mixed in ahead of its factorisation.
+
+  form: `'tucker'` for Tucker factors (Proposition 3 in FedPara), `'matrix'` for those of the
+    matrix [outputs, height x width x inputs] (Proposition 1).
+  """
+
+  def __init__(self, *args: Any, form: str = 'tucker', **kwargs: Any):
+    checks.check_one_of('form', form, ranks.FORMS)
+    super().__init__(*args, **kwargs)
+    self.form = form
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return super().settings | dict(form=self.form)
+
+
+def personal_mask(model: tf.keras.Model) -> list[bool]:
+  """For each of the model's trainable variables, in order, whether it is personal (pFedPara)."""
+  return [factorization_lib.is_personal(v.name) for v in model.trainable_variables]
+
+
+class FactoredDense(Factored, tf.keras.layers.Dense):
+  """keras.layers.Dense: floating [..., inputs] -> [..., units]."""
+
+  def build(self, input_shape: Any) -> None:
+    inputs = tf.TensorShape(input_shape)[-1]
+    if inputs is None:
+      raise ValueError(f'The last size of the input must be known, found shape {input_shape}.')
+    self.input_spec = tf.keras.layers.InputSpec(min_ndim=2, axes={-1: inputs})
+    shape = (inputs, self.units)
+    self.add_kernel('kernel', shape, he_variance(shape), self.kernel_regularizer)
+    self.add_bias([self.units])
+    self.built = True
+
+  @property
+  def kernel(self) -> tf.Tensor:
+    return self.compose('kernel')
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    inputs = tf.cast(inputs, self.compute_dtype)
+    outputs = self.factored_kernels['kernel'].apply(_last_axis_product, inputs)
+    if self.bias is not None:
+      outputs = tf.nn.bias_add(outputs, self.bias)
+    return outputs if self.activation is None else self.activation(outputs)
+
+
+def _last_axis_product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+  if inputs.shape.rank == 2:
+    return tf.matmul(inputs, kernel)
+  outputs = tf.tensordot(inputs, kernel, 1)
+  return tf.ensure_shape(outputs, inputs.shape[:-1].concatenate(kernel.shape[1]))
+
+
+class FactoredConv2D(Factored, tf.keras.layers.Conv2D):
+  """keras.layers.Conv2D, of one group: floating [batch, rows, columns, channels] and the like."""
+
+  def __init__(self, filters: int, kernel_size: Any, *args: Any, groups: int = 1, **kwargs: Any):
+    if groups != 1:
+      raise ValueError(f'Factorised convolutions have `groups` 1, found {groups}.')
+    super().__init__(filters, kernel_size, *args, **kwargs)
+
+  def build(self, input_shape: Any) -> None:
+    input_shape = tf.TensorShape(input_shape)
+    axis = -1 if self.data_format == 'channels_last' else 1
+    if input_shape[axis] is None:
+      raise ValueError(f'The number of channels must be known, found shape {input_shape}.')
+    self.compute_output_shape(input_shape)  # Refuses windows larger than the image.
+    self.input_spec = tf.keras.layers.InputSpec(min_ndim=4, axes={axis: input_shape[axis]})
+    shape = (*self.kernel_size, input_shape[axis], self.filters)
+    self.add_kernel('kernel', shape, he_variance(shape), self.kernel_regularizer)
+    self.add_bias([self.filters])
+    self.built = True
+
+  @property
+  def kernel(self) -> tf.Tensor:
+    return self.compose('kernel')
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    outputs = self.factored_kernels['kernel'].apply(self.convolution_op, inputs)
+    if self.bias is not None:
+      layout = 'NHWC' if self.data_format == 'channels_last' else 'NCHW'
+      outputs = tf.nn.bias_add(outputs, self.bias, data_format=layout)
+    return outputs if self.activation is None else self.activation(outputs)
+
+
+class FactoredEmbedding(Factored, tf.keras.layers.Embedding):
+  """keras.layers.Embedding: integers [...] -> [..., output_dim]; composes the rows used alone."""
+
+  def build(self, input_shape: Any = None) -> None:
+    shape = (self.input_dim, self.output_dim)
+    self.add_kernel('embeddings', shape, EMBEDDING_VARIANCE, self.embeddings_regularizer)
+    self.built = True
+
+  @property
+  def embeddings(self) -> tf.Tensor:
+    return self.compose('embeddings')
+
+  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    if inputs.dtype not in (tf.int32, tf.int64):
+      inputs = tf.cast(inputs, tf.int32)
+    return self.factored_kernels['embeddings'].rows(inputs, tf.as_dtype(self.compute_dtype))

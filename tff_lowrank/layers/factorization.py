@@ -1,0 +1,227 @@
+"""How a kernel is made of factors: which ones, their shapes, their start, their composition.
+
+A kernel K has its Keras shape, (inputs, outputs) or (height, width, inputs, outputs). One low-rank
+term of rank R is made of x [outputs, R], y [inputs, R] and, in form 'tucker', t [R, R, height,
+width]; in form 'matrix' a convolution's y is [height x width x inputs, R]:
+  matrix   K[i, o]       = sum_r  y[i, r] x[o, r]
+  tucker   K[h, w, i, o] = sum_ab t[a, b, h, w] x[o, a] y[i, b]
+Of such terms W1 = (t1, x1, y1) and W2 = (t2, x2, y2) are composed:
+  Hadamard                   W1 * W2                 FedPara, Propositions 1 and 3
+  Hadamard(tanh=True)        tanh(W1) * tanh(W2)     its supplement B; voids the bound on the rank
+  Hadamard(personal=True)    W1 * (W2 + 1)           pFedPara; W2 stays at the client
+  LowRank                    W1                      the plain baseline
+  Adapter                    base + scale W1 * W2    LoHa: `base` is frozen, x2 starts at 0
+Hyeon-Woo, Ye-Bin, Oh: FedPara, ICLR 2022, arXiv 2108.06098, with `*` the Hadamard product there.
+LoHa: Yeh et al.: Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from tff_lowrank import checks
+from tff_lowrank.layers import ranks
+
+INITIALIZATIONS = ('balanced', 'he_fan_out', 'he_fan_in')
+
+# Standard deviation of the entries of pFedPara's W2 at the start: small, so that W is nearly W1.
+PERSONAL_STDDEV = 0.1
+
+BASE = 'base'
+_PERSONAL = 'personal_'
+
+Shape = Sequence[int]
+Factors = Mapping[str, tf.Tensor]
+
+
+def is_personal(variable_name: str) -> bool:
+  """Whether a weight of this name is one of pFedPara's personal factors (of W2)."""
+  return _PERSONAL in variable_name.rpartition('/')[2]
+
+
+def has_input_rows(factor_name: str) -> bool:
+  """Whether the first axis of this factor is the kernel's inputs."""
+  return factor_name == BASE or factor_name.removeprefix(_PERSONAL).startswith('y')
+
+
+@dataclasses.dataclass(frozen=True)
+class Factorization:
+  """Settings of one factorised kernel.
+
+  rank: R, at least 1.
+  form: `'matrix'` or, for a convolution, `'tucker'`.
+  initialization: `'balanced'` gives the entries of the composed kernel the variance of the kernel
+    that it replaces, all factors alike. For parity with published code, on factors stored as
+    there: `'he_fan_out'` (Flower's baseline), and `'he_fan_in'` (the official notebook), whose
+    kernels are 25 to 120 times too small to train.
+  """
+
+  rank: int
+  form: str = 'matrix'
+  initialization: str = 'balanced'
+
+  def __post_init__(self):
+    checks.check_at_least('rank', self.rank, 1)
+    checks.check_one_of('form', self.form, ranks.FORMS)
+    checks.check_one_of('initialization', self.initialization, INITIALIZATIONS)
+
+  @property
+  def terms(self) -> tuple[str, ...]:
+    """The suffixes of the low-rank terms' factors."""
+    raise NotImplementedError
+
+  def compose(self, factors: Factors) -> tf.Tensor:
+    """The kernel; in form 'matrix' that of a convolution is [height x width x inputs, outputs].
+
+    `factors` are those of `shapes`. Those whose first axis is the inputs may hold some rows of it
+    only: these rows of the kernel are composed.
+    """
+    raise NotImplementedError
+
+  def term_variances(self, variance: float) -> tuple[float, ...]:
+    """The variance of each term's entries under which the kernel's is `variance`."""
+    raise NotImplementedError
+
+  def factor_name(self, letter: str, term: str) -> str:
+    """The name of a factor: its letter and the suffix of its term."""
+    return letter + term
+
+  def shapes(self, kernel_shape: Shape) -> dict[str, tuple[int, ...]]:
+    """The shape of each factor, by name, in the order of the weights."""
+    ranks.check_kernel(kernel_shape, self.form)
+    *window, inputs, outputs = kernel_shape
+    if self.form == 'tucker':
+      one = {'t': (self.rank, self.rank, *window)}
+    else:
+      one, inputs = {}, inputs * math.prod(window)
+    one |= {'x': (outputs, self.rank), 'y': (inputs, self.rank)}
+    return {self.factor_name(k, term): shape for term in self.terms for k, shape in one.items()}
+
+  def stddevs(self, kernel_shape: Shape, variance: float) -> dict[str, float]:
+    """The standard deviation of each factor at the start, by name.
+
+    variance: that of the kernel's entries, for the balanced initialisation: a matrix term has
+      variance R s^4 from factors of deviation s, a Tucker term R^2 s^6.
+    """
+    result = {}
+    for term, term_variance in zip(self.terms, self.term_variances(variance), strict=True):
+      for letter, stddev in self._term_stddevs(kernel_shape, term_variance).items():
+        result[self.factor_name(letter, term)] = stddev
+    return result
+
+  def _term_stddevs(self, kernel_shape: Shape, variance: float) -> dict[str, float]:
+    *window, inputs, outputs = kernel_shape
+    rank, tucker = self.rank, self.form == 'tucker'
+    if self.initialization == 'balanced':
+      each = (variance / rank**2) ** (1 / 6) if tucker else (variance / rank) ** (1 / 4)
+      return dict(t=each, x=each, y=each) if tucker else dict(x=each, y=each)
+    # He et al. on the factors as stored there: Flower's matrices are [size, R], the notebook's
+    # of a Tucker term [R, size] and Flower's [R, size, 1, 1].
+    by_size = tucker == (self.initialization == 'he_fan_in')
+    sizes = (outputs, inputs if tucker else inputs * math.prod(window))
+    x, y = (math.sqrt(2 / (size if by_size else rank)) for size in sizes)
+    core = dict(t=math.sqrt(2 / (rank * math.prod(window)))) if tucker else {}
+    return core | dict(x=x, y=y)
+
+  def _term(self, factors: Factors, term: str) -> tf.Tensor:
+    """One low-rank term, in the layout of `compose`."""
+    x, y = factors[self.factor_name('x', term)], factors[self.factor_name('y', term)]
+    if self.form == 'matrix':
+      return tf.matmul(y, x, transpose_b=True)
+    t = factors[self.factor_name('t', term)]
+    # The smaller intermediate first: [a, b, h, w] with x, then with y.
+    half = tf.einsum('abhw,oa->hwbo', t, x)
+    return tf.einsum('hwbo,ib->hwio', half, y)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hadamard(Factorization):
+  """FedPara's kernel W1 * W2, of rank up to R^2.
+
+  personal: pFedPara's W1 * (W2 + 1), of rank up to R (R + 1); the factors of W2 are personal.
+  tanh: passes W1 and W2 through tanh first.
+  """
+
+  personal: bool = False
+  tanh: bool = False
+
+  @property
+  def terms(self) -> tuple[str, ...]:
+    return ('1', '2')
+
+  def factor_name(self, letter: str, term: str) -> str:
+    prefix = _PERSONAL if self.personal and term == '2' else ''
+    return prefix + letter + term
+
+  def compose(self, factors: Factors) -> tf.Tensor:
+    first, second = (self._term(factors, term) for term in self.terms)
+    if self.tanh:
+      first, second = tf.tanh(first), tf.tanh(second)
+    return first * (second + 1) if self.personal else first * second
+
+  def term_variances(self, variance: float) -> tuple[float, float]:
+    root = math.sqrt(variance)
+    terms = (variance, PERSONAL_STDDEV**2) if self.personal else (root, root)
+    return tuple(_variance_before_tanh(v) for v in terms) if self.tanh else terms
+
+
+def _variance_before_tanh(variance: float) -> float:
+  """The variance of a centred normal variable whose tanh has this variance, of at most 0.9."""
+  points, weights = np.polynomial.hermite_e.hermegauss(99)
+  weights = weights / weights.sum()
+  low, high = 0.0, 100.0
+  for _ in range(60):
+    middle = (low + high) / 2
+    if weights @ np.tanh(math.sqrt(middle) * points) ** 2 < min(variance, 0.9):
+      low = middle
+    else:
+      high = middle
+  return high
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank(Factorization):
+  """A plain low-rank kernel: a matrix of rank R, or a Tucker-2 tensor of ranks (R, R)."""
+
+  @property
+  def terms(self) -> tuple[str, ...]:
+    return ('1',)
+
+  def compose(self, factors: Factors) -> tf.Tensor:
+    return self._term(factors, '1')
+
+  def term_variances(self, variance: float) -> tuple[float]:
+    return (variance,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter(Factorization):
+  """A frozen kernel `base` plus `scale` times FedPara's product, which is 0 at the start.
+
+  x2 alone starts at zero: it gets a gradient from the first step on, the other factors from the
+  second. These start as FedPara's do: at larger ones, such as LoHa's, plain SGD diverges.
+  """
+
+  scale: float = 1.0
+
+  @property
+  def terms(self) -> tuple[str, ...]:
+    return ('1', '2')
+
+  def shapes(self, kernel_shape: Shape) -> dict[str, tuple[int, ...]]:
+    matrix = (math.prod(kernel_shape[:-1]), kernel_shape[-1])
+    base = matrix if self.form == 'matrix' else tuple(kernel_shape)
+    return {BASE: base} | super().shapes(kernel_shape)
+
+  def compose(self, factors: Factors) -> tf.Tensor:
+    first, second = (self._term(factors, term) for term in self.terms)
+    return factors[BASE] + self.scale * first * second
+
+  def term_variances(self, variance: float) -> tuple[float, float]:
+    return math.sqrt(variance), math.sqrt(variance)
+
+  def stddevs(self, kernel_shape: Shape, variance: float) -> dict[str, float]:
+    return super().stddevs(kernel_shape, variance) | {BASE: math.sqrt(variance), 'x2': 0.0}

@@ -1,0 +1,93 @@
+"""FedPara and pFedPara: Keras layers that train low-rank Hadamard factors of their kernels.
+
+Hyeon-Woo, Ye-Bin, Oh: FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated
+Learning, ICLR 2022, arXiv 2108.06098. Kernels are W1 * W2 (Propositions 1 and 3), or for the
+personal form W1 * (W2 + 1) (Algorithm 2); see `factorization`.
+
+Each layer takes the arguments of the Keras layer of its name, and
+  rank: R of the factors; or
+  gamma: in [0, 1], from which the rank of each kernel follows (`ranks`); or
+  budget: in (0, 1], the share of the kernel's size that the factors may have. Exactly one of the
+    three; the rank is at least 1.
+  personal: pFedPara's form. Its W2's weights have `is_personal` names and stay at the client.
+  tanh: the non-linearity of the paper's FedPara (not pFedPara) experiments; voids the rank bound.
+  initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
+  recompute: saves memory by composing kernels anew in the backward pass.
+Raises TypeError or ValueError for arguments of another type or outside of their range.
+"""
+
+from typing import Any
+
+import tensorflow as tf
+
+from tff_lowrank import checks
+from tff_lowrank.layers import factored
+from tff_lowrank.layers import factorization as factorization_lib
+from tff_lowrank.layers import ranks
+from tff_lowrank.layers import recurrent
+
+
+class FedPara(factored.Sized):
+  """What makes a factorised layer FedPara's; mixed into one."""
+
+  branches = ranks.FEDPARA_BRANCHES
+
+  def __init__(self, *args: Any, personal: bool = False, tanh: bool = False, **kwargs: Any):
+    for name, value in (('personal', personal), ('tanh', tanh)):
+      checks.check_type(name, value, bool)
+    super().__init__(*args, **kwargs)
+    self.personal = personal
+    self.tanh = tanh
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    return super().settings | dict(personal=self.personal, tanh=self.tanh)
+
+  def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Hadamard:
+    """FedPara's, with the rank of this kernel."""
+    return factorization_lib.Hadamard(
+      rank=self.rank_of(kernel_shape),
+      form=self.form,
+      initialization=self.initialization,
+      personal=self.personal,
+      tanh=self.tanh,
+    )
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class FedParaDense(FedPara, factored.FactoredDense):
+  """keras.layers.Dense with 2 R (inputs + units) weights for its kernel; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class FedParaConv2D(factored.TuckerOrMatrix, FedPara, factored.FactoredConv2D):
+  """keras.layers.Conv2D, of one group, with Proposition 3's kernel (or 1's); see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class FedParaEmbedding(FedPara, factored.FactoredEmbedding):
+  """keras.layers.Embedding with 2 R (input_dim + output_dim) weights; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class FedParaLSTMCell(FedPara, recurrent.FactoredLSTMCell):
+  """keras.layers.LSTMCell with both kernels factorised; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class FedParaGRUCell(FedPara, recurrent.FactoredGRUCell):
+  """keras.layers.GRUCell with both kernels factorised; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class FedParaLSTM(recurrent.FactoredRNN):
+  """keras.layers.LSTM, without cuDNN, with both kernels factorised; see the module."""
+
+  cell_class = FedParaLSTMCell
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class FedParaGRU(recurrent.FactoredRNN):
+  """keras.layers.GRU, without cuDNN, with both kernels factorised; see the module."""
+
+  cell_class = FedParaGRUCell

@@ -1,0 +1,72 @@
+"""Plain low-rank Keras layers, the baseline that FedPara is compared with at equal budget.
+
+Each takes the arguments of the Keras layer of its name, and
+  rank: R of the factors; or
+  gamma: in [0, 1]: the rank at which a kernel costs what FedPara's costs at this gamma, or as
+    close as whole ranks come (equal for matrices, at twice FedPara's rank); or
+  budget: in (0, 1], the share of the kernel's size that the factors may have. Exactly one of the
+    three; the rank is at least 1.
+  initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
+  recompute: saves memory by composing kernels anew in the backward pass.
+Convolutions are in Tucker-2 form with equal ranks, the baseline (TKD) of Hyeon-Woo et al., ICLR
+2022, arXiv 2108.06098, or by `form='matrix'` a reshaped low-rank matrix.
+Raises TypeError or ValueError for arguments of another type or outside of their range.
+"""
+
+import tensorflow as tf
+
+from tff_lowrank.layers import factored
+from tff_lowrank.layers import factorization as factorization_lib
+from tff_lowrank.layers import ranks
+from tff_lowrank.layers import recurrent
+
+
+class LowRank(factored.Sized):
+  """What makes a factorised layer plainly low-rank; mixed into one."""
+
+  branches = ranks.LOW_RANK_BRANCHES
+
+  def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.LowRank:
+    """The low-rank one, with the rank of this kernel."""
+    return factorization_lib.LowRank(
+      rank=self.rank_of(kernel_shape), form=self.form, initialization=self.initialization
+    )
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class LowRankDense(LowRank, factored.FactoredDense):
+  """keras.layers.Dense with R (inputs + units) weights for its kernel; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class LowRankConv2D(factored.TuckerOrMatrix, LowRank, factored.FactoredConv2D):
+  """keras.layers.Conv2D, of one group, with a kernel in Tucker form; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class LowRankEmbedding(LowRank, factored.FactoredEmbedding):
+  """keras.layers.Embedding with R (input_dim + output_dim) weights; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class LowRankLSTMCell(LowRank, recurrent.FactoredLSTMCell):
+  """keras.layers.LSTMCell with both kernels low-rank; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class LowRankGRUCell(LowRank, recurrent.FactoredGRUCell):
+  """keras.layers.GRUCell with both kernels low-rank; see the module."""
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class LowRankLSTM(recurrent.FactoredRNN):
+  """keras.layers.LSTM, without cuDNN, with both kernels low-rank; see the module."""
+
+  cell_class = LowRankLSTMCell
+
+
+@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+class LowRankGRU(recurrent.FactoredRNN):
+  """keras.layers.GRU, without cuDNN, with both kernels low-rank; see the module."""
+
+  cell_class = LowRankGRUCell

@@ -1,0 +1,153 @@
+"""Ranks and parameter counts of factorised kernels: whole numbers, no TensorFlow.
+
+Hyeon-Woo, Ye-Bin, Oh: FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated
+Learning, ICLR 2022, arXiv 2108.06098.
+
+A kernel has its Keras shape: (inputs, outputs) or (height, width, inputs, outputs). It is made of
+`branches` low-rank terms, two for FedPara and one for the plain low-rank baseline, each of rank R:
+  form 'matrix'   R (m + n) numbers; m = outputs, n = inputs x height x width     Proposition 1
+  form 'tucker'   R (O + I) + R^2 height width numbers, for convolutions          Proposition 3
+FedPara's rank for a hyper-parameter gamma in [0, 1], equal for all layers:
+  r_min = min(ceil(sqrt(m)), ceil(sqrt(n)))      the least rank that does not restrict the kernel's
+  r_max = the largest rank that has no more parameters than the kernel
+  r     = round((1 - gamma) r_min + gamma r_max)
+How r_max and r are rounded is not stated there; down, and half to even, give the paper's Table 5.
+"""
+
+from collections.abc import Sequence
+import math
+
+from tff_lowrank import checks
+
+FORMS = ('matrix', 'tucker')
+
+FEDPARA_BRANCHES = 2
+LOW_RANK_BRANCHES = 1
+
+
+def check_kernel(kernel_shape: Sequence[int], form: str) -> None:
+  """Raises ValueError unless `form` can factorise a kernel of this shape."""
+  checks.check_one_of('form', form, FORMS)
+  if len(kernel_shape) not in (2, 4) or any(size < 1 for size in kernel_shape):
+    raise ValueError(f'A kernel has 2 or 4 sizes of at least 1, found shape {tuple(kernel_shape)}.')
+  if form == 'tucker' and len(kernel_shape) != 4:
+    raise ValueError(f"Form 'tucker' needs a kernel of 4 sizes, found shape {tuple(kernel_shape)}.")
+
+
+def _polynomial(kernel_shape: Sequence[int], form: str, branches: int) -> tuple[int, int]:
+  """(a, b) such that rank R costs a R^2 + b R parameters."""
+  check_kernel(kernel_shape, form)
+  *window, inputs, outputs = kernel_shape
+  area = math.prod(window)
+  if form == 'tucker':
+    return branches * area, branches * (outputs + inputs)
+  return 0, branches * (outputs + inputs * area)
+
+
+def count(kernel_shape: Sequence[int], rank: int, form: str, branches: int) -> int:
+  """The number of parameters of all factors of a kernel."""
+  quadratic, linear = _polynomial(kernel_shape, form, branches)
+  return quadratic * rank**2 + linear * rank
+
+
+def largest_rank(kernel_shape: Sequence[int], budget: int, form: str, branches: int) -> int:
+  """The largest rank that costs at most `budget` parameters; 0 where none does."""
+  a, b = _polynomial(kernel_shape, form, branches)
+  if a == 0:
+    return budget // b
+  # The positive root of a R^2 + b R = budget, rounded down in whole numbers.
+  return (math.isqrt(b * b + 4 * a * budget) - b) // (2 * a)
+
+
+def nearest_rank(kernel_shape: Sequence[int], budget: int, form: str, branches: int) -> int:
+  """The rank, at least 1, whose cost is closest to `budget`; the smaller one in a tie."""
+  low = max(1, largest_rank(kernel_shape, budget, form, branches))
+  return min(
+    (low, low + 1), key=lambda rank: abs(count(kernel_shape, rank, form, branches) - budget)
+  )
+
+
+def minimal_rank(kernel_shape: Sequence[int], form: str) -> int:
+  """FedPara's r_min: the least R such that R^2 reaches the smaller side of the kernel."""
+  check_kernel(kernel_shape, form)
+  *window, inputs, outputs = kernel_shape
+  rows = inputs if form == 'tucker' else inputs * math.prod(window)
+  return 1 + math.isqrt(min(rows, outputs) - 1)
+
+
+def maximal_rank(kernel_shape: Sequence[int], form: str) -> int:
+  """FedPara's r_max: the largest rank with no more parameters than the kernel itself."""
+  return largest_rank(kernel_shape, math.prod(kernel_shape), form, FEDPARA_BRANCHES)
+
+
+def is_worthwhile(kernel_shape: Sequence[int], form: str) -> bool:
+  """Whether FedPara at r_min has fewer parameters than the kernel; else it had better stay."""
+  least = count(kernel_shape, minimal_rank(kernel_shape, form), form, FEDPARA_BRANCHES)
+  return least < math.prod(kernel_shape)
+
+
+def rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> int:
+  """FedPara's rank for `gamma` in [0, 1]; r_min where that already exceeds r_max."""
+  checks.check_in_range('gamma', gamma, 0, 1)
+  low = minimal_rank(kernel_shape, form)
+  high = max(low, maximal_rank(kernel_shape, form))
+  return round((1 - gamma) * low + gamma * high)
+
+
+def low_rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> int:
+  """The rank of the plain low-rank kernel that costs what FedPara costs at `gamma`.
+
+  The cost is the closest possible one: for form 'matrix' it is equal, at twice FedPara's rank.
+  """
+  rank = rank_for_gamma(kernel_shape, gamma, form)
+  budget = count(kernel_shape, rank, form, FEDPARA_BRANCHES)
+  return nearest_rank(kernel_shape, budget, form, LOW_RANK_BRANCHES)
+
+
+def rank_for_budget(kernel_shape: Sequence[int], budget: float, form: str, branches: int) -> int:
+  """The largest rank that costs at most the share `budget`, in (0, 1], of the kernel's size.
+
+  Returns 0 where no rank is that small. (The paper's notebook rounds up instead.)
+  """
+  check_size(None, None, budget)
+  # The tolerance is for budgets such as 0.3, whose product may fall just below a whole number.
+  limit = math.floor(budget * math.prod(kernel_shape) + 1e-6)
+  return largest_rank(kernel_shape, limit, form, branches)
+
+
+def check_size(rank: int | None, gamma: float | None, budget: float | None) -> None:
+  """Raises unless exactly one is given, and in its range."""
+  given = [value for value in (rank, gamma, budget) if value is not None]
+  if len(given) != 1:
+    raise ValueError(
+      'Exactly one of `rank`, `gamma` and `budget` must be given, found '
+      f'{rank}, {gamma} and {budget}.'
+    )
+  if rank is not None:
+    checks.check_at_least('rank', rank, 1)
+  elif gamma is not None:
+    checks.check_in_range('gamma', gamma, 0, 1)
+  else:
+    checks.check_in_range('budget', budget, 0, 1)
+    if budget == 0:
+      raise ValueError('`budget` must be above 0, found 0.')
+
+
+def choose_rank(
+  kernel_shape: Sequence[int],
+  form: str,
+  branches: int,
+  *,
+  rank: int | None = None,
+  gamma: float | None = None,
+  budget: float | None = None,
+) -> int:
+  """The rank, at least 1, by the one of `rank`, `gamma` and `budget` that is given."""
+  check_size(rank, gamma, budget)
+  if rank is not None:
+    return rank
+  if gamma is None:
+    return max(1, rank_for_budget(kernel_shape, budget, form, branches))
+  if branches == FEDPARA_BRANCHES:
+    return rank_for_gamma(kernel_shape, gamma, form)
+  return low_rank_for_gamma(kernel_shape, gamma, form)

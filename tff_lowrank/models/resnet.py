@@ -1,0 +1,57 @@
+"""ResNet-18 for small images, with group normalisation."""
+
+import tensorflow as tf
+
+from tff_lowrank.models import families
+
+_WIDTHS = (64, 128, 256, 512)
+_BLOCKS_PER_WIDTH = 2
+
+
+def build_resnet18(
+  input_shape: tuple[int, int, int] = (32, 32, 3),
+  num_classes: int = 10,
+  *,
+  family: str = 'original',
+  gamma: float | None = None,
+  tanh: bool = False,
+  width_multiplier: float = 1.0,
+  groups: int = 2,
+) -> tf.keras.Model:
+  """A 3x3 convolution, 8 residual blocks of two, mean pooling, a dense layer; returns logits.
+
+  He et al., 2016, in the form for CIFAR; 11,173,962 parameters for 10 classes. Convolutions have
+  no biases, normalisations are affine. TFF does not take batch normalisation: it is of groups.
+  As in FedPara's experiments (arXiv 2108.06098), the first two convolutions and those
+  of 1x1 have gamma 1, and the dense layer is not factorised.
+
+  Args:
+    input_shape: rows, columns, channels.
+    num_classes: size of the output.
+    family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
+    gamma: in [0, 1], of a factorised family.
+    tanh: the paper's non-linearity, of family `'fedpara'`.
+    width_multiplier: of all channels, rounded to even numbers.
+    groups: of the normalisation.
+  """
+  layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
+  whole = make.with_gamma(1.0)
+
+  def convolve(x, filters, size=3, strides=1, maker=make):
+    x = maker.conv2d(x, filters, size, strides=strides, padding='same', use_bias=False)
+    return layers.GroupNormalization(groups)(x)
+
+  widths = families.scaled(_WIDTHS, width_multiplier)
+  inputs = layers.Input(input_shape)
+  x = layers.ReLU()(convolve(inputs, widths[0], maker=whole))
+  for i, filters in enumerate(widths):
+    for j in range(_BLOCKS_PER_WIDTH):
+      strides = 2 if i > 0 and j == 0 else 1
+      maker = whole if i == j == 0 else make
+      y = layers.ReLU()(convolve(x, filters, strides=strides, maker=maker))
+      y = convolve(y, filters)
+      if strides > 1:
+        x = convolve(x, filters, size=1, strides=strides, maker=whole)
+      x = layers.ReLU()(layers.Add()([x, y]))
+  x = layers.GlobalAveragePooling2D()(x)
+  return tf.keras.Model(inputs, make.plain().dense(x, num_classes), name='resnet18')
