@@ -9,6 +9,7 @@ from absl import flags
 
 from experiments import specs
 from tff_lowrank import codecs
+from tff_lowrank import learning
 from tff_lowrank import tasks
 from tff_lowrank.datasets import partition
 from tff_lowrank.freezing import aggressive
@@ -73,6 +74,11 @@ _UPLINK = flags.DEFINE_string(
   'uplink',
   'identity',
   'The codec of the updates, such as `top_k(0.1)`; `lbgm` recycles its output. See codecs.parse.',
+)
+_DOWNLINK = flags.DEFINE_string(
+  'downlink',
+  'identity',
+  'The codec of the model on its way down: of its difference from what clients have.',
 )
 _LBGM_THRESHOLD = flags.DEFINE_float(
   'lbgm_threshold',
@@ -157,8 +163,15 @@ def _check(spec: specs.RunSpec) -> None:
       codecs.LookBack(uplink, spec.lbgm_threshold)
   except ValueError as e:
     raise app.UsageError(f'--uplink: {e}') from e
-  if spec.method == 'lbgm_shared' and uplink != codecs.Identity():
-    raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method=lbgm_shared.')
+  try:
+    downlink = codecs.parse(spec.downlink)
+    learning.check_downlink(downlink)
+  except ValueError as e:
+    raise app.UsageError(f'--downlink: {e}') from e
+  if spec.method not in specs.METHODS_WITH_UPLINK and uplink != codecs.Identity():
+    raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
+  if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():
+    raise app.UsageError(f'--downlink={spec.downlink} does nothing under --method={spec.method}.')
   if spec.clients_per_round > spec.num_clients:
     raise app.UsageError(
       f'--clients_per_round must be at most --num_clients={spec.num_clients}, found '
@@ -204,6 +217,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     data_dir=_DATA_DIR.value,
     context=_CONTEXT.value,
     uplink=_UPLINK.value,
+    downlink=_DOWNLINK.value,
     lbgm_threshold=_LBGM_THRESHOLD.value,
     lbgm_granularity=_LBGM_GRANULARITY.value,
     apf_stability_threshold=_APF_STABILITY_THRESHOLD.value,

@@ -33,19 +33,23 @@ def _uplink(spec: specs.RunSpec) -> codecs.Codec:
   return codecs.parse(spec.uplink)
 
 
+def _downlink(spec: specs.RunSpec) -> dict[str, object]:
+  return dict(downlink=codecs.parse(spec.downlink), seed=spec.seed)
+
+
 def _apf(spec: specs.RunSpec) -> dict[str, object]:
   return dict(freezing_settings=spec.freezing_settings(), mask_policy=spec.apf_mask_policy)
 
 
 _BUILDERS: Mapping[str, Callable[..., Process]] = {
   'fed_avg': lambda spec, *common, **weighting: learning.build_compressed_fed_avg(
-    *common, **weighting, codec=_uplink(spec), seed=spec.seed
+    *common, **weighting, codec=_uplink(spec), **_downlink(spec)
   ),
   'lbgm': lambda spec, *common, **weighting: learning.build_lbgm_fed_avg(
-    *common, **weighting, inner=_uplink(spec), seed=spec.seed, **_lbgm(spec)
+    *common, **weighting, inner=_uplink(spec), **_lbgm(spec), **_downlink(spec)
   ),
   'lbgm_shared': lambda spec, *common, **weighting: learning.build_shared_lbgm_fed_avg(
-    *common, **weighting, **_lbgm(spec)
+    *common, **weighting, **_lbgm(spec), **_downlink(spec)
   ),
   'apf': lambda spec, *common, **weighting: learning.build_apf_fed_avg(
     *common, **weighting, **_apf(spec)

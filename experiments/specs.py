@@ -25,6 +25,10 @@ METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
   'apf_partial_sync': _APF,
 }
 
+# Methods that take a codec for the way up, and for the way down.
+METHODS_WITH_UPLINK = ('fed_avg', 'lbgm')
+METHODS_WITH_DOWNLINK = ('fed_avg', 'lbgm', 'lbgm_shared')
+
 CONTEXTS = ('local', 'stock')
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
@@ -52,6 +56,7 @@ class RunSpec:
   data_dir: str | None
   context: str
   uplink: str
+  downlink: str
   lbgm_threshold: float
   lbgm_granularity: str
   apf_stability_threshold: float

@@ -117,6 +117,7 @@ PUBLIC_NAMES = {
     'build_lbgm_fed_avg',
     'build_partial_sync_fed_avg',
     'build_shared_lbgm_fed_avg',
+    'check_downlink',
   },
   'tff_lowrank.layers': {
     'AdapterConv2D',

@@ -4,6 +4,7 @@ from tff_lowrank.learning.apf import build_apf_fed_avg as build_apf_fed_avg
 from tff_lowrank.learning.apf import build_partial_sync_fed_avg as build_partial_sync_fed_avg
 from tff_lowrank.learning.compressed import build_compressed_fed_avg as build_compressed_fed_avg
 from tff_lowrank.learning.compressed import build_fed_avg as build_fed_avg
+from tff_lowrank.learning.downlink import check_downlink as check_downlink
 from tff_lowrank.learning.lbgm import build_lbgm_fed_avg as build_lbgm_fed_avg
 from tff_lowrank.learning.lbgm import build_shared_lbgm_fed_avg as build_shared_lbgm_fed_avg
 from tff_lowrank.learning.process import (

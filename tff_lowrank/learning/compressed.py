@@ -23,18 +23,23 @@ def build_compressed_fed_avg(
 
   Args:
     model_fn: As in `process.build_process`, which see also for other `settings`
-      (`client_weighting`, `metrics_aggregator`).
+      (`client_weighting`, `metrics_aggregator`, `downlink`).
     client_optimizer_fn: Takes the local steps.
     server_optimizer_fn: Takes the mean of the decoded updates as the gradient.
     codec: Any codec; its memory, if it has one, is the clients' memory.
-    seed: Decides, with the round, all that is random in the codec.
+    seed: Decides, with the round, all that is random in the codecs.
 
   Raises:
     TypeError: If an argument is of the wrong type.
   """
   factory = aggregators.ClientStatefulCodedMeanFactory(codec, seed=seed)
   return process.build_process(
-    model_fn, client_optimizer_fn, server_optimizer_fn, model_aggregator=factory, **settings
+    model_fn,
+    client_optimizer_fn,
+    server_optimizer_fn,
+    model_aggregator=factory,
+    seed=seed,
+    **settings,
   )
 
 

@@ -30,7 +30,7 @@ def build_lbgm_fed_avg(
 
   Args:
     model_fn: As in `process.build_process`, which see also for other `settings`
-      (`client_weighting`, `metrics_aggregator`).
+      (`client_weighting`, `metrics_aggregator`, `downlink`), and `seed`.
     client_optimizer_fn: Takes the local steps.
     server_optimizer_fn: Takes the mean of the reconstructed updates as the gradient.
     threshold: In [0, 1]; 0 is FedAvg to the bit.

@@ -10,9 +10,11 @@ import tensorflow_federated as tff
 from tff_lowrank import aggregators
 from tff_lowrank import checks
 from tff_lowrank import client_work as client_work_lib
+from tff_lowrank import codecs
 from tff_lowrank import ledger
 from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.learning import downlink as downlink_lib
 
 
 def _has_tensors(type_spec: tff.Type) -> bool:
@@ -156,6 +158,8 @@ def build_process(
   | aggregators.ClientStatefulAggregationFactory
   | None = None,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
+  downlink: codecs.Codec | None = None,
+  seed: int = 0,
 ) -> ClientStatefulLearningProcess:
   """Builds federated averaging around an aggregator, with or without client memory.
 
@@ -172,9 +176,13 @@ def build_process(
     client_weighting: By number of examples, or uniform.
     model_aggregator: Aggregates the updates; `tff.aggregators.MeanFactory()` if None.
     metrics_aggregator: `tff.learning.metrics.sum_then_finalize` if None.
+    downlink: Codes the model on its way down, as `learning.downlink` describes; None, or the
+      identity, sends the model itself.
+    seed: Decides, with the round, all that is random in `downlink`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
+    ValueError: If `downlink` cannot code a downlink.
   """
   server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
   client_work = client_work_lib.build_local_sgd(
@@ -188,9 +196,13 @@ def build_process(
   finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
     server_optimizer_fn, weights_type
   )
-  return compose(
-    initial_model_weights, _without_memory(client_work, weights_type), aggregator, finalizer
-  )
+  work = _without_memory(client_work, weights_type)
+  if downlink is None or downlink == codecs.Identity():
+    return compose(initial_model_weights, work, aggregator, finalizer)
+  downlink_lib.check_downlink(downlink)
+  distributor = downlink_lib.build_distributor(initial_model_weights, downlink, seed)
+  work = _from_coded_model(work, distributor.next.type_signature.result.result.member)
+  return compose(initial_model_weights, work, aggregator, finalizer, distributor=distributor)
 
 
 def _without_memory(
@@ -222,6 +234,30 @@ def _without_memory(
   return ClientStatefulWork(work.initialize, client_stateful.no_memory, next_fn, received)
 
 
+def _from_coded_model(work: ClientStatefulWork, sent_type: tff.Type) -> ClientStatefulWork:
+  """`work`, of clients that remember nothing, on what a coding distributor sends."""
+  receive = downlink_lib.build_receive(sent_type)
+  parameter = work.next.type_signature.parameter
+
+  @tff.tensorflow.computation(sent_type)
+  def received(sent):
+    return sent['weights'].trainable
+
+  @tff.federated_computation(
+    parameter[0],
+    tff.FederatedType(downlink_lib.never_seen.type_signature.result, tff.CLIENTS),
+    tff.FederatedType(sent_type, tff.CLIENTS),
+    parameter[3],
+  )
+  def next_fn(state, seen, sent, client_data):
+    seen, weights, price = tff.federated_map(receive, (seen, sent))
+    nothing = tff.federated_eval(client_stateful.no_memory, tff.CLIENTS)
+    output = work.next(state, nothing, weights, client_data)
+    return ClientWorkOutput(output.state, seen, output.result, price, output.measurements)
+
+  return ClientStatefulWork(work.initialize, downlink_lib.never_seen, next_fn, received)
+
+
 def compose(
   initial_model_weights: tff.Computation,
   client_work: ClientStatefulWork,
@@ -229,6 +265,7 @@ def compose(
   finalizer: tff.learning.templates.FinalizerProcess,
   outgoing: tff.Computation | None = None,
   personalize: tff.Computation | None = None,
+  distributor: tff.learning.templates.DistributionProcess | None = None,
 ) -> ClientStatefulLearningProcess:
   """As `tff.learning.templates.compose_learning_process`, with client memory and reports.
 
@@ -243,13 +280,15 @@ def compose(
     outgoing: `(<F, ModelWeights> -> B)`, what to broadcast; the model itself if None.
     personalize: `(<F, memory of the client work, ModelWeights> -> ModelWeights)`, the model
       that one client would use; the global one if None.
+    distributor: Sends what `outgoing` makes to the clients; broadcasts it if None.
   """
   weights_type = initial_model_weights.type_signature.result
   if outgoing is None:
     broadcast_type = weights_type
   else:
     broadcast_type = outgoing.type_signature.result
-  distributor = tff.learning.templates.build_broadcast_process(broadcast_type)
+  if distributor is None:
+    distributor = tff.learning.templates.build_broadcast_process(broadcast_type)
   work_remembers = _has_tensors(client_work.initialize_client.type_signature.result)
 
   @tff.tensorflow.computation
