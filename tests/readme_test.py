@@ -3,17 +3,26 @@
 import pathlib
 import re
 
+import numpy as np
+import tensorflow as tf
+
 README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
 
 
 def test_example(capsys):
-  example = next(
-    code for code in re.findall(r'```python\n(.*?)```', README, re.S) if 'lbgm' in code
-  )
-  assert len([line for line in example.splitlines() if line]) <= 20
-  exec(compile(example, 'README.md', 'exec'), {})
+  examples = re.findall(r'```python\n(.*?)```', README, re.S)
+  first = next(code for code in examples if 'lbgm' in code)
+  assert len([line for line in first.splitlines() if line]) <= 20
+  keras_model = tf.keras.Sequential([tf.keras.layers.Dense(64, input_shape=(32,))])
+  names = dict(keras_model=keras_model)
+  for example in examples:
+    if 'stock_context' not in example:  # It would leave the tests' context.
+      exec(compile(example, 'README.md', 'exec'), names)
   printed = capsys.readouterr().out
   assert all(word in printed for word in ('loss', 'payload', 'scalar_fraction'))
+  x = tf.ones([1, 32])
+  np.testing.assert_allclose(names['served'](x), names['twin'](x), atol=1e-5)
+  assert 'freezing' in str(names['process'].initialize.type_signature)
 
 
 def test_paths_and_presets_exist():

@@ -12,16 +12,20 @@ from matplotlib import ticker
 import pandas as pd
 
 AXES = {
+  'accuracy_vs_uplink': ('uplink_megabytes', 'Cumulative uplink (MB)'),
   'accuracy_vs_bytes': ('megabytes', 'Cumulative traffic, up and down (MB)'),
   'accuracy_vs_round': ('round', 'Round'),
 }
 
 
 def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
-  """The metrics of a run folder, with `megabytes`, all traffic so far in 10^6 bytes."""
+  """The metrics of a run folder, with traffic so far in 10^6 bytes.
+
+  `uplink_megabytes`, and `megabytes` in both directions.
+  """
   metrics = pd.read_csv(folder / 'metrics.csv')
-  traffic = metrics['cumulative_uplink_bytes'] + metrics['cumulative_downlink_bytes']
-  return metrics.assign(megabytes=traffic / 1e6)
+  up, down = metrics['cumulative_uplink_bytes'], metrics['cumulative_downlink_bytes']
+  return metrics.assign(uplink_megabytes=up / 1e6, megabytes=(up + down) / 1e6)
 
 
 def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
