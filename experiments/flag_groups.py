@@ -8,6 +8,7 @@ from absl import app
 from absl import flags
 
 from experiments import specs
+from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank import learning
 from tff_lowrank import tasks
@@ -161,6 +162,8 @@ def _check(spec: specs.RunSpec) -> None:
     uplink = codecs.parse(spec.uplink)
     if spec.method == 'lbgm':
       codecs.LookBack(uplink, spec.lbgm_threshold)
+    if spec.freezing_settings() is not None:
+      aggregators.check_codec_under_freezing(uplink)
   except ValueError as e:
     raise app.UsageError(f'--uplink: {e}') from e
   try:

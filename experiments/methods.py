@@ -38,7 +38,12 @@ def _downlink(spec: specs.RunSpec) -> dict[str, object]:
 
 
 def _apf(spec: specs.RunSpec) -> dict[str, object]:
-  return dict(freezing_settings=spec.freezing_settings(), mask_policy=spec.apf_mask_policy)
+  return dict(
+    freezing_settings=spec.freezing_settings(),
+    mask_policy=spec.apf_mask_policy,
+    codec=_uplink(spec),
+    seed=spec.seed,
+  )
 
 
 _BUILDERS: Mapping[str, Callable[..., Process]] = {

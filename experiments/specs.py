@@ -26,7 +26,7 @@ METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
 }
 
 # Methods that take a codec for the way up, and for the way down.
-METHODS_WITH_UPLINK = ('fed_avg', 'lbgm')
+METHODS_WITH_UPLINK = ('fed_avg', 'lbgm', 'apf', 'apf_partial_sync')
 METHODS_WITH_DOWNLINK = ('fed_avg', 'lbgm', 'lbgm_shared')
 
 CONTEXTS = ('local', 'stock')

@@ -64,6 +64,7 @@ PUBLIC_NAMES = {
     'CodedMeanFactory',
     'FreezingFactory',
     'SharedLookBackFactory',
+    'check_codec_under_freezing',
     'lift',
   },
   'tff_lowrank.client_state': {'MemoryStore'},

@@ -22,9 +22,20 @@ def zeros(value_spec: Any) -> Any:
   return tf.nest.map_structure(lambda s: tf.zeros(s.shape, s.dtype), value_spec)
 
 
-def num_elements(value: Any) -> int:
-  """The number of scalars in tensors or specs of static shape."""
-  return sum(math.prod(leaf.shape) for leaf in tf.nest.flatten(value))
+def size(leaf: Any) -> Any:
+  """The number of scalars: an int if the shape is static, else int64 []."""
+  shape = tf.TensorShape(leaf.shape)
+  return math.prod(shape) if shape.is_fully_defined() else tf.size(leaf, tf.int64)
+
+
+def num_elements(value: Any) -> Any:
+  """The number of scalars in all tensors or specs: an int if shapes are static, else int64 []."""
+  return sum(size(leaf) for leaf in tf.nest.flatten(value))
+
+
+def divisor(leaf: Any) -> tf.Tensor:
+  """float64 []: the number of scalars, and 1 if there are none, to divide a sum by."""
+  return tf.cast(tf.maximum(tf.cast(size(leaf), tf.int64), 1), tf.float64)
 
 
 def count(mask: list[tf.Tensor], value: Any) -> tf.Tensor:

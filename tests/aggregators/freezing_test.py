@@ -134,16 +134,84 @@ def test_round_without_clients_that_count_is_no_round():
   assert second.measurements['summary']['dropped_clients'] == 1
 
 
-def test_a_codec_inside_prices_its_own_messages():
-  inner = aggregators.CodedMeanFactory(codecs.Identity())
-  process = aggregators.FreezingFactory(freezing.Settings(2.0), inner).create(VALUE, WEIGHT)
-  state = process.initialize()
-  for _ in range(2):
-    output = process.next(state, [value([1, 2, 3, 4, 5])], [1.0])
+def test_a_codec_is_given_the_active_coordinates_alone():
+  # Threshold 0.45: all that moves back and forth is frozen after the second round.
+  factory = aggregators.FreezingFactory(FAST, codec=codecs.SignSGD(scaled=True))
+  process = factory.create_reporting(VALUE, WEIGHT)
+  state, updates = process.initialize(), [[1, -2, 4, 3, 1], [1, -2, -4, -3, 1], [1, -3, 7, 5, -2]]
+  for update in updates:
+    frozen = freezing.frozen_mask(FAST, state['freezing'])
+    output = process.next(state, [()], [value(update)], [1.0])
     state = output.state
-  np.testing.assert_array_equal(flat(output.result), np.zeros(5))
-  # It was given five zeros, and sent them.
-  assert output.measurements['summary']['uplink_bits']['payload'] == 160
+  active = ~np.concatenate([np.ravel(m) for m in frozen])
+  assert active.tolist() == [True, True, False, False, True]
+  # The mean magnitude of the two active numbers of `a`, and that of `b`.
+  np.testing.assert_allclose(flat(output.result), [2, -2, 0, 0, -2])
+  assert sum(output.reports[0]['uplink'].values()) == 3 + 2 * 32
+
+
+def random_mask(rng):
+  frozen = [rng.random(4) < 0.4, np.bool_(rng.random() < 0.4)]
+  return freezing_aggregators.Mask(frozen, np.int64(0), np.int64(0))
+
+
+@pytest.mark.parametrize('text', [
+  'identity', 'float16', 'sign_sgd', 'qsgd(7)', 'terngrad(2.0)', 'top_k(0.5)', 'top_k(2, qsgd(3))',
+  'top_k(0.5, granularity=model)', 'random_k(0.5)', 'error_feedback(top_k(0.5))',
+  'look_back(threshold=0.9)', 'look_back(error_feedback(top_k(0.5)), 0.9, model)',
+  'error_feedback(look_back(top_k(1), 0.9))',
+])  # fmt: skip
+def test_coded_active_coordinates_are_those_of_a_shorter_model(rng, text):
+  codec = codecs.parse(text)
+  settings = freezing.Settings()
+  process = freezing_aggregators.create_coded_partial_mean(
+    codec, tff.aggregators.MeanFactory(), 3, VALUE,
+    freezing_aggregators.mask_type(settings, VALUE), WEIGHT,
+  )  # fmt: skip
+  state, memory = process.initialize(), process.initialize_client()
+  kept = codec.initial_memory([tf.TensorSpec([4]), tf.TensorSpec([1])])
+  base = rng.normal(size=5)
+  for number in range(5):
+    update = (base + 0.1 * rng.normal(size=5)).astype(np.float32)
+    mask = random_mask(rng)
+    partial = freezing_aggregators.PartialUpdate(value(update), mask)
+    output = process.next(state, [memory], [partial], [1.0])
+    state, memory = output.state, output.client_state[0]
+    # The same on vectors cut by NumPy, whose memory is cut and put back by hand.
+    places = [np.flatnonzero(~np.ravel(m)) for m in mask.frozen]
+    cut = [np.ravel(x)[p] for x, p in zip([update[:4], update[4]], places, strict=True)]
+    short = codec.map_memory(lambda i, v, places=places: tf.gather(v, places[i]), kept)
+    encoded = codec.encode(short, cut, tf.constant([3, number]))
+    decoded = codec.decode(short, encoded.message)
+
+    def put(i, before, active, places=places):
+      whole = np.array(before)
+      whole[places[i]] = active
+      return tf.constant(whole)
+
+    kept = codec.map_memory(put, kept, encoded.memory)
+    expected = np.zeros(5)
+    for start, place, vector in zip((0, 4), places, decoded, strict=True):
+      expected[start + place] = vector
+    np.testing.assert_allclose(flat(output.result), expected, rtol=1e-6)
+    for a, b in zip(tf.nest.flatten(memory), tf.nest.flatten(kept), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-6)
+    # The price is that of the packed message of the shorter model.
+    bits = sum(int(b) for b in output.reports[0]['uplink'].values())
+    assert 0 <= 8 * len(codec.pack(encoded.message)) - bits < 8
+
+
+@pytest.mark.parametrize('text', [
+  'truncated_svd', 'power_sgd', 'drive', 'top_k(0.1, drive)', 'gaia', 'cmfl', 'look_back(atomo)',
+])  # fmt: skip
+def test_refuses_codecs_that_need_the_whole_tensor(text):
+  with pytest.raises(ValueError, match='does not go with freezing'):
+    aggregators.FreezingFactory(codec=codecs.parse(text))
+
+
+def test_a_standard_factory_takes_codecs_without_memory():
+  with pytest.raises(ValueError, match='look_back has memory.*build_apf_fed_avg'):
+    aggregators.FreezingFactory(codec=codecs.LookBack())
 
 
 def test_works_in_tffs_own_algorithms(rng):

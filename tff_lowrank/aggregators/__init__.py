@@ -15,4 +15,7 @@ from tff_lowrank.aggregators.coded_mean import (
 )
 from tff_lowrank.aggregators.coded_mean import CodedMeanFactory as CodedMeanFactory
 from tff_lowrank.aggregators.freezing import FreezingFactory as FreezingFactory
+from tff_lowrank.aggregators.freezing import (
+  check_codec_under_freezing as check_codec_under_freezing,
+)
 from tff_lowrank.aggregators.shared_look_back import SharedLookBackFactory as SharedLookBackFactory

@@ -1,6 +1,8 @@
 """The weighted mean of values that travel through a codec."""
 
 import collections
+from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -80,19 +82,36 @@ def signs_price(value_type: tff.Type, round_num: tf.Tensor) -> ledger.Price:
   return ledger.select(round_num > 0, signs, ledger.price())
 
 
-def _create(
+class Sender(NamedTuple):
+  """How clients code what they have, if it is not simply a value.
+
+  value_type: of what a client has.
+  memory_spec: `tf.TensorSpec`s of what the codec is given.
+  code: As `code`, but for the codec; what the server decodes is a value for the mean.
+  """
+
+  value_type: tff.Type
+  memory_spec: Any
+  code: Callable[..., CodedValue]
+
+
+def create_process(
   codec: codecs.Codec,
   mean_factory: tff.aggregators.WeightedAggregationFactory,
   seed: int,
   value_type: tff.Type,
   weight_type: tff.Type,
+  sender: Sender | None = None,
 ) -> client_stateful.ClientStatefulAggregationProcess:
-  """The process behind both factories below."""
+  """The process behind the factories of coded means; `mean_factory` is given `value_type`."""
   mean_process = mean_factory.create(value_type, weight_type)
+  if sender is None:
+    specs = tff.types.type_to_tf_tensor_specs(value_type)
+    sender = Sender(value_type, specs, functools.partial(code, codec))
 
   @tff.tensorflow.computation
   def initialize_client():
-    return codec.initial_memory(tff.types.type_to_tf_tensor_specs(value_type))
+    return codec.initial_memory(sender.memory_spec)
 
   @tff.tensorflow.computation
   def first_round():
@@ -117,7 +136,11 @@ def _create(
   )
 
   @tff.tensorflow.computation(
-    memory_type, value_type, weight_type, context_type, value_type if traits.needs_model else ()
+    memory_type,
+    sender.value_type,
+    weight_type,
+    context_type,
+    value_type if traits.needs_model else (),
   )
   def code_at_client(memory, value, weight, context, model):
     reference = codecs.Reference(
@@ -128,7 +151,7 @@ def _create(
     if traits.needs_last_update:
       downlink = dict(downlink=signs_price(value_type, context['round']))
     seeds = tf.stack([seed, context['round']])
-    coded = code(codec, memory, value, weight, seeds, reference, **downlink)
+    coded = sender.code(memory, value, weight, seeds, reference, **downlink)
     return coded.memory, coded.value, coded.weight, coded.report, coded.measurements
 
   @tff.federated_computation
@@ -167,11 +190,12 @@ def _create(
   parameter_types = (
     initialize.type_signature.result,
     tff.FederatedType(memory_type, tff.CLIENTS),
-    tff.FederatedType(value_type, tff.CLIENTS),
+    tff.FederatedType(sender.value_type, tff.CLIENTS),
     tff.FederatedType(weight_type, tff.CLIENTS),
   )
   if traits.needs_model:
-    next_fn = tff.federated_computation(step, *parameter_types, parameter_types[2])
+    model_type = tff.FederatedType(value_type, tff.CLIENTS)
+    next_fn = tff.federated_computation(step, *parameter_types, model_type)
   else:
 
     @tff.federated_computation(*parameter_types)
@@ -242,7 +266,7 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
   def create_reporting(
     self, value_type: tff.Type, weight_type: tff.Type
   ) -> client_stateful.ClientStatefulAggregationProcess:
-    return _create(self._codec, self._mean_factory, self._seed, value_type, weight_type)
+    return create_process(self._codec, self._mean_factory, self._seed, value_type, weight_type)
 
 
 class ClientStatefulCodedMeanFactory(client_stateful.ClientStatefulAggregationFactory):
@@ -272,4 +296,4 @@ class ClientStatefulCodedMeanFactory(client_stateful.ClientStatefulAggregationFa
   def create(
     self, value_type: tff.Type, weight_type: tff.Type
   ) -> client_stateful.ClientStatefulAggregationProcess:
-    return _create(self._codec, self._mean_factory, self._seed, value_type, weight_type)
+    return create_process(self._codec, self._mean_factory, self._seed, value_type, weight_type)

@@ -8,11 +8,13 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
+from tff_lowrank import codecs
 from tff_lowrank import freezing
 from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.aggregators import coded_mean
+from tff_lowrank.aggregators import legality
 
 
 class Mask(NamedTuple):
@@ -65,15 +67,8 @@ def create_partial_mean(
   A client sends its active coordinates: 32 bits each for float32, and nothing to tell which
   they are, since both sides know the mask. The mean of a frozen coordinate is that of zeros.
   A client of weight 0, or whose update is not finite, is left out.
-
-  If `mean_factory` is a `ReportingFactory`, it is given zeros for frozen coordinates, and its
-  own report of what its messages cost stands.
   """
-  is_reporting = isinstance(mean_factory, client_stateful.ReportingFactory)
-  if is_reporting:
-    mean_process = mean_factory.create_reporting(value_type, weight_type)
-  else:
-    mean_process = mean_factory.create(value_type, weight_type)
+  mean_process = mean_factory.create(value_type, weight_type)
   partial_type = tff.to_type(PartialUpdate(value_type, mask_type))
 
   @tff.tensorflow.computation(partial_type, weight_type)
@@ -99,16 +94,10 @@ def create_partial_mean(
   )
   def next_fn(state, client_state, partial, weight):
     value, weight, reports = tff.federated_map(send, (partial, weight))
-    if is_reporting:
-      output = mean_process.next(state, client_state, value, weight)
-      measurements, reports = output.measurements, output.reports
-    else:
-      output = mean_process.next(state, value, weight)
-      measurements = tff.federated_zip(
-        collections.OrderedDict(
-          summary=client_stateful.summarize(reports), mean=output.measurements
-        )
-      )
+    output = mean_process.next(state, value, weight)
+    measurements = tff.federated_zip(
+      collections.OrderedDict(summary=client_stateful.summarize(reports), mean=output.measurements)
+    )
     return client_stateful.ClientStatefulAggregationOutput(
       output.state, client_state, output.result, measurements, reports
     )
@@ -116,6 +105,75 @@ def create_partial_mean(
   return client_stateful.ClientStatefulAggregationProcess(
     mean_process.initialize, client_stateful.no_memory, next_fn
   )
+
+
+def check_codec_under_freezing(codec: codecs.Codec) -> None:
+  """Raises unless `codec` can code the active coordinates alone."""
+  checks.check_type('codec', codec, codecs.Codec)
+  traits = codec.traits
+  if traits.fixed_shape:
+    raise ValueError(
+      f'{codec} does not go with freezing: it needs tensors of fixed shape, and the active '
+      'coordinates are ever others.'
+    )
+  if traits.needs_model or traits.needs_last_update or traits.whole_client:
+    raise ValueError(f'{codec} does not go with freezing: it selects coordinates or clients too.')
+
+
+def create_coded_partial_mean(
+  codec: codecs.Codec,
+  mean_factory: tff.aggregators.WeightedAggregationFactory,
+  seed: int,
+  value_type: tff.Type,
+  mask_type: tff.Type,
+  weight_type: tff.Type,
+) -> client_stateful.ClientStatefulAggregationProcess:
+  """As `create_partial_mean`, with the active coordinates travelling through `codec`.
+
+  The codec is given the vector of each tensor's active coordinates, and codes and prices nothing
+  else. What it remembers of frozen coordinates (a look-back vector, a residual) waits for them
+  to wake. The vectors' lengths vary, which TensorFlow runs but XLA does not.
+  """
+  check_codec_under_freezing(codec)
+  legality.check_stack(codec, mean_factory)
+  specs = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(value_type))
+
+  def code_active(memory, partial, weight, seed, reference):
+    places = [
+      tf.where(tf.reshape(tf.broadcast_to(~frozen, spec.shape), [-1]))
+      for frozen, spec in zip(partial.mask.frozen, specs, strict=True)
+    ]
+
+    def pick(i, vector):
+      return tf.gather_nd(vector, places[i])
+
+    def put(i, vector, active):
+      return tf.tensor_scatter_nd_update(vector, places[i], active)
+
+    update = [tf.reshape(x, [-1]) for x in tf.nest.flatten(partial.update)]
+    coded = coded_mean.code(
+      codec,
+      codec.map_memory(pick, memory),
+      [pick(i, x) for i, x in enumerate(update)],
+      weight,
+      seed,
+      reference,
+    )
+    decoded = [
+      tf.reshape(put(i, tf.zeros_like(x), active), spec.shape)
+      for i, (x, active, spec) in enumerate(zip(update, coded.value, specs, strict=True))
+    ]
+    return coded._replace(
+      memory=codec.map_memory(put, memory, coded.memory),
+      value=tf.nest.pack_sequence_as(partial.update, decoded),
+    )
+
+  sender = coded_mean.Sender(
+    tff.to_type(PartialUpdate(value_type, mask_type)),
+    [tf.TensorSpec([structures.size(spec)], spec.dtype) for spec in specs],
+    code_active,
+  )
+  return coded_mean.create_process(codec, mean_factory, seed, value_type, weight_type, sender)
 
 
 class FreezingFactory(client_stateful.ReportingFactory):
@@ -145,6 +203,9 @@ class FreezingFactory(client_stateful.ReportingFactory):
     self,
     settings: freezing.Settings | None = None,
     mean_factory: tff.aggregators.WeightedAggregationFactory | None = None,
+    codec: codecs.Codec | None = None,
+    *,
+    seed: int = 0,
   ):
     """Creates the factory.
 
@@ -152,14 +213,28 @@ class FreezingFactory(client_stateful.ReportingFactory):
       settings: How parameters are frozen; `freezing.Settings()` if None. With a stability
         threshold of 0 the factory is its inner mean.
       mean_factory: Averages the active coordinates; `tff.aggregators.MeanFactory()` if None.
+      codec: Codes the active coordinates; a codec without memory, or None to send them as they
+        are.
+      seed: Decides, with the round, all that is random in the codec.
 
     Raises:
       TypeError: If an argument is of the wrong type.
+      ValueError: If `codec` has memory, or does not go with freezing or `mean_factory`.
     """
     settings = freezing.Settings() if settings is None else settings
     checks.check_type('settings', settings, freezing.Settings)
     self._settings = settings
     self._mean_factory = coded_mean.checked_mean_factory(mean_factory)
+    if codec is not None:
+      check_codec_under_freezing(codec)
+      if codec.has_memory:
+        raise ValueError(
+          f'{codec} has memory, which clients of a standard factory have not. Use it through '
+          '`learning.build_apf_fed_avg`.'
+        )
+      legality.check_stack(codec, self._mean_factory)
+    self._codec = codec
+    self._seed = seed
 
   def create_reporting(
     self, value_type: tff.Type, weight_type: tff.Type
@@ -167,7 +242,11 @@ class FreezingFactory(client_stateful.ReportingFactory):
     settings = self._settings
     specs = tff.types.type_to_tf_tensor_specs(value_type)
     described_type = mask_type(settings, value_type)
-    mean_process = create_partial_mean(self._mean_factory, value_type, described_type, weight_type)
+    types = (value_type, described_type, weight_type)
+    if self._codec is None:
+      mean_process = create_partial_mean(self._mean_factory, *types)
+    else:
+      mean_process = create_coded_partial_mean(self._codec, self._mean_factory, self._seed, *types)
     num_scalars = structures.num_elements(specs)
 
     @tff.tensorflow.computation

@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -46,6 +46,7 @@ class Traits:
   needs_model: `encode` reads `reference.model`.
   needs_last_update: `encode` reads `reference.last_update`.
   whole_client: it decides whether the client takes part at all, so nothing can be around it.
+  fixed_shape: it needs tensors of the same static shape in every round.
   """
 
   linear: bool = False
@@ -58,6 +59,7 @@ class Traits:
   needs_model: bool = False
   needs_last_update: bool = False
   whole_client: bool = False
+  fixed_shape: bool = False
 
 
 class Reference(NamedTuple):
@@ -141,6 +143,14 @@ class Codec(abc.ABC):
     """
     del value_spec
     return ()
+
+  def map_memory(self, fn: Callable[..., Any], *memories: Any) -> Any:
+    """`fn(i, *parts)` for all that memories hold with the shape of the value's tensor i.
+
+    `parts` are the same place in each of `memories`. All else is the last one's.
+    """
+    del fn
+    return memories[-1]
 
   @abc.abstractmethod
   def encode(

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import per_tensor
@@ -71,7 +72,9 @@ class DRIVE(per_tensor.PerTensor):
   @property
   def traits(self) -> codec.Traits:
     # Only nearly unbiased, so not declared.
-    return codec.Traits(contraction=not self.unbiased, corrigible=not self.unbiased)
+    return codec.Traits(
+      contraction=not self.unbiased, corrigible=not self.unbiased, fixed_shape=True
+    )
 
   def _signs(self, shape: tuple[int, int, int], seed: tf.Tensor) -> tf.Tensor:
     bits = tf.random.stateless_uniform(shape, seed, 0, 2, tf.int32)
@@ -84,7 +87,7 @@ class DRIVE(per_tensor.PerTensor):
   def encode_tensor(
     self, memory: Any, x: tf.Tensor, seed: tf.Tensor, model: tf.Tensor | None
   ) -> tuple[Rotated, Any]:
-    n, shape = per_tensor.size(x), block_shape(per_tensor.size(x))
+    n, shape = structures.size(x), block_shape(structures.size(x))
     flat = tf.pad(tf.reshape(x, [-1]), [[0, shape[0] * shape[1] * shape[2] - n]])
     blocks = tf.reshape(tf.cast(flat, tf.float64), shape)
     # In units of the largest magnitude, so that no square leaves the range of float32.
@@ -106,13 +109,13 @@ class DRIVE(per_tensor.PerTensor):
     signs = tf.where(message.positive, tf.constant(1.0), tf.constant(-1.0))
     unit = self._transform(signs) * self._signs(shape, message.seed)
     scales = tf.reshape(tf.cast(message.scales, tf.float64), [-1, 1, 1])
-    flat = tf.reshape(tf.cast(unit, tf.float64) * scales, [-1])[: per_tensor.size(message.spec)]
+    flat = tf.reshape(tf.cast(unit, tf.float64) * scales, [-1])[: structures.size(message.spec)]
     return tf.cast(tf.reshape(flat, message.spec.shape), message.spec.dtype)
 
   def tensor_price(self, message: Rotated) -> ledger.Price:
     blocks = message.scales.shape[0]
     return ledger.price(
-      payload=per_tensor.size(message.positive),
+      payload=structures.size(message.positive),
       scalar=ledger.SEED_BITS + blocks * ledger.SCALAR_BITS,
     )
 
@@ -125,7 +128,7 @@ class DRIVE(per_tensor.PerTensor):
     writer.write_array(np.asarray(message.scales, np.float32))
 
   def read_tensor(self, reader: bit_stream.BitReader, spec: tf.TensorSpec) -> Rotated:
-    shape = block_shape(per_tensor.size(spec))
+    shape = block_shape(structures.size(spec))
     seed = tf.constant(reader.read_array((2,), np.int32))
     positive = reader.read_bits(shape[0] * shape[1] * shape[2]).astype(bool).reshape(shape)
     return Rotated(positive, reader.read_array(shape[:1], np.float32), seed, spec)

@@ -1,6 +1,7 @@
 """Error feedback: what a message left out is added to the next update."""
 
 import collections
+from collections.abc import Callable
 import dataclasses
 from typing import Any, ClassVar
 
@@ -47,6 +48,7 @@ class ErrorFeedback(codec.Codec):
       variable_size=inner.variable_size,
       individual=inner.individual,
       needs_model=inner.needs_model,
+      fixed_shape=inner.fixed_shape,
     )
 
   def initial_memory(self, value_spec: Any) -> Any:
@@ -70,6 +72,13 @@ class ErrorFeedback(codec.Codec):
   def follow(self, memory: Any, message: Any) -> Any:
     inner = self.inner.follow(memory['inner'], message)
     return collections.OrderedDict(residual=memory['residual'], inner=inner)
+
+  def map_memory(self, fn: Callable[..., Any], *memories: Any) -> Any:
+    residuals = zip(*(memory['residual'] for memory in memories), strict=True)
+    return collections.OrderedDict(
+      residual=[fn(i, *parts) for i, parts in enumerate(residuals)],
+      inner=self.inner.map_memory(fn, *(memory['inner'] for memory in memories)),
+    )
 
   def message_price(self, message: Any) -> ledger.Price:
     return self.inner.message_price(message)

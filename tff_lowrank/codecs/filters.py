@@ -89,7 +89,7 @@ class Gaia(per_tensor.PerTensor):
     significant = tf.abs(tf.cast(x, tf.float64)) > threshold * tf.abs(after)
     sent = tf.where(significant, x, tf.zeros_like(x))
     flat = tf.reshape(significant, [-1])
-    n = per_tensor.size(x)
+    n = structures.size(x)
     message = Significant(
       sent, tf.sort(tf.where(flat, tf.range(n), n)), tf.reduce_sum(tf.cast(flat, tf.int32))
     )
@@ -105,7 +105,8 @@ class Gaia(per_tensor.PerTensor):
     return tf.cast(message.count, tf.int64) * (message.sent.dtype.size * 8)
 
   def tensor_price(self, message: Significant) -> ledger.Price:
-    index = index_sets.bits(per_tensor.size(message.sent), message.indices, message.count)
+    n = structures.size(message.sent)
+    index = index_sets.bits(n, message.indices, message.count, known=False)
     return ledger.price(payload=self._value_bits(message), index_or_mask=index)
 
   def tensor_units(self, message: Significant) -> tf.Tensor:
@@ -118,7 +119,7 @@ class Gaia(per_tensor.PerTensor):
     writer.write_array(sent[indices])
 
   def read_tensor(self, reader: bit_stream.BitReader, spec: tf.TensorSpec) -> Significant:
-    n, dtype = per_tensor.size(spec), spec.dtype.as_numpy_dtype
+    n, dtype = structures.size(spec), spec.dtype.as_numpy_dtype
     indices = index_sets.read(reader, n, None)
     sent = np.zeros(n, dtype)
     sent[indices] = reader.read_array((len(indices),), dtype)

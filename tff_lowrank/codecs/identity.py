@@ -36,7 +36,7 @@ class Identity(codec.Codec):
     return ledger.dense_price(message)
 
   def official_units(self, message: list[tf.Tensor]) -> tf.Tensor:
-    return tf.constant(structures.num_elements(message), tf.int64)
+    return tf.cast(structures.num_elements(message), tf.int64)
 
   def write(self, writer: bit_stream.BitWriter, message: list[tf.Tensor]) -> None:
     for tensor in message:

@@ -12,6 +12,8 @@ first, in ceil(log2(n + 1)) bits.
 S. W. Golomb, Run-length encodings, 1966; R. F. Rice, 1979.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -20,24 +22,26 @@ from tff_lowrank.codecs import bit_stream
 FORM_BITS = 1
 
 
-def index_width(n: int) -> int:
+_POWERS = tuple(1 << b for b in range(40))
+
+
+def _bit_length(n: Any) -> tf.Tensor:
+  """int64 []: the bits of the integer `n` in binary, 0 for 0."""
+  return tf.reduce_sum(tf.cast(tf.cast(n, tf.int64) >= tf.constant(_POWERS, tf.int64), tf.int64))
+
+
+def _index_width(n: Any) -> tf.Tensor:
   """ceil(log2 n): the bits of one of `n` indices."""
-  return max(n - 1, 0).bit_length()
+  return _bit_length(tf.cast(n, tf.int64) - 1)
 
 
-def count_width(n: int) -> int:
-  """The bits of a count from 0 to `n`."""
-  return n.bit_length()
-
-
-def rice_parameter(n: int, count: tf.Tensor | int) -> tf.Tensor:
+def rice_parameter(n: Any, count: Any) -> tf.Tensor:
   """int64 []: the largest b with 2^b <= 9/13 n / count, and 0 if there is none (9/13 is ln 2)."""
-  quotient = tf.constant(n * 9 // 13, tf.int64) // tf.maximum(tf.cast(count, tf.int64), 1)
-  powers = tf.constant([1 << b for b in range(1, 40)], tf.int64)
-  return tf.reduce_sum(tf.cast(quotient >= powers, tf.int64))
+  quotient = tf.cast(n, tf.int64) * 9 // 13 // tf.maximum(tf.cast(count, tf.int64), 1)
+  return tf.maximum(_bit_length(quotient) - 1, 0)
 
 
-def _gaps(indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+def _gaps(indices: tf.Tensor, count: Any) -> tf.Tensor:
   """int64 [capacity]: the gaps before each of the first `count` sorted indices, then zeros."""
   indices = tf.cast(indices, tf.int64)
   before = tf.concat([tf.constant([-1], tf.int64), indices[:-1]], 0)
@@ -45,39 +49,37 @@ def _gaps(indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
   return tf.where(valid, indices - before - 1, 0)
 
 
-def _fixed_bits(n: int, count: tf.Tensor | int) -> tf.Tensor:
-  return tf.minimum(tf.constant(n, tf.int64), tf.cast(count, tf.int64) * index_width(n))
+def _fixed_bits(n: Any, count: Any) -> tf.Tensor:
+  return tf.minimum(tf.cast(n, tf.int64), tf.cast(count, tf.int64) * _index_width(n))
 
 
-def _rice_bits(n: int, indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+def _rice_bits(n: Any, indices: tf.Tensor, count: Any) -> tf.Tensor:
   b = rice_parameter(n, count)
   quotients = tf.bitwise.right_shift(_gaps(indices, count), b)
   return tf.reduce_sum(quotients) + tf.cast(count, tf.int64) * (1 + b)
 
 
-def bits(n: int, indices: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
+def bits(n: Any, indices: tf.Tensor, count: Any, *, known: bool) -> tf.Tensor:
   """int64 []: the price of a set.
 
   Args:
-    n: The size of the tensor.
+    n: The size of the tensor, an integer or int64 [].
     indices: int32 [capacity], sorted; the first `count` are the set.
-    count: How many there are; a Python int if both sides know it.
+    count: How many there are, an integer or an integer tensor [].
+    known: Whether both sides know the count.
   """
-  known = isinstance(count, int)
-  if known and count in (0, n):
-    return tf.constant(0, tf.int64)
-  cheapest = tf.minimum(_fixed_bits(n, count), _rice_bits(n, indices, count))
-  if known:
-    return FORM_BITS + cheapest
+  n, count = tf.cast(n, tf.int64), tf.cast(count, tf.int64)
+  header = tf.constant(0, tf.int64) if known else _bit_length(n)
   trivial = tf.equal(count, 0) | tf.equal(count, n)  # In a TFF graph == compares identities.
-  return count_width(n) + tf.where(trivial, tf.constant(0, tf.int64), FORM_BITS + cheapest)
+  cheapest = tf.minimum(_fixed_bits(n, count), _rice_bits(n, indices, count))
+  return header + tf.where(trivial, tf.constant(0, tf.int64), FORM_BITS + cheapest)
 
 
 def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool) -> None:
   """Appends a set, sorted int [count]; `known` tells that both sides know the count."""
   count = len(indices)
   if not known:
-    writer.write_integers([count], count_width(n))
+    writer.write_integers([count], int(_bit_length(n)))
   if count in (0, n):
     return
   fixed, rice = int(_fixed_bits(n, count)), int(_rice_bits(n, indices, count))
@@ -90,13 +92,13 @@ def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool
   elif fixed == n:
     writer.write_bits(np.isin(np.arange(n), indices))
   else:
-    writer.write_integers(indices, index_width(n))
+    writer.write_integers(indices, int(_index_width(n)))
 
 
 def read(reader: bit_stream.BitReader, n: int, count: int | None) -> np.ndarray:
   """The sorted indices, int32, that `write` wrote; `count` is None if it was sent."""
   if count is None:
-    count = int(reader.read_integers(1, count_width(n))[0])
+    count = int(reader.read_integers(1, int(_bit_length(n)))[0])
   if count in (0, n):
     return np.arange(count, dtype=np.int32)
   if reader.read_bit():
@@ -106,4 +108,4 @@ def read(reader: bit_stream.BitReader, n: int, count: int | None) -> np.ndarray:
     return (np.cumsum(gaps + 1) - 1).astype(np.int32)
   if int(_fixed_bits(n, count)) == n:
     return np.flatnonzero(reader.read_bits(n)).astype(np.int32)
-  return reader.read_integers(count, index_width(n)).astype(np.int32)
+  return reader.read_integers(count, int(_index_width(n))).astype(np.int32)

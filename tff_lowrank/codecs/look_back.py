@@ -10,7 +10,9 @@ For the update x and the look-back vector l, the last update that the client sen
 """
 
 import collections
+from collections.abc import Callable
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,6 +63,10 @@ def choose(
   coefficient, error = project(x, look_back)
   recycle = has_look_back & (error <= threshold) if threshold > 0 else tf.constant(False)
   return ~recycle, coefficient, error
+
+
+def _shifted(fn: Callable[..., Any], start: int, i: int, *parts: Any) -> Any:
+  return fn(start + i, *parts)
 
 
 def measure(
@@ -136,6 +142,7 @@ class LookBack(codec.Codec):
       variable_size=True,
       individual=True,
       needs_model=inner.needs_model,
+      fixed_shape=inner.fixed_shape,
     )
 
   def initial_memory(self, value_spec: Any) -> list[Any]:
@@ -213,6 +220,21 @@ class LookBack(codec.Codec):
         )
       )
     return new_memory
+
+  def map_memory(self, fn: Callable[..., Any], *memories: Any) -> list[Any]:
+    mapped, start = [], 0
+    for blocks in zip(*memories, strict=True):
+      in_block = functools.partial(_shifted, fn, start)
+      vectors = zip(*(kept['look_back'] for kept in blocks), strict=True)
+      mapped.append(
+        collections.OrderedDict(
+          has=blocks[-1]['has'],
+          look_back=[in_block(i, *parts) for i, parts in enumerate(vectors)],
+          inner=self.inner.map_memory(in_block, *(kept['inner'] for kept in blocks)),
+        )
+      )
+      start += len(mapped[-1]['look_back'])
+    return mapped
 
   def message_price(self, message: list[Any]) -> ledger.Price:
     flags = ledger.price(flag=ledger.FLAG_BITS * len(message))

@@ -115,7 +115,7 @@ class TruncatedSVD(_LowRank):
 
   @property
   def traits(self) -> codec.Traits:
-    return codec.Traits(contraction=True, corrigible=True)
+    return codec.Traits(contraction=True, corrigible=True, fixed_shape=True)
 
   def _factorize(
     self, memory: Any, matrix: tf.Tensor, seed: tf.Tensor
@@ -156,7 +156,7 @@ class Atomo(_LowRank):
 
   @property
   def traits(self) -> codec.Traits:
-    return codec.Traits(unbiased=True, variable_size=True)
+    return codec.Traits(unbiased=True, variable_size=True, fixed_shape=True)
 
   def _factorize(
     self, memory: Any, matrix: tf.Tensor, seed: tf.Tensor
@@ -219,7 +219,7 @@ class PowerSGD(_LowRank):
 
   @property
   def traits(self) -> codec.Traits:
-    return codec.Traits(contraction=True, corrigible=True, has_memory=True)
+    return codec.Traits(contraction=True, corrigible=True, has_memory=True, fixed_shape=True)
 
   def initial_tensor_memory(self, spec: tf.TensorSpec) -> Any:
     if self._is_dense(tuple(spec.shape)):

@@ -1,7 +1,6 @@
 """Codecs that treat each tensor of a value alone."""
 
 import abc
-import math
 from typing import Any
 
 import tensorflow as tf
@@ -9,11 +8,6 @@ import tensorflow as tf
 from tff_lowrank import ledger
 from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
-
-
-def size(spec: Any) -> int:
-  """The number of elements of a tensor or spec of static shape."""
-  return math.prod(spec.shape)
 
 
 def private_seed(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import per_tensor
@@ -25,8 +26,8 @@ def symbol_group(radix: int) -> tuple[int, int]:
   return min((g for g in groups if g[1] <= 62), key=lambda g: g[1] / g[0])
 
 
-def symbol_bits(count: int, radix: int) -> int:
-  """The bits of `count` symbols; the last group is whole."""
+def symbol_bits(count: Any, radix: int) -> Any:
+  """The bits of `count` symbols, int or int64 []; the last group is whole."""
   size, width = symbol_group(radix)
   return -(-count // size) * width
 
@@ -107,7 +108,7 @@ class QSGD(per_tensor.PerTensor):
     norm = self._norm(wide)
     scaled = tf.math.divide_no_nan(wide, tf.cast(norm, tf.float64)) * self.levels
     if self.stochastic:
-      noise = tf.random.stateless_uniform(x.shape, per_tensor.private_seed(seed, x))
+      noise = tf.random.stateless_uniform(tf.shape(x), per_tensor.private_seed(seed, x))
       rounded = tf.floor(scaled + tf.cast(noise, tf.float64))
     else:
       rounded = tf.round(scaled)
@@ -120,7 +121,7 @@ class QSGD(per_tensor.PerTensor):
     return tf.cast(tf.cast(message.levels, tf.float64) * unit, message.dtype)
 
   def tensor_price(self, message: Quantized) -> ledger.Price:
-    symbols = symbol_bits(per_tensor.size(message.levels), 2 * self.levels + 1)
+    symbols = symbol_bits(structures.size(message.levels), 2 * self.levels + 1)
     return ledger.price(payload=symbols, scalar=ledger.SCALAR_BITS)
 
   def write_tensor(self, writer: bit_stream.BitWriter, message: Quantized) -> None:
@@ -129,7 +130,7 @@ class QSGD(per_tensor.PerTensor):
 
   def read_tensor(self, reader: bit_stream.BitReader, spec: tf.TensorSpec) -> Quantized:
     norm = reader.read_array((), np.float32)
-    levels = read_symbols(reader, per_tensor.size(spec), 2 * self.levels + 1) - self.levels
+    levels = read_symbols(reader, structures.size(spec), 2 * self.levels + 1) - self.levels
     return Quantized(levels.astype(np.int32).reshape(spec.shape), norm, spec.dtype)
 
 
@@ -165,7 +166,7 @@ class TernGrad(per_tensor.PerTensor):
   ) -> tuple[Quantized, Any]:
     if self.clip is not None:
       wide = tf.cast(x, tf.float64)
-      deviation = tf.sqrt(tf.reduce_sum(tf.square(wide)) / max(per_tensor.size(x), 1))
+      deviation = tf.sqrt(tf.reduce_sum(tf.square(wide)) / structures.divisor(x))
       bound = tf.cast(self.clip * deviation, x.dtype)
       x = tf.clip_by_value(x, -bound, bound)
     return self._ternary.encode_tensor(memory, x, seed, model)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import per_tensor
@@ -49,7 +50,7 @@ class SignSGD(per_tensor.PerTensor):
   ) -> tuple[Signs, Any]:
     # The mean in float64: a sum of float32 can overflow, and rounding up would expand.
     total = tf.reduce_sum(tf.abs(tf.cast(x, tf.float64)))
-    mean = tf.cast(total / max(per_tensor.size(x), 1), tf.float32)
+    mean = tf.cast(total / structures.divisor(x), tf.float32)
     return Signs(x >= 0, mean if self.scaled else tf.constant(1.0), x.dtype), memory
 
   def decode_tensor(self, message: Signs) -> tf.Tensor:
@@ -58,7 +59,7 @@ class SignSGD(per_tensor.PerTensor):
 
   def tensor_price(self, message: Signs) -> ledger.Price:
     scalar = ledger.SCALAR_BITS if self.scaled else 0
-    return ledger.price(payload=per_tensor.size(message.positive), scalar=scalar)
+    return ledger.price(payload=structures.size(message.positive), scalar=scalar)
 
   def tensor_units(self, message: Signs) -> tf.Tensor:
     return ledger.total(self.tensor_price(message))
@@ -69,6 +70,6 @@ class SignSGD(per_tensor.PerTensor):
       writer.write_array(np.asarray(message.scale, np.float32))
 
   def read_tensor(self, reader: bit_stream.BitReader, spec: tf.TensorSpec) -> Signs:
-    positive = reader.read_bits(per_tensor.size(spec)).astype(bool).reshape(spec.shape)
+    positive = reader.read_bits(structures.size(spec)).astype(bool).reshape(spec.shape)
     scale = reader.read_array((), np.float32) if self.scaled else np.float32(1)
     return Signs(positive, scale, spec.dtype)

@@ -25,12 +25,18 @@ def check_amount(amount: float | int) -> None:
     checks.check_at_least('amount', amount, 1)
 
 
-def kept(amount: float | int, n: int) -> int:
-  """How many of `n` elements are kept: max(1, floor(amount n)) for a share, all if n < count."""
+def kept(amount: float | int, n: Any) -> Any:
+  """How many of `n` elements are kept: max(1, floor(amount n)) for a share, all if n < count.
+
+  An int if `n` is one, else int64 [].
+  """
   if isinstance(amount, int):
-    return min(amount, n)
+    return min(amount, n) if isinstance(n, int) else tf.minimum(tf.constant(amount, tf.int64), n)
   # 0.29 * 100 is 28.999999999999996.
-  return min(n, max(1, int(amount * n + 1e-9)))
+  if isinstance(n, int):
+    return min(n, max(1, int(amount * n + 1e-9)))
+  share = tf.cast(tf.floor(amount * tf.cast(n, tf.float64) + 1e-9), tf.int64)
+  return tf.minimum(n, tf.maximum(share, 1))
 
 
 class Sparse(NamedTuple):
@@ -39,13 +45,14 @@ class Sparse(NamedTuple):
   indices: a block's, int32 [k], sorted.
   values: the message of the inner codec for the vectors of k elements.
   seed: int32 [2].
-  specs: the tensors of each block; known to both sides.
+  sizes: of the tensors of each block, known to both sides, as are their shapes.
   """
 
   indices: list[tf.Tensor]
   values: Any
   seed: tf.Tensor
-  specs: list[list[tf.TensorSpec]]
+  sizes: list[list[Any]]
+  shapes: list[list[tf.TensorShape]]
 
 
 def _concatenated(block: list[tf.Tensor]) -> tf.Tensor:
@@ -55,15 +62,28 @@ def _concatenated(block: list[tf.Tensor]) -> tf.Tensor:
   return tf.concat([tf.reshape(x, [-1]) for x in block], 0)
 
 
-def _split(vector: tf.Tensor, specs: list[tf.TensorSpec]) -> list[tf.Tensor]:
-  sizes = [structures.num_elements([spec]) for spec in specs]
+def _split(vector: tf.Tensor, sizes: list[Any], shapes: list[tf.TensorShape]) -> list[tf.Tensor]:
+  if len(sizes) == 1 and not shapes[0].is_fully_defined():
+    return [vector]
   parts = tf.split(vector, sizes)
-  return [tf.reshape(part, spec.shape) for part, spec in zip(parts, specs, strict=True)]
+  # What has no static shape is a vector.
+  return [
+    tf.reshape(part, shape) if shape.is_fully_defined() else part
+    for part, shape in zip(parts, shapes, strict=True)
+  ]
 
 
-def _first(order: tf.Tensor, k: int) -> tf.Tensor:
+def _first(order: tf.Tensor, k: Any) -> tf.Tensor:
   """int32 [k], sorted: where the k largest of `order`, [n], are; of equals the first ones."""
-  return tf.sort(tf.math.top_k(order, k, sorted=False).indices)
+  return tf.sort(tf.math.top_k(order, tf.cast(k, tf.int32), sorted=False).indices)
+
+
+def _layout(blocks: list[list[Any]]) -> tuple[list[list[Any]], list[list[tf.TensorShape]]]:
+  """The sizes and shapes of the tensors, or specs, of each block."""
+  return (
+    [[structures.size(x) for x in block] for block in blocks],
+    [[tf.TensorShape(x.shape) for x in block] for block in blocks],
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +113,7 @@ class _Sparsifier(codec.Codec):
       )
 
   @abc.abstractmethod
-  def _choose(self, vector: tf.Tensor, k: int, seed: tf.Tensor) -> tf.Tensor:
+  def _choose(self, vector: tf.Tensor, k: Any, seed: tf.Tensor) -> tf.Tensor:
     """int32 [k], sorted: the indices to keep."""
 
   def _kept_vector(self, vector: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
@@ -111,20 +131,21 @@ class _Sparsifier(codec.Codec):
     indices, vectors = [], []
     for i, block in enumerate(blocks):
       vector = _concatenated(block)
-      k = kept(self.amount, vector.shape[0])
+      k = kept(self.amount, structures.size(vector))
       indices.append(self._choose(vector, k, tf.random.experimental.stateless_fold_in(seed, i)))
       vectors.append(self._kept_vector(vector, indices[-1]))
     inner = self.values.encode((), vectors, seed)
-    message = Sparse(indices, inner.message, seed, [structures.specs(block) for block in blocks])
+    message = Sparse(indices, inner.message, seed, *_layout(blocks))
     return codec.Encoded(message, memory, inner.measurements)
 
   def decode(self, memory: Any, message: Sparse) -> list[tf.Tensor]:
     del memory
     decoded = []
     vectors = self.values.decode((), message.values)
-    for indices, vector, specs in zip(message.indices, vectors, message.specs, strict=True):
-      size = structures.num_elements(specs)
-      decoded += _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, [size]), specs)
+    layout = zip(message.indices, vectors, message.sizes, message.shapes, strict=True)
+    for indices, vector, sizes, shapes in layout:
+      n = [tf.cast(sum(sizes), tf.int32)]
+      decoded += _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, n), sizes, shapes)
     return decoded
 
   def official_units(self, message: Sparse) -> tf.Tensor:
@@ -152,10 +173,13 @@ class TopK(_Sparsifier):
   def traits(self) -> codec.Traits:
     inner = self.values.traits
     return codec.Traits(
-      contraction=inner.contraction, corrigible=inner.corrigible, variable_size=True
+      contraction=inner.contraction,
+      corrigible=inner.corrigible,
+      variable_size=True,
+      fixed_shape=inner.fixed_shape,
     )
 
-  def _choose(self, vector: tf.Tensor, k: int, seed: tf.Tensor) -> tf.Tensor:
+  def _choose(self, vector: tf.Tensor, k: Any, seed: tf.Tensor) -> tf.Tensor:
     return _first(tf.abs(vector), k)
 
   def message_price(self, message: Sparse) -> ledger.Price:
@@ -163,15 +187,15 @@ class TopK(_Sparsifier):
       self.values.message_price(message.values),
       *(
         ledger.price(
-          index_or_mask=index_sets.bits(structures.num_elements(specs), indices, indices.shape[0])
+          index_or_mask=index_sets.bits(sum(sizes), indices, structures.size(indices), known=True)
         )
-        for indices, specs in zip(message.indices, message.specs, strict=True)
+        for indices, sizes in zip(message.indices, message.sizes, strict=True)
       ),
     )
 
   def write(self, writer: bit_stream.BitWriter, message: Sparse) -> None:
-    for indices, specs in zip(message.indices, message.specs, strict=True):
-      index_sets.write(writer, structures.num_elements(specs), np.asarray(indices), known=True)
+    for indices, sizes in zip(message.indices, message.sizes, strict=True):
+      index_sets.write(writer, sum(sizes), np.asarray(indices), known=True)
     self.values.write(writer, message.values)
 
   def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Sparse:
@@ -181,7 +205,8 @@ class TopK(_Sparsifier):
       index_sets.read(reader, structures.num_elements(block), spec.shape[0])
       for block, spec in zip(blocks, kept_specs, strict=True)
     ]
-    return Sparse(indices, self.values.read(reader, kept_specs), tf.zeros([2], tf.int32), blocks)
+    values = self.values.read(reader, kept_specs)
+    return Sparse(indices, values, tf.zeros([2], tf.int32), *_layout(blocks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,19 +238,22 @@ class RandomK(_Sparsifier):
       contraction=not self.rescale and inner.contraction,
       corrigible=not self.rescale and inner.corrigible,
       variable_size=inner.variable_size,
+      fixed_shape=inner.fixed_shape,
     )
 
-  def _choose(self, vector: tf.Tensor, k: int, seed: tf.Tensor) -> tf.Tensor:
+  def _choose(self, vector: tf.Tensor, k: Any, seed: tf.Tensor) -> tf.Tensor:
     return self._draw(vector.shape[0], k, seed)
 
-  def _draw(self, n: int, k: int, seed: tf.Tensor) -> tf.Tensor:
-    order = tf.random.stateless_uniform([n], seed, None, None, tf.int32)
+  def _draw(self, n: int, k: Any, seed: tf.Tensor) -> tf.Tensor:
+    order = tf.random.stateless_uniform(tf.reshape(n, [1]), seed, None, None, tf.int32)
     return _first(order, k)
 
   def _kept_vector(self, vector: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     values = tf.gather(vector, indices)
-    k = indices.shape[0]
-    return values * (vector.shape[0] / k) if self.rescale and k else values
+    if not self.rescale:
+      return values
+    factor = tf.cast(structures.size(vector), tf.float64) / structures.divisor(indices)
+    return values * tf.cast(factor, values.dtype)
 
   def message_price(self, message: Sparse) -> ledger.Price:
     seed = ledger.price(scalar=ledger.SEED_BITS)
@@ -243,4 +271,4 @@ class RandomK(_Sparsifier):
     for i, (block, spec) in enumerate(zip(blocks, kept_specs, strict=True)):
       block_seed = tf.random.experimental.stateless_fold_in(seed, i)
       indices.append(self._draw(structures.num_elements(block), spec.shape[0], block_seed))
-    return Sparse(indices, self.values.read(reader, kept_specs), seed, blocks)
+    return Sparse(indices, self.values.read(reader, kept_specs), seed, *_layout(blocks))

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
+from tff_lowrank import codecs
 from tff_lowrank import freezing
 from tff_lowrank.aggregators import coded_mean
 from tff_lowrank.aggregators import freezing as freezing_aggregators
@@ -27,6 +28,8 @@ def _build(
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   mean_factory: tff.aggregators.WeightedAggregationFactory | None = None,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
+  codec: codecs.Codec | None = None,
+  seed: int = 0,
 ) -> process.ClientStatefulLearningProcess:
   """The process behind both builders."""
   checks.check_one_of('mask_policy', mask_policy, synchronisation.MASK_POLICIES)
@@ -44,12 +47,15 @@ def _build(
   work = partial.build_work(
     training, outgoing.type_signature.result, settings, mask_policy, keeps_own
   )
-  aggregator = freezing_aggregators.create_partial_mean(
-    mean_factory,
+  types = (
     trainable_type,
     freezing_aggregators.mask_type(settings, trainable_type),
     tff.TensorType(np.float32),
   )
+  if codec is None or codec == codecs.Identity():
+    aggregator = freezing_aggregators.create_partial_mean(mean_factory, *types)
+  else:
+    aggregator = freezing_aggregators.create_coded_partial_mean(codec, mean_factory, seed, *types)
 
   personalize = None
   if keeps_own:
@@ -90,8 +96,10 @@ def build_apf_fed_avg(
     mask_policy: `'server'` sends the mask after each check: at most one bit a parameter.
       `'derived'` lets clients run the checks themselves, as in the paper: free for a client
       that is always there, but one that missed a check fetches four more numbers a parameter.
-    **settings: `client_weighting`, `metrics_aggregator`, both as in `process.build_process`,
-      and `mean_factory`, which averages the updates; `tff.aggregators.MeanFactory()` if None.
+    **settings: `client_weighting`, `metrics_aggregator`, both as in `process.build_process`;
+      `mean_factory`, which averages the updates; `tff.aggregators.MeanFactory()` if None; `codec`,
+      which codes the active coordinates of the updates, with the `seed` of all that is random
+      in it.
 
   Raises:
     TypeError: If an argument is of the wrong type.
