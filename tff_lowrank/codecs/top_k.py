@@ -242,9 +242,9 @@ class RandomK(_Sparsifier):
     )
 
   def _choose(self, vector: tf.Tensor, k: Any, seed: tf.Tensor) -> tf.Tensor:
-    return self._draw(vector.shape[0], k, seed)
+    return self._draw(structures.size(vector), k, seed)
 
-  def _draw(self, n: int, k: Any, seed: tf.Tensor) -> tf.Tensor:
+  def _draw(self, n: Any, k: Any, seed: tf.Tensor) -> tf.Tensor:
     order = tf.random.stateless_uniform(tf.reshape(n, [1]), seed, None, None, tf.int32)
     return _first(order, k)
 
