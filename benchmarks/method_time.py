@@ -1,10 +1,10 @@
-"""Time of a round with each codec on the uplink, relative to FedAvg.
+"""Time of a round of each method, relative to FedAvg.
 
-  python -m benchmarks.codec_time [--codecs='look_back;top_k(0.1)'] [--rounds=7]
+  python -m benchmarks.method_time [--methods='look_back; top_k(0.1); apf'] [--rounds=7]
 
 The CNN of LBGM's paper on 10 clients of 600 random images in batches of 20. Rounds of all
 processes alternate; what is printed are medians, and the median of each round's ratio to the
-FedAvg round beside it. FedAvg is there twice: its second row shows the noise.
+FedAvg round beside it. FedAvg is there twice: its second time, as `identity`, shows the noise.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ from tff_lowrank import execution
 from tff_lowrank import learning
 from tff_lowrank import models
 
-_CODECS = flags.DEFINE_string(
-  'codecs',
+_METHODS = flags.DEFINE_string(
+  'methods',
   'identity; look_back; top_k(0.1); error_feedback(top_k(0.1)); sign_sgd; qsgd; float16; drive; '
-  'random_k(0.1); truncated_svd(2); power_sgd(2); look_back(error_feedback(top_k(0.1)))',
-  'What to time, by semicolons; see codecs.parse.',
+  'random_k(0.1); truncated_svd(2); power_sgd(2); look_back(error_feedback(top_k(0.1))); apf',
+  "What to time, by semicolons: `apf`, or the codec of FedAvg's uplink.",
 )
 _ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed rounds of each.', lower_bound=1)
 _CLIENTS = flags.DEFINE_integer('clients', 10, 'Clients in a round.', lower_bound=1)
@@ -37,9 +37,13 @@ EXAMPLES, BATCH = 600, 20
 class Training:
   """A process with its state, to be advanced round by round."""
 
-  def __init__(self, model: tff.learning.models.FunctionalModel, codec: codecs.Codec):
+  def __init__(self, model: tff.learning.models.FunctionalModel, method: str):
     sgd = tff.learning.optimizers.build_sgdm(0.05)
-    self._process = learning.build_compressed_fed_avg(model, sgd, codec=codec)
+    if method == 'apf':
+      self._process = learning.build_apf_fed_avg(model, sgd)
+    else:
+      codec = codecs.parse(method)
+      self._process = learning.build_compressed_fed_avg(model, sgd, codec=codec)
     self._state = self._process.initialize()
     self._memory = [self._process.initialize_client() for _ in range(_CLIENTS.value)]
 
@@ -63,12 +67,12 @@ def _build_model() -> tff.learning.models.FunctionalModel:
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
-  texts = ['identity', *(text.strip() for text in _CODECS.value.split(';'))]
+  methods = ['identity', *(text.strip() for text in _METHODS.value.split(';'))]
   rng = np.random.default_rng(0)
   with execution.set_local_context():
     model = _build_model()
-    trainings = [Training(model, codecs.parse(text)) for text in texts]
-    times = [[] for _ in texts]
+    trainings = [Training(model, method) for method in methods]
+    times = [[] for _ in methods]
     for number in range(-2, _ROUNDS.value):
       x = rng.normal(size=(_CLIENTS.value, EXAMPLES, 28, 28, 1)).astype(np.float32)
       y = rng.integers(0, 10, (_CLIENTS.value, EXAMPLES)).astype(np.int32)
@@ -80,11 +84,11 @@ def main(argv: Sequence[str]) -> None:
         seconds = training.seconds(data)
         if number >= 0:  # The first ones trace and compile, and look-back sends all in full.
           spent.append(seconds)
-  print('| codec | seconds a round | relative to FedAvg |')
+  print('| method | seconds a round | relative to FedAvg |')
   print('|---|---:|---:|')
-  for text, spent in list(zip(texts, times, strict=True))[1:]:
+  for method, spent in list(zip(methods, times, strict=True))[1:]:
     ratio = statistics.median(a / b for a, b in zip(spent, times[0], strict=True))
-    print(f'| `{text}` | {statistics.median(spent):.3f} | {ratio:.3f} |')
+    print(f'| `{method}` | {statistics.median(spent):.3f} | {ratio:.3f} |')
 
 
 if __name__ == '__main__':
