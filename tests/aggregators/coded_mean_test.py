@@ -140,3 +140,15 @@ def test_refuses_bad_arguments():
     aggregators.ClientStatefulCodedMeanFactory(codecs.Identity(), seed=0.5)
   with pytest.raises(TypeError, match='float'):
     aggregators.CodedMeanFactory(codecs.Identity()).create(tff.to_type([np.int32]), WEIGHT)
+
+
+def test_a_round_in_which_nobody_agrees_leaves_the_last_update():
+  process = aggregators.ClientStatefulCodedMeanFactory(codecs.CMFL(0.9)).create(VALUE, WEIGHT)
+  state = process.initialize()
+  for update, sends in (([1, 2, 3], 1), ([-1, -2, -3], 0), ([2, 1, 5], 1)):
+    output = process.next(state, [()], [value(update, 1.0)], [1.0])
+    state = output.state
+    assert output.measurements['codec']['sends'] == sends
+    np.testing.assert_array_equal(state['last_update']['a'], [1, 2, 3] if update[0] < 2 else update)
+  # The signs of four numbers, five a byte, but not before the first aggregate.
+  assert output.reports[0]['downlink']['payload'] == 8

@@ -64,6 +64,12 @@ def code(
 
 
 @tff.tensorflow.computation
+def _last_finite(before, aggregate):
+  # The mean of a round in which nobody took part is not a number.
+  return structures.select(structures.all_finite(aggregate), aggregate, before)
+
+
+@tff.tensorflow.computation
 def _means(sums):
   return collections.OrderedDict(
     (name, tf.math.divide_no_nan(total, count)) for name, (total, count) in sums.items()
@@ -172,7 +178,9 @@ def create_process(
     # At the server.
     new_state = collections.OrderedDict(round=tff.federated_map(next_round, state['round']))
     if traits.needs_last_update:
-      new_state.update(last_update=mean_output.result)
+      new_state.update(
+        last_update=tff.federated_map(_last_finite, (state['last_update'], mean_output.result))
+      )
     new_state.update(mean=mean_output.state)
     measurements = collections.OrderedDict(
       codec=mean_measurements(measurements),
