@@ -51,26 +51,26 @@ def plot_accuracy_and_frozen(runs: Mapping[str, pathlib.Path], path: pathlib.Pat
 
   Runs that freeze nothing, FedAvg's, are drawn above only. Returns `path`.
   """
-  figure, (above, below) = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
+  figure, (above, below) = plt.subplots(2, 1, figsize=(7, 8), sharex=True, layout='constrained')
   is_first = True
-  for label, run in runs.items():
+  for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
     rows = plots.read_metrics(run)
     evaluated = rows.dropna(subset='eval_accuracy')
-    above.plot(evaluated['round'], 100 * evaluated['eval_accuracy'], label=label)
+    above.plot(evaluated['round'], 100 * evaluated['eval_accuracy'], **style)
     if 'frozen_fraction' not in rows:
-      below.plot([], [])  # Keeps a run's colour the same in both.
       continue
-    below.plot(rows['round'], 100 * rows['frozen_fraction'], label=label)
+    below.plot(rows['round'], 100 * rows['frozen_fraction'], **style)
     if is_first:
-      null = 100 * null_curve(run)
-      below.plot(rows['round'], null, label=NULL_LABEL, color='grey', linestyle='--')
+      curve = dict(color='grey', linestyle='--')
+      below.plot(rows['round'], 100 * null_curve(run), **curve)
+      above.plot([], [], label=NULL_LABEL, **curve)  # For the legend.
       is_first = False
   above.set_ylabel('Test accuracy (%)')
   below.set_ylabel('Frozen parameters (%)')
   below.set_xlabel('Round')
   for axes in (above, below):
     axes.grid(alpha=0.3)
-    axes.legend(fontsize='small')
+  plots.add_legend(figure, above)
   return _save(figure, path)
 
 
@@ -79,15 +79,15 @@ def plot_effective_perturbation(
 ) -> pathlib.Path:
   """Mean effective perturbation by round, dashed the threshold, as the paper's Fig. 2."""
   figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
-  for label, run in runs.items():
+  for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
     rows = plots.read_metrics(run)
-    (line,) = axes.plot(rows['round'], rows['effective_perturbation'], label=label)
-    axes.plot(rows['round'], rows['stability_threshold'], linestyle='--', color=line.get_color())
+    axes.plot(rows['round'], rows['effective_perturbation'], **style)
+    axes.plot(rows['round'], rows['stability_threshold'], linestyle='--', color=style['color'])
   axes.set_xlabel('Round')
   axes.set_ylabel('Effective perturbation (dashed: threshold)')
   axes.set_ylim(bottom=0)
   axes.grid(alpha=0.3)
-  axes.legend(fontsize='small')
+  plots.add_legend(figure, axes)
   return _save(figure, path)
 
 

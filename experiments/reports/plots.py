@@ -1,6 +1,6 @@
 """Plots of run folders. Reads files only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import pathlib
 
 import matplotlib
@@ -28,6 +28,24 @@ def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
   return metrics.assign(uplink_megabytes=up / 1e6, megabytes=(up + down) / 1e6)
 
 
+def styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
+  """How to draw each run called METHOD-seedN: a colour a method, named once in the legend."""
+  colors = [*plt.get_cmap('tab10').colors, *plt.get_cmap('Dark2').colors]
+  drawn, chosen = {}, {}
+  for label in labels:
+    method = label.rpartition('-seed')[0] or label
+    chosen[label] = dict(label='_' if method in drawn else method)
+    drawn.setdefault(method, colors[len(drawn) % len(colors)])
+    chosen[label]['color'] = drawn[method]
+  return chosen
+
+
+def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
+  """A legend below the plot, which it cannot hide, of the lines of `axes`."""
+  handles, names = axes.get_legend_handles_labels()
+  figure.legend(handles, names, loc='outside lower center', fontsize='small', ncols=2)
+
+
 def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
   """Draws evaluation accuracy against traffic and rounds, a line for each named run folder.
 
@@ -37,14 +55,14 @@ def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> lis
   metrics = {label: read_metrics(run).dropna(subset='eval_accuracy') for label, run in runs.items()}
   written = []
   for name, (column, axis) in AXES.items():
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
-    for label, rows in metrics.items():
-      axes.plot(rows[column], 100 * rows['eval_accuracy'], label=label, marker='.', markersize=3)
+    figure, axes = plt.subplots(figsize=(7, 5.5), layout='constrained')
+    for rows, style in zip(metrics.values(), styles(metrics).values(), strict=True):
+      axes.plot(rows[column], 100 * rows['eval_accuracy'], marker='.', markersize=3, **style)
     axes.set_xlabel(axis)
     axes.set_ylabel('Test accuracy (%)')
     axes.yaxis.set_major_locator(ticker.MaxNLocator(8))
     axes.grid(alpha=0.3)
-    axes.legend(loc='lower right', fontsize='small')
+    add_legend(figure, axes)
     written.append(folder / f'{name}.png')
     figure.savefig(written[-1], dpi=150)
     plt.close(figure)
