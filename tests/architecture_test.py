@@ -67,7 +67,7 @@ PUBLIC_NAMES = {
     'lift',
   },
   'tff_lowrank.client_state': {'MemoryStore'},
-  'tff_lowrank.client_work': {'build_local_sgd'},
+  'tff_lowrank.client_work': {'build_local_sgd', 'last_layer_mask'},
   'tff_lowrank.codecs': {
     'Atomo',
     'CMFL',
@@ -115,7 +115,9 @@ PUBLIC_NAMES = {
     'build_compressed_fed_avg',
     'build_fed_avg',
     'build_lbgm_fed_avg',
+    'build_local_only',
     'build_partial_sync_fed_avg',
+    'build_personal_fed_avg',
     'build_shared_lbgm_fed_avg',
   },
   'tff_lowrank.layers': {

@@ -6,6 +6,8 @@ from tff_lowrank.learning.compressed import build_compressed_fed_avg as build_co
 from tff_lowrank.learning.compressed import build_fed_avg as build_fed_avg
 from tff_lowrank.learning.lbgm import build_lbgm_fed_avg as build_lbgm_fed_avg
 from tff_lowrank.learning.lbgm import build_shared_lbgm_fed_avg as build_shared_lbgm_fed_avg
+from tff_lowrank.learning.personal import build_local_only as build_local_only
+from tff_lowrank.learning.personal import build_personal_fed_avg as build_personal_fed_avg
 from tff_lowrank.learning.process import (
   ClientStatefulLearningOutput as ClientStatefulLearningOutput,
 )
