@@ -1,11 +1,16 @@
 """From a `RunSpec` to the learning process it names."""
 
 from collections.abc import Callable, Mapping
+import functools
+from typing import Any
 
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from experiments import specs
+from tff_lowrank import client_work
 from tff_lowrank import codecs
+from tff_lowrank import layers
 from tff_lowrank import learning
 
 Process = learning.ClientStatefulLearningProcess
@@ -37,10 +42,23 @@ def _apf(spec: specs.RunSpec) -> dict[str, object]:
   return dict(freezing_settings=spec.freezing_settings(), mask_policy=spec.apf_mask_policy)
 
 
-_BUILDERS: Mapping[str, Callable[..., Process]] = {
-  'fed_avg': lambda spec, *common, **weighting: learning.build_compressed_fed_avg(
+# Which of a model's trainable weights are personal.
+_MASKS: Mapping[str, Callable[[tf.keras.Model], list[bool]]] = {
+  'pfedpara': layers.personal_mask,
+  'fed_per': client_work.last_layer_mask,
+  'local_only': lambda model: [True] * len(model.trainable_variables),
+}
+
+
+def _fed_avg(spec: specs.RunSpec, *common: Any, **weighting: Any) -> Process:
+  return learning.build_compressed_fed_avg(
     *common, **weighting, codec=_uplink(spec), seed=spec.seed
-  ),
+  )
+
+
+_BUILDERS: Mapping[str, Callable[..., Process]] = {
+  'fed_avg': _fed_avg,
+  'fedpara': _fed_avg,
   'lbgm': lambda spec, *common, **weighting: learning.build_lbgm_fed_avg(
     *common, **weighting, inner=_uplink(spec), seed=spec.seed, **_lbgm(spec)
   ),
@@ -56,10 +74,33 @@ _BUILDERS: Mapping[str, Callable[..., Process]] = {
 }
 
 
-def build_process(spec: specs.RunSpec, model: tff.learning.models.FunctionalModel) -> Process:
-  """The process of `spec.method` on `model`."""
-  return _BUILDERS[spec.method](
-    spec,
+def _build_personal(
+  spec: specs.RunSpec, personal: list[bool], *common: Any, **weighting: Any
+) -> Process:
+  if not any(personal):
+    raise ValueError(
+      f'--method={spec.method} finds no personal weights in the model of --task={spec.task}: none '
+      'of its layers gets smaller by factors.'
+    )
+  return learning.build_personal_fed_avg(
+    *common, **weighting, personal=personal, codec=_uplink(spec), seed=spec.seed
+  )
+
+
+def build_process(
+  spec: specs.RunSpec,
+  model: tff.learning.models.FunctionalModel,
+  keras_model_fn: Callable[[], tf.keras.Model],
+) -> Process:
+  """The process of `spec.method` on `model`, made of what `keras_model_fn` builds.
+
+  Raises ValueError if the method has no effect on the model.
+  """
+  if spec.method in specs.PERSONAL_METHODS:
+    build = functools.partial(_build_personal, spec, _MASKS[spec.method](keras_model_fn()))
+  else:
+    build = functools.partial(_BUILDERS[spec.method], spec)
+  return build(
     model,
     _optimizer(spec.client_optimizer, spec.client_learning_rate),
     _optimizer(spec.server_optimizer, spec.server_learning_rate, spec.server_momentum),

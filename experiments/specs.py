@@ -23,7 +23,17 @@ METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
   'lbgm_shared': ('lbgm_threshold', 'lbgm_granularity'),
   'apf': (*_APF, 'apf_control'),
   'apf_partial_sync': _APF,
+  'fedpara': (),
+  'pfedpara': (),
+  'fed_per': (),
+  'local_only': (),
 }
+
+# Method -> the family that the layers of its models are of. Others take any --model_family.
+METHOD_FAMILIES: Mapping[str, str] = {'fedpara': 'fedpara', 'pfedpara': 'pfedpara'}
+
+# Methods whose clients have models of their own.
+PERSONAL_METHODS = ('pfedpara', 'fed_per', 'local_only')
 
 CONTEXTS = ('local', 'stock')
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
@@ -62,12 +72,22 @@ class RunSpec:
   apf_granularity: str
   apf_zero_update: str
   apf_mask_policy: str
+  client_test_fraction: float
+  model_family: str
+  fedpara_gamma: float
 
   def as_dict(self) -> dict[str, Any]:
     """The settings that mean something under the method."""
     others = {flag for flags in METHOD_FLAGS.values() for flag in flags}
     others -= set(METHOD_FLAGS[self.method])
+    if self.gamma is None:
+      others.add('fedpara_gamma')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
+
+  @property
+  def gamma(self) -> float | None:
+    """FedPara's rank hyper-parameter; None for models of ordinary layers."""
+    return None if self.model_family == 'original' else self.fedpara_gamma
 
   def freezing_settings(self) -> freezing.Settings | None:
     """How parameters are frozen under the method, or None if it freezes none.
