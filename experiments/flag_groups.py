@@ -141,6 +141,12 @@ _FEDPARA_GAMMA = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
+_FED_PROX_MU = flags.DEFINE_float(
+  'fed_prox_mu', 0.1, 'Pull of the model received on local training.', lower_bound=0
+)
+_FED_DYN_ALPHA = flags.DEFINE_float(
+  'fed_dyn_alpha', 0.1, "Strength of FedDyn's regulariser; 0 is FedAvg.", lower_bound=0
+)
 _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, 'Folder for all that is written.', required=True
 )
@@ -198,6 +204,21 @@ def _check_personal(spec: specs.RunSpec) -> None:
     )
   if spec.method == 'local_only' and codecs.parse(spec.uplink) != codecs.Identity():
     raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method=local_only.')
+
+
+def _check_regularized(spec: specs.RunSpec) -> None:
+  if spec.method == 'scaffold' and spec.client_optimizer != 'sgd':
+    raise app.UsageError(
+      f'--client_optimizer={spec.client_optimizer} does not go with --method=scaffold; its '
+      'corrections are of sgd.'
+    )
+  if spec.method in ('scaffold', 'fed_dyn'):
+    for part in codecs.parse(spec.uplink).parts:
+      if part.traits.whole_client:
+        raise app.UsageError(
+          f'--uplink={spec.uplink} does not go with --method={spec.method}: {part.name} keeps '
+          'whole clients out of a round.'
+        )
 
 
 def _check(spec: specs.RunSpec) -> None:
@@ -271,12 +292,15 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     client_test_fraction=_CLIENT_TEST_FRACTION.value,
     model_family=_MODEL_FAMILY.value,
     fedpara_gamma=_FEDPARA_GAMMA.value,
+    fed_prox_mu=_FED_PROX_MU.value,
+    fed_dyn_alpha=_FED_DYN_ALPHA.value,
   )
   overrides = overrides or {}
   spec = specs.RunSpec(**{**settings, **overrides})
   spec = _with_family(spec, given('model_family') or 'model_family' in overrides)
   _check(spec)
   _check_personal(spec)
+  _check_regularized(spec)
   return spec
 
 

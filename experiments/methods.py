@@ -50,10 +50,12 @@ _MASKS: Mapping[str, Callable[[tf.keras.Model], list[bool]]] = {
 }
 
 
+def _coded(spec: specs.RunSpec) -> dict[str, object]:
+  return dict(codec=_uplink(spec), seed=spec.seed)
+
+
 def _fed_avg(spec: specs.RunSpec, *common: Any, **weighting: Any) -> Process:
-  return learning.build_compressed_fed_avg(
-    *common, **weighting, codec=_uplink(spec), seed=spec.seed
-  )
+  return learning.build_compressed_fed_avg(*common, **weighting, **_coded(spec))
 
 
 _BUILDERS: Mapping[str, Callable[..., Process]] = {
@@ -71,6 +73,15 @@ _BUILDERS: Mapping[str, Callable[..., Process]] = {
   'apf_partial_sync': lambda spec, *common, **weighting: learning.build_partial_sync_fed_avg(
     *common, **weighting, **_apf(spec)
   ),
+  'fed_prox': lambda spec, *common, **weighting: learning.build_fed_prox(
+    *common, **weighting, **_coded(spec), mu=spec.fed_prox_mu
+  ),
+  'scaffold': lambda spec, *common, **weighting: learning.build_scaffold(
+    *common, **weighting, **_coded(spec), num_clients=spec.num_clients
+  ),
+  'fed_dyn': lambda spec, *common, **weighting: learning.build_fed_dyn(
+    *common, **weighting, **_coded(spec), num_clients=spec.num_clients, alpha=spec.fed_dyn_alpha
+  ),
 }
 
 
@@ -82,9 +93,7 @@ def _build_personal(
       f'--method={spec.method} finds no personal weights in the model of --task={spec.task}: none '
       'of its layers gets smaller by factors.'
     )
-  return learning.build_personal_fed_avg(
-    *common, **weighting, personal=personal, codec=_uplink(spec), seed=spec.seed
-  )
+  return learning.build_personal_fed_avg(*common, **weighting, **_coded(spec), personal=personal)
 
 
 def build_process(

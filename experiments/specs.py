@@ -27,6 +27,9 @@ METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
   'pfedpara': (),
   'fed_per': (),
   'local_only': (),
+  'fed_prox': ('fed_prox_mu',),
+  'scaffold': (),
+  'fed_dyn': ('fed_dyn_alpha',),
 }
 
 # Method -> the family that the layers of its models are of. Others take any --model_family.
@@ -75,6 +78,8 @@ class RunSpec:
   client_test_fraction: float
   model_family: str
   fedpara_gamma: float
+  fed_prox_mu: float
+  fed_dyn_alpha: float
 
   def as_dict(self) -> dict[str, Any]:
     """The settings that mean something under the method."""

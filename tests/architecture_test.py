@@ -114,10 +114,13 @@ PUBLIC_NAMES = {
     'build_apf_fed_avg',
     'build_compressed_fed_avg',
     'build_fed_avg',
+    'build_fed_dyn',
+    'build_fed_prox',
     'build_lbgm_fed_avg',
     'build_local_only',
     'build_partial_sync_fed_avg',
     'build_personal_fed_avg',
+    'build_scaffold',
     'build_shared_lbgm_fed_avg',
   },
   'tff_lowrank.layers': {

@@ -69,6 +69,10 @@ def _corrected(gradients: Any, correction: Correction | None, initial: Any, curr
   """The gradients with the correction added; `current` may hold variables."""
   if correction is None:
     return gradients
+  # A weight that the loss does not depend on has no gradient.
+  gradients = tf.nest.map_structure(
+    lambda g, w: tf.zeros_like(w) if g is None else g, gradients, current
+  )
   if correction.offset is not None:
     offset = tf.nest.pack_sequence_as(gradients, tf.nest.flatten(correction.offset))
     gradients = tf.nest.map_structure(tf.add, gradients, offset)

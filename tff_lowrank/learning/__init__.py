@@ -14,3 +14,6 @@ from tff_lowrank.learning.process import (
 from tff_lowrank.learning.process import (
   ClientStatefulLearningProcess as ClientStatefulLearningProcess,
 )
+from tff_lowrank.learning.regularized import build_fed_dyn as build_fed_dyn
+from tff_lowrank.learning.regularized import build_fed_prox as build_fed_prox
+from tff_lowrank.learning.regularized import build_scaffold as build_scaffold
