@@ -80,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
     for seed in _parse_seeds(_SEEDS.value)
     for label, (method, overrides) in zip(labels, parsed, strict=True)
   ]
+  flag_groups.check_family_flags([spec for _, spec in plan])
   runs = [(label, folder / f'{label}-seed{spec.seed}') for label, spec in plan]
   for (label, spec), (_, run) in zip(plan, runs, strict=True):
     runner.train(spec, run, f'{label}-seed{spec.seed}')

@@ -1,6 +1,7 @@
 """The flags of a run, and the `RunSpec` they make."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -18,6 +19,7 @@ from tff_lowrank.freezing import control
 from tff_lowrank.freezing import settings as freezing_settings
 from tff_lowrank.freezing import stability
 from tff_lowrank.freezing import synchronisation
+from tff_lowrank.models import families
 
 _TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
 _ROUNDS = flags.DEFINE_integer('rounds', 100, 'Training rounds.', lower_bound=1)
@@ -125,6 +127,33 @@ _APF_MASK_POLICY = flags.DEFINE_enum(
   synchronisation.MASK_POLICIES,
   'Whether the server sends the mask or clients derive it, which suits full participation.',
 )
+_CLIENT_TEST_FRACTION = flags.DEFINE_float(
+  'client_test_fraction',
+  0.0,
+  "Share of each client's own examples on which its own model is tested instead, below 1; 0 is no "
+  'personal evaluation.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_MODEL_FAMILY = flags.DEFINE_enum(
+  'model_family',
+  'original',
+  families.FAMILIES,
+  "The layers of the task's model; the methods `fedpara` and `pfedpara` have their own.",
+)
+_FEDPARA_GAMMA = flags.DEFINE_float(
+  'fedpara_gamma',
+  0.5,
+  'From the smallest (0) to the largest (1) rank of factorised layers.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_FED_PROX_MU = flags.DEFINE_float(
+  'fed_prox_mu', 0.1, 'Pull of the model received on local training.', lower_bound=0
+)
+_FED_DYN_ALPHA = flags.DEFINE_float(
+  'fed_dyn_alpha', 0.1, "Strength of FedDyn's regulariser; 0 is FedAvg.", lower_bound=0
+)
 _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, 'Folder for all that is written.', required=True
 )
@@ -153,6 +182,50 @@ def check_method_flags(methods: Sequence[str]) -> None:
         )
 
 
+def check_family_flags(chosen: Sequence[specs.RunSpec]) -> None:
+  """Raises UsageError if --fedpara_gamma is given and none of the runs has factorised layers."""
+  if given('fedpara_gamma') and all(spec.gamma is None for spec in chosen):
+    raise app.UsageError(
+      '--fedpara_gamma does nothing under --model_family=original; it belongs to the others.'
+    )
+
+
+def _with_family(spec: specs.RunSpec, is_given: bool) -> specs.RunSpec:
+  """The spec with the family that its method has, if any, which no other may contradict."""
+  family = specs.METHOD_FAMILIES.get(spec.method, spec.model_family)
+  if is_given and spec.model_family != family:
+    raise app.UsageError(
+      f'--model_family={spec.model_family} contradicts --method={spec.method}, whose models are '
+      f'of family {family}.'
+    )
+  return dataclasses.replace(spec, model_family=family)
+
+
+def _check_personal(spec: specs.RunSpec) -> None:
+  if spec.client_test_fraction == 1:
+    raise app.UsageError('--client_test_fraction must be below 1, found 1.')
+  if spec.method in specs.PERSONAL_METHODS and not spec.client_test_fraction:
+    raise app.UsageError(
+      f"--method={spec.method} trains a model for each client: give the share of a client's "
+      'examples to test it on, as --client_test_fraction=0.2.'
+    )
+
+
+def _check_regularized(spec: specs.RunSpec) -> None:
+  if spec.method == 'scaffold' and spec.client_optimizer != 'sgd':
+    raise app.UsageError(
+      f'--client_optimizer={spec.client_optimizer} does not go with --method=scaffold; its '
+      'corrections are of sgd.'
+    )
+  if spec.method in ('scaffold', 'fed_dyn'):
+    for part in codecs.parse(spec.uplink).parts:
+      if part.traits.whole_client:
+        raise app.UsageError(
+          f'--uplink={spec.uplink} does not go with --method={spec.method}: {part.name} keeps '
+          'whole clients out of a round.'
+        )
+
+
 def _check(spec: specs.RunSpec) -> None:
   try:
     partition.parse(spec.partition)
@@ -171,7 +244,7 @@ def _check(spec: specs.RunSpec) -> None:
     learning.check_downlink(downlink)
   except ValueError as e:
     raise app.UsageError(f'--downlink: {e}') from e
-  if spec.method not in specs.METHODS_WITH_UPLINK and uplink != codecs.Identity():
+  if spec.method in specs.METHODS_WITHOUT_UPLINK and uplink != codecs.Identity():
     raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
   if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():
     raise app.UsageError(f'--downlink={spec.downlink} does nothing under --method={spec.method}.')
@@ -231,9 +304,18 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     apf_granularity=_APF_GRANULARITY.value,
     apf_zero_update=_APF_ZERO_UPDATE.value,
     apf_mask_policy=_APF_MASK_POLICY.value,
+    client_test_fraction=_CLIENT_TEST_FRACTION.value,
+    model_family=_MODEL_FAMILY.value,
+    fedpara_gamma=_FEDPARA_GAMMA.value,
+    fed_prox_mu=_FED_PROX_MU.value,
+    fed_dyn_alpha=_FED_DYN_ALPHA.value,
   )
-  spec = specs.RunSpec(**{**settings, **(overrides or {})})
+  overrides = overrides or {}
+  spec = specs.RunSpec(**{**settings, **overrides})
+  spec = _with_family(spec, given('model_family') or 'model_family' in overrides)
   _check(spec)
+  _check_personal(spec)
+  _check_regularized(spec)
   return spec
 
 

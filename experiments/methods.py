@@ -1,11 +1,16 @@
 """From a `RunSpec` to the learning process it names."""
 
 from collections.abc import Callable, Mapping
+import functools
+from typing import Any
 
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from experiments import specs
+from tff_lowrank import client_work
 from tff_lowrank import codecs
+from tff_lowrank import layers
 from tff_lowrank import learning
 
 Process = learning.ClientStatefulLearningProcess
@@ -46,10 +51,27 @@ def _apf(spec: specs.RunSpec) -> dict[str, object]:
   )
 
 
-_BUILDERS: Mapping[str, Callable[..., Process]] = {
-  'fed_avg': lambda spec, *common, **weighting: learning.build_compressed_fed_avg(
+# Which of a model's trainable weights are personal.
+_MASKS: Mapping[str, Callable[[tf.keras.Model], list[bool]]] = {
+  'pfedpara': layers.personal_mask,
+  'fed_per': client_work.last_layer_mask,
+  'local_only': lambda model: [True] * len(model.trainable_variables),
+}
+
+
+def _coded(spec: specs.RunSpec) -> dict[str, object]:
+  return dict(codec=_uplink(spec), seed=spec.seed)
+
+
+def _fed_avg(spec: specs.RunSpec, *common: Any, **weighting: Any) -> Process:
+  return learning.build_compressed_fed_avg(
     *common, **weighting, codec=_uplink(spec), **_downlink(spec)
-  ),
+  )
+
+
+_BUILDERS: Mapping[str, Callable[..., Process]] = {
+  'fed_avg': _fed_avg,
+  'fedpara': _fed_avg,
   'lbgm': lambda spec, *common, **weighting: learning.build_lbgm_fed_avg(
     *common, **weighting, inner=_uplink(spec), **_lbgm(spec), **_downlink(spec)
   ),
@@ -62,13 +84,43 @@ _BUILDERS: Mapping[str, Callable[..., Process]] = {
   'apf_partial_sync': lambda spec, *common, **weighting: learning.build_partial_sync_fed_avg(
     *common, **weighting, **_apf(spec)
   ),
+  'fed_prox': lambda spec, *common, **weighting: learning.build_fed_prox(
+    *common, **weighting, **_coded(spec), mu=spec.fed_prox_mu
+  ),
+  'scaffold': lambda spec, *common, **weighting: learning.build_scaffold(
+    *common, **weighting, **_coded(spec), num_clients=spec.num_clients
+  ),
+  'fed_dyn': lambda spec, *common, **weighting: learning.build_fed_dyn(
+    *common, **weighting, **_coded(spec), num_clients=spec.num_clients, alpha=spec.fed_dyn_alpha
+  ),
 }
 
 
-def build_process(spec: specs.RunSpec, model: tff.learning.models.FunctionalModel) -> Process:
-  """The process of `spec.method` on `model`."""
-  return _BUILDERS[spec.method](
-    spec,
+def _build_personal(
+  spec: specs.RunSpec, personal: list[bool], *common: Any, **weighting: Any
+) -> Process:
+  if not any(personal):
+    raise ValueError(
+      f'--method={spec.method} finds no personal weights in the model of --task={spec.task}: none '
+      'of its layers gets smaller by factors.'
+    )
+  return learning.build_personal_fed_avg(*common, **weighting, **_coded(spec), personal=personal)
+
+
+def build_process(
+  spec: specs.RunSpec,
+  model: tff.learning.models.FunctionalModel,
+  keras_model_fn: Callable[[], tf.keras.Model],
+) -> Process:
+  """The process of `spec.method` on `model`, made of what `keras_model_fn` builds.
+
+  Raises ValueError if the method has no effect on the model.
+  """
+  if spec.method in specs.PERSONAL_METHODS:
+    build = functools.partial(_build_personal, spec, _MASKS[spec.method](keras_model_fn()))
+  else:
+    build = functools.partial(_BUILDERS[spec.method], spec)
+  return build(
     model,
     _optimizer(spec.client_optimizer, spec.client_learning_rate),
     _optimizer(spec.server_optimizer, spec.server_learning_rate, spec.server_momentum),

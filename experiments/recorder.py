@@ -1,6 +1,7 @@
 """Writes a run's numbers: metrics.csv, ledger.parquet and TensorBoard events."""
 
 import collections
+from collections.abc import Sequence
 import csv
 import pathlib
 from typing import Any
@@ -34,7 +35,16 @@ METHOD_METRICS = (('aggregator', 'codec'), ('finalizer', 'freezing'))
 class Recorder:
   """Records rounds in a run folder. Use as a context manager: leaving it closes the files."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: pathlib.Path, evaluated: Sequence[str] = ()):
+    """Opens the files in `folder`.
+
+    Args:
+      folder: Exists.
+      evaluated: Metrics that evaluations have beside those that `COLUMNS` has cells for; each
+        gets the column `eval_` + its name after them.
+    """
+    columns = (*COLUMNS, *(f'eval_{name}' for name in evaluated))
+    self._columns = tuple(dict.fromkeys(columns))
     self._folder = folder
     self._ledger = ledger_lib.Ledger()
     self._csv = open(folder / 'metrics.csv', 'w', newline='')
@@ -55,7 +65,7 @@ class Recorder:
     """Writes one round and returns its row; cells of an evaluation not made are None."""
     spent = self._enter_messages(done)
     train = done.metrics['client_work']['train']
-    row = collections.OrderedDict.fromkeys(COLUMNS)
+    row = collections.OrderedDict.fromkeys(self._columns)
     row.update(
       round=done.number,
       train_loss=float(train['loss']),

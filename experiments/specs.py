@@ -23,11 +23,24 @@ METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
   'lbgm_shared': ('lbgm_threshold', 'lbgm_granularity'),
   'apf': (*_APF, 'apf_control'),
   'apf_partial_sync': _APF,
+  'fedpara': (),
+  'pfedpara': (),
+  'fed_per': (),
+  'local_only': (),
+  'fed_prox': ('fed_prox_mu',),
+  'scaffold': (),
+  'fed_dyn': ('fed_dyn_alpha',),
 }
 
-# Methods that take a codec for the way up, and for the way down.
-METHODS_WITH_UPLINK = ('fed_avg', 'lbgm', 'apf', 'apf_partial_sync')
-METHODS_WITH_DOWNLINK = ('fed_avg', 'lbgm', 'lbgm_shared')
+# Methods that take no codec for the way up, and those that take one for the way down.
+METHODS_WITHOUT_UPLINK = ('lbgm_shared', 'local_only')
+METHODS_WITH_DOWNLINK = ('fed_avg', 'fedpara', 'lbgm', 'lbgm_shared')
+
+# Method -> the family that the layers of its models are of. Others take any --model_family.
+METHOD_FAMILIES: Mapping[str, str] = {'fedpara': 'fedpara', 'pfedpara': 'pfedpara'}
+
+# Methods whose clients have models of their own.
+PERSONAL_METHODS = ('pfedpara', 'fed_per', 'local_only')
 
 CONTEXTS = ('local', 'stock')
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
@@ -67,12 +80,24 @@ class RunSpec:
   apf_granularity: str
   apf_zero_update: str
   apf_mask_policy: str
+  client_test_fraction: float
+  model_family: str
+  fedpara_gamma: float
+  fed_prox_mu: float
+  fed_dyn_alpha: float
 
   def as_dict(self) -> dict[str, Any]:
     """The settings that mean something under the method."""
     others = {flag for flags in METHOD_FLAGS.values() for flag in flags}
     others -= set(METHOD_FLAGS[self.method])
+    if self.gamma is None:
+      others.add('fedpara_gamma')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
+
+  @property
+  def gamma(self) -> float | None:
+    """FedPara's rank hyper-parameter; None for models of ordinary layers."""
+    return None if self.model_family == 'original' else self.fedpara_gamma
 
   def freezing_settings(self) -> freezing.Settings | None:
     """How parameters are frozen under the method, or None if it freezes none.

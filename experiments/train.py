@@ -22,6 +22,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
   flag_groups.check_method_flags([_METHOD.value])
   spec = flag_groups.run_spec(_METHOD.value)
+  flag_groups.check_family_flags([spec])
   folder = flag_groups.output_folder()
   runner.train(spec, folder, spec.method)
   print(f'Wrote {folder}')

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tff_lowrank import tasks
+from tff_lowrank.datasets import arrays
 
 
 def build(name='digits', **settings):
@@ -45,3 +46,39 @@ def test_refuses_bad_arguments():
     build('cifar')
   with pytest.raises(ValueError, match='A partition must be'):
     build(partition='natural')
+
+
+@pytest.mark.parametrize('family', ['fedpara', 'low_rank', 'pfedpara'])
+def test_models_of_other_families(family):
+  model = build(model_family=family, gamma=0.5).build_model(1)
+  assert sum(w.size for w in model.initial_weights[0]) < 4810
+  with pytest.raises(ValueError, match='`gamma` must be given for'):
+    build(model_family=family)
+
+
+def test_clients_have_test_examples_on_request():
+  assert build().client_test is None
+  task = build(client_test_fraction=0.2)
+  assert task.client_test.client_ids == task.train.client_ids
+  whole = build().train
+  for c in whole.client_ids:
+    assert task.client_test.num_examples(c) == round(0.2 * whole.num_examples(c))
+    assert task.train.num_examples(c) + task.client_test.num_examples(c) == whole.num_examples(c)
+  with pytest.raises(ValueError, match='must be below 1, found 1'):
+    build(client_test_fraction=1)
+
+
+def test_tasks_with_other_models(monkeypatch):
+  def loaded(shape):
+    split = arrays.Split(np.zeros((20, *shape), np.uint8), np.arange(20, dtype=np.int32) % 10)
+    return lambda *args: arrays.Arrays(split, split)
+
+  monkeypatch.setattr(tasks.mnist, 'load_arrays', loaded((28, 28, 1)))
+  monkeypatch.setattr(tasks.cifar, 'load_arrays', loaded((32, 32, 3)))
+  for name, count in (
+    ('mnist_two_fc', 203_530),
+    ('cifar10', 62_006),
+    ('cifar10_vgg16', 15_253_578),
+    ('cifar10_vgg16_quarter', 957_210),
+  ):
+    assert build(name).keras_model_fn().count_params() == count

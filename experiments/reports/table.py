@@ -13,6 +13,7 @@ COLUMNS = (
   'seed',
   'rounds',
   'final_accuracy',
+  'final_personal_accuracy',
   'uplink_bytes',
   'downlink_bytes',
   'total_bytes',
@@ -35,6 +36,12 @@ def transfer_seconds(folder: pathlib.Path, network: network_lib.Network) -> floa
   )
 
 
+def _last(column: pd.Series) -> float:
+  """The last cell that is not empty, or NaN."""
+  found = column.dropna()
+  return found.iloc[-1] if len(found) else float('nan')
+
+
 def summarize_run(
   label: str, folder: pathlib.Path, network: network_lib.Network
 ) -> dict[str, object]:
@@ -48,6 +55,7 @@ def summarize_run(
     seed=record['flags']['seed'],
     rounds=int(last['round']),
     final_accuracy=metrics['eval_accuracy'].dropna().iloc[-1],
+    final_personal_accuracy=_last(metrics['eval_personal_accuracy']),
     uplink_bytes=up,
     downlink_bytes=down,
     total_bytes=up + down,
@@ -72,15 +80,21 @@ def build_table(
 
 
 def to_markdown(table: pd.DataFrame) -> str:
-  """The table in Markdown, bytes in MB (10^6)."""
-  lines = [
-    '| method | seed | rounds | accuracy | up MB | down MB | total MB | saving | transfer | wall |',
-    '|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|',
-  ]
+  """The table in Markdown, bytes in MB (10^6); personal accuracies only if there are any."""
+  columns = ['method', 'seed', 'rounds', 'accuracy', 'personal accuracy', 'up MB', 'down MB',
+             'total MB', 'saving', 'transfer', 'wall']  # fmt: skip
+  is_personal = table['final_personal_accuracy'].notna().any()
+  if not is_personal:
+    columns.remove('personal accuracy')
+  lines = [f'| {" | ".join(columns)} |', '|---' + '|---:' * (len(columns) - 1) + '|']
   for row in table.itertuples():
     saving = '' if pd.isna(row.saving_percent) else f'{row.saving_percent:.1f} %'
+    accuracy = f'{row.final_accuracy:.4f}'
+    if is_personal:
+      personal = row.final_personal_accuracy
+      accuracy += ' | ' if pd.isna(personal) else f' | {personal:.4f}'
     lines.append(
-      f'| {row.method} | {row.seed} | {row.rounds} | {row.final_accuracy:.4f} '
+      f'| {row.method} | {row.seed} | {row.rounds} | {accuracy} '
       f'| {row.uplink_bytes / 1e6:.3f} | {row.downlink_bytes / 1e6:.3f} '
       f'| {row.total_bytes / 1e6:.3f} | {saving} '
       f'| {row.simulated_seconds:.1f} s | {row.wall_seconds:.1f} s |'

@@ -42,3 +42,23 @@ def test_ids_sort_as_their_numbers():
 def test_refuses_unknown_clients(data):
   with pytest.raises(ValueError, match="no client 'x' among 2 clients"):
     data.create_tf_dataset_for_client('x')
+
+
+def test_held_out_examples_are_each_clients_own(rng):
+  split = arrays.Split(rng.normal(size=(60, 2)), np.arange(60, dtype=np.int32))
+  parts = [np.arange(50), np.arange(50, 59), np.array([59]), np.array([], np.int64)]
+  whole = arrays.partitioned(split, parts)
+  train, test = whole.held_out(0.2, seed=3)
+  assert train.client_ids == test.client_ids == whole.client_ids
+  assert [test.num_examples(c) for c in test.client_ids] == [10, 2, 0, 0]
+  for client in whole.client_ids:
+    both = np.concatenate([train.examples(client).y, test.examples(client).y])
+    np.testing.assert_array_equal(np.sort(both), np.sort(whole.examples(client).y))
+  again, other = (whole.held_out(0.2, seed=s)[1].examples('client_0').y for s in (3, 4))
+  np.testing.assert_array_equal(again, test.examples('client_0').y)
+  assert set(other) != set(again)
+  # Nobody is left without examples to train on.
+  all_but_one, _ = whole.held_out(1.0, seed=3)
+  assert [all_but_one.num_examples(c) for c in whole.client_ids] == [1, 1, 1, 0]
+  with pytest.raises(ValueError, match='`test_fraction`'):
+    whole.held_out(1.5, seed=3)

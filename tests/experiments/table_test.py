@@ -8,7 +8,7 @@ from tff_lowrank import ledger
 from tff_lowrank.simulation import network
 
 
-def write_run(folder, seed, up, down, accuracies):
+def write_run(folder, seed, up, down, accuracies, personal=None):
   folder.mkdir()
   book = ledger.Ledger()
   rows = []
@@ -21,6 +21,7 @@ def write_run(folder, seed, up, down, accuracies):
       dict(
         round=r,
         eval_accuracy=accuracy,
+        eval_personal_accuracy=personal,
         cumulative_uplink_bytes=book.total_bytes(ledger.UPLINK),
         cumulative_downlink_bytes=book.total_bytes(ledger.DOWNLINK),
       )
@@ -46,5 +47,21 @@ def test_rows_by_hand(tmp_path):
   assert pd.isna(rows['saving_percent'][2])  # No FedAvg with seed 2.
   # Client b: 27 MB down and 9 MB up at 1 MB/s, three times.
   assert rows['simulated_seconds'][0] == pytest.approx(3 * 36)
+  assert rows['final_personal_accuracy'].isna().all()
   text = table.to_markdown(rows)
+  assert text.splitlines()[1] == '|---' + '|---:' * 9 + '|'
   assert '| lbgm | 1 | 3 | 0.6000 | 18.000 | 108.000 | 126.000 | 12.5 % | 94.5 s | 1.5 s |' in text
+
+
+def test_personal_accuracies_have_a_column(tmp_path):
+  runs = [
+    ('fed_avg', write_run(tmp_path / 'f', 1, 3, 9, [0.5])),
+    ('pfedpara', write_run(tmp_path / 'p', 1, 1, 3, [0.4, 0.4], personal=0.75)),
+  ]
+  rows = table.build_table(runs, network.Network())
+  assert rows['final_personal_accuracy'][1] == 0.75
+  header, _, first, second = table.to_markdown(rows).splitlines()
+  assert header.startswith('| method | seed | rounds | accuracy | personal accuracy | up MB |')
+  assert first.startswith('| fed_avg | 1 | 1 | 0.5000 |  | ')
+  assert second.startswith('| pfedpara | 1 | 2 | 0.4000 | 0.7500 | ')
+  assert header.count('|') == first.count('|') == second.count('|')

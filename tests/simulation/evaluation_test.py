@@ -1,9 +1,11 @@
 import collections
 
 import numpy as np
+import pytest
 import tensorflow_federated as tff
 
 from tests.learning import linear
+from tff_lowrank import learning
 from tff_lowrank.datasets import arrays
 from tff_lowrank.simulation import evaluation
 
@@ -21,3 +23,63 @@ def test_metrics_are_those_of_numpy_over_several_batches(rng):
   got = evaluate(tff.learning.models.ModelWeights((kernel, bias), ()))
   np.testing.assert_allclose(got['loss'], -np.log(p[np.arange(len(y)), y]).mean(), rtol=1e-5)
   np.testing.assert_allclose(got['accuracy'], (p.argmax(1) == y).mean(), rtol=1e-6)
+
+
+def test_each_client_is_tested_with_its_own_model_on_its_own_examples(rng):
+  model = linear.build_model(rng)
+  x, y = linear.examples(rng, 40)
+  parts = [np.arange(3), np.array([], np.int64), np.arange(3, 15), np.arange(15, 40)]
+  test = arrays.partitioned(arrays.Split(x, y), parts)
+  process = learning.build_personal_fed_avg(
+    model, tff.learning.optimizers.build_sgdm(0.1), personal=[False, True]
+  )
+  biases = {c: rng.normal(size=3).astype(np.float32) for c in ('client_0', 'client_3')}
+
+  def read(client_ids):
+    start = process.initialize_client()
+    work = start['work']
+    return [
+      dict(start, work=dict(work, personal=(biases.get(c, work['personal'][0]),)))
+      for c in client_ids
+    ]
+
+  evaluate = evaluation.build_personal_evaluation(
+    model, process, test, lambda b: collections.OrderedDict(x=b['x'] / 2, y=b['y'])
+  )
+  got = evaluate(process.initialize(), read)
+  assert tuple(got) == evaluation.PERSONAL_METRICS
+  kernel, bias = model.initial_weights[0]
+  losses, accuracies, sizes = [], [], []
+  for i in (0, 2, 3):
+    part = parts[i]
+    logits = (x[part] / 2) @ kernel + biases.get(f'client_{i}', bias)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    losses.append(-np.log(p[np.arange(len(part)), y[part]]).mean())
+    accuracies.append((p.argmax(1) == y[part]).mean())
+    sizes.append(len(part))
+  np.testing.assert_allclose(got['personal_loss'], np.mean(losses), rtol=1e-5)
+  np.testing.assert_allclose(got['personal_accuracy'], np.mean(accuracies), rtol=1e-6)
+  np.testing.assert_allclose(
+    got['personal_accuracy_by_examples'], np.average(accuracies, weights=sizes), rtol=1e-6
+  )
+  assert len(set(accuracies)) > 1
+
+
+def test_without_personal_weights_it_is_the_global_models_accuracy(rng):
+  model = linear.build_model(rng)
+  split = arrays.Split(*linear.examples(rng, 20))
+  test = arrays.partitioned(split, [np.arange(20)])
+  process = learning.build_fed_avg(model, tff.learning.optimizers.build_sgdm(0.1))
+  evaluate = evaluation.build_personal_evaluation(model, process, test, lambda b: b)
+  central = evaluation.build_evaluation(model, split, lambda b: b)
+  state = process.initialize()
+  personal = evaluate(state, lambda ids: [()] * len(ids))
+  assert personal['personal_accuracy'] == central(process.get_model_weights(state))['accuracy']
+
+
+def test_somebody_must_have_test_examples(rng):
+  model = linear.build_model(rng)
+  empty = arrays.partitioned(arrays.Split(*linear.examples(rng, 2)), [np.array([], np.int64)])
+  process = learning.build_fed_avg(model, tff.learning.optimizers.build_sgdm(0.1))
+  with pytest.raises(ValueError, match='None of 1 clients has test examples'):
+    evaluation.build_personal_evaluation(model, process, empty, lambda b: b)

@@ -1,4 +1,4 @@
-"""Local training of a model of which a part is frozen."""
+"""Local training of a model of which a part is frozen, or whose gradients are corrected."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,11 +20,26 @@ class Trained(NamedTuple):
     weight 0; then the update is zero.
   trainable: The trained weights; the initial ones for a client of weight 0.
   metrics: Unfinalized.
+  num_steps: int64 [], the batches, each a step of the optimizer.
   """
 
   result: Any
   trainable: Any
   metrics: Any
+  num_steps: Any
+
+
+class Correction(NamedTuple):
+  """What is added to the gradient of a weight w that started from w0.
+
+  It is `offset + strength (w - w0)`, the gradient of `<offset, w> + strength / 2 |w - w0|^2`.
+
+  strength: float, the same for all steps; 0 adds nothing.
+  offset: One tensor for each trainable weight, of its shape; None adds nothing.
+  """
+
+  strength: float = 0.0
+  offset: Any = None
 
 
 class LocalTraining(NamedTuple):
@@ -32,21 +47,40 @@ class LocalTraining(NamedTuple):
 
   weights_type: `ModelWeights`.
   data_type: `B*`.
-  train: TensorFlow function `(ModelWeights, frozen or None, dataset) -> Trained`. `frozen` is a
-    list of bool tensors, each shaped as its weight or []. After every step of the optimizer,
-    whatever its momentum, moments or weight decay did, frozen coordinates are put back to their
-    initial value, so their update is exactly 0.
+  train: TensorFlow function `(ModelWeights, frozen or None, dataset, correction=None) ->
+    Trained`. `frozen` is a list of bool tensors, each shaped as its weight or []. After every
+    step of the optimizer, whatever its momentum, moments or weight decay did, frozen coordinates
+    are put back to their initial value, so their update is exactly 0. `correction` is a
+    `Correction`; without one the gradients are those of the loss.
   aggregate_metrics: `(metrics@CLIENTS -> finalized@SERVER)`.
   """
 
   weights_type: tff.Type
   data_type: tff.Type
-  train: Callable[[Any, Any, tf.data.Dataset], Trained]
+  train: Callable[..., Trained]
   aggregate_metrics: Callable[[Any], Any]
 
 
 def _pin(frozen: list[tf.Tensor] | None, initial: Any, trained: Any) -> Any:
   return trained if frozen is None else freezing.hold(frozen, initial, trained)
+
+
+def _corrected(gradients: Any, correction: Correction | None, initial: Any, current: Any) -> Any:
+  """The gradients with the correction added; `current` may hold variables."""
+  if correction is None:
+    return gradients
+  # A weight that the loss does not depend on has no gradient.
+  gradients = tf.nest.map_structure(
+    lambda g, w: tf.zeros_like(w) if g is None else g, gradients, current
+  )
+  if correction.offset is not None:
+    offset = tf.nest.pack_sequence_as(gradients, tf.nest.flatten(correction.offset))
+    gradients = tf.nest.map_structure(tf.add, gradients, offset)
+  if correction.strength:
+    gradients = tf.nest.map_structure(
+      lambda g, w, w0: tf.add(g, correction.strength * (w - w0)), gradients, current, initial
+    )
+  return gradients
 
 
 def _finish(
@@ -73,20 +107,20 @@ def _functional_training(
   model: tff.learning.models.FunctionalModel,
   optimizer: tff.learning.optimizers.Optimizer,
   weighting: tff.learning.ClientWeighting,
-) -> Callable[[Any, Any, tf.data.Dataset], Trained]:
+) -> Callable[..., Trained]:
   @tf.function(autograph=False)
-  def train(weights, frozen, dataset):
+  def train(weights, frozen, dataset, correction=None):
     initial, non_trainable = weights.trainable, weights.non_trainable
     specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, tuple(tf.nest.flatten(initial)))
 
     def step(state, batch):
-      trainable, optimizer_state, metrics, num_examples = state
+      trainable, optimizer_state, metrics, num_examples, num_steps = state
       x, y = (batch['x'], batch['y']) if isinstance(batch, Mapping) else batch
       with tf.GradientTape() as tape:
         tape.watch(trainable)
         output = model.predict_on_batch((trainable, non_trainable), x, training=True)
         loss = model.loss(output=output, label=y)
-      gradients = tape.gradient(loss, trainable)
+      gradients = _corrected(tape.gradient(loss, trainable), correction, initial, trainable)
       optimizer_state, trainable = optimizer.next(optimizer_state, trainable, gradients)
       batch_size = tf.shape(tf.nest.flatten(output)[0])[0]
       metrics = model.update_metrics_state(
@@ -97,18 +131,20 @@ def _functional_training(
         labels=y,
       )
       num_examples += tf.cast(batch_size, tf.int64)
-      return _pin(frozen, initial, trainable), optimizer_state, metrics, num_examples
+      trainable = _pin(frozen, initial, trainable)
+      return trainable, optimizer_state, metrics, num_examples, num_steps + 1
 
     start = (
       initial,
       optimizer.initialize(specs),
       model.initialize_metrics_state(),
       tf.constant(0, tf.int64),
+      tf.constant(0, tf.int64),
     )
-    trained, _, metrics, num_examples = dataset.reduce(start, step)
+    trained, _, metrics, num_examples, num_steps = dataset.reduce(start, step)
     result, trained, finite = _finish(initial, trained, num_examples, weighting)
     metrics = structures.select(finite, metrics, model.initialize_metrics_state())
-    return Trained(result, trained, metrics)
+    return Trained(result, trained, metrics, num_steps)
 
   return train
 
@@ -117,22 +153,23 @@ def _variable_training(
   model_fn: Callable[[], tff.learning.models.VariableModel],
   optimizer: tff.learning.optimizers.Optimizer,
   weighting: tff.learning.ClientWeighting,
-) -> Callable[[Any, Any, tf.data.Dataset], Trained]:
-  def build_and_train(weights, frozen, dataset):
+) -> Callable[..., Trained]:
+  def build_and_train(weights, frozen, dataset, correction=None):
     model = model_fn()  # Anew in each graph, outside the traced function.
 
     @tf.function
-    def train(weights, frozen, dataset):
+    def train(weights, frozen, dataset, correction):
       variables = tff.learning.models.ModelWeights.from_model(model)
       tf.nest.map_structure(lambda a, b: a.assign(b), variables, weights)
       flat = tuple(tf.nest.flatten(variables.trainable))
       initial = tuple(tf.nest.flatten(weights.trainable))
 
       def step(state, batch):
-        num_examples, optimizer_state = state
+        num_examples, num_steps, optimizer_state = state
         with tf.GradientTape() as tape:
           output = model.forward_pass(batch, training=True)
         gradients = tuple(tape.gradient(output.loss, flat))
+        gradients = _corrected(gradients, correction, initial, flat)
         optimizer_state, trainable = optimizer.next(optimizer_state, flat, gradients)
         for variable, value in zip(flat, _pin(frozen, initial, trainable), strict=True):
           variable.assign(value)
@@ -140,18 +177,18 @@ def _variable_training(
           num_examples += tf.shape(output.predictions, out_type=tf.int64)[0]
         else:
           num_examples += tf.cast(output.num_examples, tf.int64)
-        return num_examples, optimizer_state
+        return num_examples, num_steps + 1, optimizer_state
 
       specs = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), flat)
-      start = (tf.constant(0, tf.int64), optimizer.initialize(specs))
-      num_examples, _ = dataset.reduce(start, step)
+      start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64), optimizer.initialize(specs))
+      num_examples, num_steps, _ = dataset.reduce(start, step)
       trained = tf.nest.map_structure(lambda v: v.read_value(), variables.trainable)
       result, trained, finite = _finish(weights.trainable, trained, num_examples, weighting)
       if not finite:
         model.reset_metrics()
-      return Trained(result, trained, model.report_local_unfinalized_metrics())
+      return Trained(result, trained, model.report_local_unfinalized_metrics(), num_steps)
 
-    return train(weights, frozen, dataset)
+    return train(weights, frozen, dataset, correction)
 
   return build_and_train
 
@@ -162,7 +199,7 @@ def build_training(
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
 ) -> LocalTraining:
-  """Builds local training in which coordinates can be pinned; see `LocalTraining`.
+  """Builds local training with pinned coordinates or corrections; see `LocalTraining`.
 
   The arguments are those of `local_sgd.build_local_sgd`.
 

@@ -3,10 +3,13 @@
 import collections
 from collections.abc import Mapping
 from typing import NamedTuple
+import zlib
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
+
+from tff_lowrank import checks
 
 
 class Split(NamedTuple):
@@ -47,6 +50,26 @@ class ArrayClientData(tff.simulation.datasets.ClientData):
       raise ValueError(f'There is no client {client_id!r} among {len(self._indices)} clients.')
     chosen = self._indices[client_id]
     return Split(self._split.x[chosen], self._split.y[chosen])
+
+  def held_out(
+    self, test_fraction: float, seed: int
+  ) -> tuple['ArrayClientData', 'ArrayClientData']:
+    """Each client's own examples at random in two: those to train on, and those to test on.
+
+    Of n examples, `test_fraction` times n, rounded half to even, are for the test, but never all
+    of them. Which ones depends on the seed and the client's id alone. Both have the same ids;
+    a client of few examples may have none to test on.
+
+    Raises ValueError if `test_fraction` is not in [0, 1].
+    """
+    checks.check_in_range('test_fraction', test_fraction, 0, 1)
+    train, test = {}, {}
+    for client_id, indices in self._indices.items():
+      rng = np.random.default_rng([seed, zlib.crc32(client_id.encode())])
+      mixed = rng.permutation(indices)
+      count = min(round(test_fraction * len(mixed)), max(len(mixed) - 1, 0))
+      test[client_id], train[client_id] = np.sort(mixed[:count]), np.sort(mixed[count:])
+    return ArrayClientData(self._split, train), ArrayClientData(self._split, test)
 
   def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
     examples = self.examples(client_id)

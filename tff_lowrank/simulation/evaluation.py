@@ -1,28 +1,23 @@
-"""Central evaluation of a model."""
+"""Evaluation: of one model on central data, and of each client's own on its own data."""
 
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank import learning
 from tff_lowrank.datasets import arrays
 
 BATCH_SIZE = 1000
 
+PERSONAL_METRICS = ('personal_loss', 'personal_accuracy', 'personal_accuracy_by_examples')
 
-def build_evaluation(
-  model: tff.learning.models.FunctionalModel,
-  test: arrays.Split,
-  preprocess: Callable[[Any], Any],
-) -> Callable[[tff.learning.models.ModelWeights], collections.OrderedDict[str, float]]:
-  """A function from model weights to the model's metrics on all of `test`.
 
-  It runs as a TFF computation, on the context in place when it is called.
-  """
-  dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=test.x, y=test.y))
-  dataset = dataset.batch(BATCH_SIZE).map(preprocess).cache()
+def _build_metrics_on(model: tff.learning.models.FunctionalModel) -> tff.Computation:
+  """`(<ModelWeights, {B*}> -> metrics)`, finalized."""
   weights_type = tff.types.tensorflow_to_type(
     tff.learning.models.ModelWeights(
       *(tuple(tf.TensorSpec(w.shape, w.dtype) for w in kind) for kind in model.initial_weights)
@@ -46,8 +41,85 @@ def build_evaluation(
 
     return model.finalize_metrics(batches.reduce(model.initialize_metrics_state(), update))
 
+  return metrics_on
+
+
+def build_evaluation(
+  model: tff.learning.models.FunctionalModel,
+  test: arrays.Split,
+  preprocess: Callable[[Any], Any],
+) -> Callable[[tff.learning.models.ModelWeights], collections.OrderedDict[str, float]]:
+  """A function from model weights to the model's metrics on all of `test`.
+
+  It runs as a TFF computation, on the context in place when it is called.
+  """
+  dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=test.x, y=test.y))
+  dataset = dataset.batch(BATCH_SIZE).map(preprocess).cache()
+  metrics_on = _build_metrics_on(model)
+
   def evaluate(weights):
     found = metrics_on(weights, dataset)
     return collections.OrderedDict((name, float(value)) for name, value in found.items())
+
+  return evaluate
+
+
+def build_personal_evaluation(
+  model: tff.learning.models.FunctionalModel,
+  process: learning.ClientStatefulLearningProcess,
+  test: arrays.ArrayClientData,
+  preprocess: Callable[[Any], Any],
+) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
+  """A function `(state, read) -> metrics` of each client's own model on its own test examples.
+
+  A client's own model is `process.get_client_model_weights`, as it is between rounds: the newest
+  global weights with what the client remembers of its own. Clients that never took part are
+  evaluated too, clients without test examples are not.
+
+  Args:
+    model: With metrics `loss` and `accuracy`.
+    process: Whose clients are evaluated.
+    test: Each client's test examples.
+    preprocess: As in `tasks.Task`.
+
+  Returns:
+    A function of the server's state and of `read`, from client ids to the clients' memory in
+    that order. It returns `PERSONAL_METRICS`: `personal_loss` and `personal_accuracy`, the means
+    over clients, all of one weight, and `personal_accuracy_by_examples`, their mean by number of
+    test examples.
+
+  Raises:
+    ValueError: If no client has test examples.
+  """
+  client_ids = [c for c in test.client_ids if test.num_examples(c)]
+  if not client_ids:
+    raise ValueError(f'None of {len(test.client_ids)} clients has test examples.')
+  weights = [test.num_examples(c) for c in client_ids]
+
+  def dataset(client_id):
+    examples = test.examples(client_id)
+    prepared = preprocess(collections.OrderedDict(x=examples.x, y=examples.y))
+    return tf.data.Dataset.from_tensor_slices(prepared).batch(BATCH_SIZE)
+
+  datasets = [dataset(c) for c in client_ids]
+  metrics_on = _build_metrics_on(model)
+  state_type, memory_type = process.get_client_model_weights.type_signature.parameter
+
+  @tff.federated_computation(
+    tff.FederatedType(state_type, tff.SERVER),
+    tff.FederatedType(memory_type, tff.CLIENTS),
+    tff.FederatedType(metrics_on.type_signature.parameter[1], tff.CLIENTS),
+  )
+  def metrics_of_clients(state, memory, batches):
+    state = tff.federated_broadcast(state)
+    own = tff.federated_map(process.get_client_model_weights, (state, memory))
+    return tff.federated_map(metrics_on, (own, batches))
+
+  def evaluate(state, read):
+    found = metrics_of_clients(state, read(client_ids), datasets)
+    losses = [float(metrics['loss']) for metrics in found]
+    accuracies = [float(metrics['accuracy']) for metrics in found]
+    means = (np.mean(losses), np.mean(accuracies), np.average(accuracies, weights=weights))
+    return collections.OrderedDict(zip(PERSONAL_METRICS, map(float, means), strict=True))
 
   return evaluate

@@ -1,0 +1,155 @@
+"""Local training whose gradients are corrected, against the drift of clients from each other.
+
+Each takes steps on the client's loss plus `<offset, w> + strength / 2 |w - w0|^2`, where w0 is the
+model received:
+                strength   offset
+  FedProx       mu         0            Li et al., MLSys 2020, arXiv 1812.06127
+  SCAFFOLD      0          c - c_k      Karimireddy et al., ICML 2020, arXiv 1910.06378
+  FedDyn        alpha      -g_k         Acar et al., ICLR 2021, arXiv 2111.04263
+with c the server's control variate and c_k, g_k what the client remembers. On factorised layers
+distances are those of factors, not of the kernels that they compose.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank import checks
+from tff_lowrank import structures
+from tff_lowrank.client_work import frozen
+
+
+class Regularized(NamedTuple):
+  """What a client has after corrected training.
+
+  memory: what it remembers, one tensor for each trainable weight; as it was for a client that
+    is left out.
+  result: `tff.learning.templates.ClientResult`.
+  metrics: unfinalized.
+  """
+
+  memory: Any
+  result: Any
+  metrics: Any
+
+
+class ControlledUpdate(NamedTuple):
+  """What a client of SCAFFOLD sends.
+
+  model: the update, one tensor for each trainable weight.
+  control: the change of its control variate, likewise.
+  """
+
+  model: Any
+  control: Any
+
+
+def plain_sgd_rate(optimizer: tff.learning.optimizers.Optimizer) -> float:
+  """The learning rate of an SGD optimizer without momentum.
+
+  Raises:
+    TypeError: If `optimizer` is no TFF optimizer.
+    ValueError: If it is another one, or its rate is not above 0.
+  """
+  checks.check_type('client_optimizer_fn', optimizer, tff.learning.optimizers.Optimizer)
+  state = optimizer.initialize(tf.TensorSpec((), tf.float32))
+  name = tff.learning.optimizers.LEARNING_RATE_KEY
+  if not isinstance(state, Mapping) or set(state) != {name}:
+    raise ValueError(
+      'SCAFFOLD corrects steps of SGD without momentum, whose size is the learning rate times the '
+      f'gradient; found {type(optimizer).__name__} as `client_optimizer_fn`.'
+    )
+  if not float(state[name]) > 0:
+    raise ValueError(f"The clients' learning rate must be above 0, found {state[name]}.")
+  return float(state[name])
+
+
+def _accept(
+  result: tff.learning.templates.ClientResult, update: Any, old: Any, new: Any
+) -> tuple[Any, tff.learning.templates.ClientResult]:
+  """The memory, and the result with `update`: the client is left out if `new` is not finite."""
+  finite = structures.all_finite(new)
+  accepted = finite & (result.update_weight > 0)
+  weight = tf.where(finite, result.update_weight, 0.0)
+  return (
+    structures.select(accepted, new, old),
+    tff.learning.templates.ClientResult(update, weight),
+  )
+
+
+def train_proximal(
+  training: frozen.LocalTraining,
+  mu: float,
+  weights: tff.learning.models.ModelWeights,
+  dataset: tf.data.Dataset,
+) -> frozen.Trained:
+  """FedProx: SGD on the loss plus `mu / 2 |w - w0|^2`."""
+  return training.train(weights, None, dataset, frozen.Correction(strength=mu))
+
+
+def train_controlled(
+  training: frozen.LocalTraining,
+  learning_rate: float,
+  own: Any,
+  weights: tff.learning.models.ModelWeights,
+  control: Any,
+  dataset: tf.data.Dataset,
+) -> Regularized:
+  """SCAFFOLD: SGD with gradients plus `c - c_k`, then the client's control by option II.
+
+  It becomes `c_k - c + (w0 - w) / (K learning_rate)` after K steps to w: the mean of the
+  gradients on the way.
+
+  Args:
+    training: By SGD without momentum.
+    learning_rate: Its rate.
+    own: c_k, one tensor for each trainable weight.
+    weights: The model received.
+    control: c, as `own`.
+    dataset: The client's batches.
+
+  Returns:
+    The memory is the new c_k, the update a `ControlledUpdate`.
+  """
+  offset = tf.nest.map_structure(tf.subtract, control, own)
+  trained = training.train(weights, None, dataset, frozen.Correction(offset=offset))
+  update = tuple(tf.nest.flatten(trained.result.update))
+  moved = learning_rate * tf.cast(trained.num_steps, tf.float32)
+  new = tf.nest.map_structure(
+    lambda o, u: tf.math.divide_no_nan(u, tf.cast(moved, u.dtype)) - o, offset, update
+  )
+  kept, result = _accept(trained.result, update, own, new)
+  change = tf.nest.map_structure(tf.subtract, kept, own)
+  result = result._replace(update=ControlledUpdate(update, change))
+  return Regularized(kept, result, trained.metrics)
+
+
+def train_dynamic(
+  training: frozen.LocalTraining,
+  alpha: float,
+  own: Any,
+  weights: tff.learning.models.ModelWeights,
+  dataset: tf.data.Dataset,
+) -> Regularized:
+  """FedDyn: SGD on the loss minus `<g_k, w>` plus `alpha / 2 |w - w0|^2`.
+
+  Then g_k becomes `g_k - alpha (w - w0)`, the gradient of the loss where such training settles.
+
+  Args:
+    training: By any optimizer.
+    alpha: At least 0.
+    own: g_k, one tensor for each trainable weight.
+    weights: The model received.
+    dataset: The client's batches.
+
+  Returns:
+    The memory is the new g_k.
+  """
+  offset = tf.nest.map_structure(tf.negative, own)
+  trained = training.train(weights, None, dataset, frozen.Correction(alpha, offset))
+  update = tuple(tf.nest.flatten(trained.result.update))
+  new = tf.nest.map_structure(lambda g, u: g + alpha * u, own, update)
+  kept, result = _accept(trained.result, trained.result.update, own, new)
+  return Regularized(kept, result, trained.metrics)

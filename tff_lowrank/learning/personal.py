@@ -1,0 +1,195 @@
+"""Personalised federated learning: a part of the model stays at each client.
+
+Methods differ in which part that is:
+  pFedPara     `layers.personal_mask(model)`: the factors of W2 in W1 * (W2 + 1)
+  FedPer       `client_work.last_layer_mask(model)`: the last layer
+  local only   everything: `build_local_only`
+  FedAvg       nothing
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank import aggregators
+from tff_lowrank import checks
+from tff_lowrank import codecs
+from tff_lowrank import ledger
+from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import personal as personal_work
+from tff_lowrank.learning import process
+from tff_lowrank.learning import work as work_lib
+
+
+def _initial_memory(personal: tuple[Any, ...]) -> tff.Computation:
+  """`( -> C)`; nothing if there are no personal weights."""
+
+  @tff.tensorflow.computation
+  def initialize_client():
+    if not personal:
+      return ()
+    return collections.OrderedDict(
+      seen=tf.constant(False), personal=tuple(tf.constant(w) for w in personal)
+    )
+
+  return initialize_client
+
+
+def _build_work(
+  training: frozen_work.LocalTraining,
+  split: personal_work.Split,
+  initial: tff.learning.models.ModelWeights,
+  shared_type: tff.Type,
+) -> process.ClientStatefulWork:
+  """Joint training of shared and personal weights, of which the update holds the shared ones."""
+  shared_spec = tff.types.type_to_tf_tensor_specs(shared_type)
+  initialize_client = _initial_memory(split.personal_part(initial.trainable))
+
+  def work(memory, shared, dataset):
+    price = ledger.dense_price(shared_spec)
+    own = ()
+    if memory:
+      own = memory['personal']
+      seed = ledger.price(catch_up=ledger.SEED_BITS)
+      price = ledger.add(price, ledger.select(memory['seen'], ledger.price(), seed))
+    start = split.merge(shared.trainable, own, initial.trainable)
+    weights = tff.learning.models.ModelWeights(start, shared.non_trainable)
+    trained = training.train(weights, None, dataset)
+    if memory:
+      memory = collections.OrderedDict(
+        seen=tf.constant(True), personal=split.personal_part(trained.trainable)
+      )
+    result = tff.learning.templates.ClientResult(
+      split.shared_part(trained.result.update), trained.result.update_weight
+    )
+    return work_lib.Worked(memory, result, price, trained.metrics)
+
+  return work_lib.build_work(
+    training, initialize_client, shared_type, work, lambda shared: shared.trainable
+  )
+
+
+def build_personal_fed_avg(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
+  *,
+  personal: Sequence[bool],
+  codec: codecs.Codec | None = None,
+  seed: int = 0,
+  client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
+  metrics_aggregator: Callable[..., tff.Computation] | None = None,
+) -> process.ClientStatefulLearningProcess:
+  """Builds FedAvg of the shared weights, in which each client keeps its personal ones.
+
+  pFedPara (Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098, Algorithm 2) and FedPer; see the
+  module. In a round a client is sent the shared weights, joins them with its personal ones,
+  trains all of them together, and sends the update of the shared ones. The server's state holds
+  no personal weights.
+
+  A client that is seen for the first time starts from the initial personal weights, which
+  follow from the seed of the run: its first downlink has that seed's 64 bits, as `catch_up`,
+  and no personal weights. A client that is left out, because it has no examples or its update
+  is not finite, keeps its personal weights as they were. Client memory: `work/seen` (bool),
+  `work/personal` (the weights), and `aggregator`, the codec's.
+
+  The process's `get_model_weights` gives the shared weights with the initial personal ones, the
+  model of a client that was never seen; `get_client_model_weights` gives a client's own model.
+
+  Args:
+    model_fn: As in `process.build_process`.
+    client_optimizer_fn: Takes the local steps on all weights.
+    server_optimizer_fn: Takes the mean update of the shared weights as the gradient; SGD with
+      rate 1 if None.
+    personal: For each trainable weight, in order, whether it is personal. If none is, the
+      process is `build_compressed_fed_avg` to the bit; all of them may be.
+    codec: Of the updates of the shared weights; `codecs.Identity()` if None.
+    seed: Decides, with the round, all that is random in the codec.
+    client_weighting: As in `process.build_process`.
+    metrics_aggregator: As in `process.build_process`.
+
+  Raises:
+    TypeError: If an argument is of the wrong type.
+    ValueError: If `personal` does not have one bool for each trainable weight.
+  """
+  server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
+  training = frozen_work.build_training(
+    model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
+  )
+  initial = personal_work.initial_values(model_fn)
+  split = personal_work.build_split(personal, len(tf.nest.flatten(initial.trainable)))
+  own = split.personal_part(initial.trainable)
+
+  @tff.tensorflow.computation
+  def initial_shared():
+    shared = tuple(tf.constant(w) for w in split.shared_part(initial.trainable))
+    non_trainable = tf.nest.map_structure(tf.constant, initial.non_trainable)
+    return tff.learning.models.ModelWeights(shared, non_trainable)
+
+  shared_type = initial_shared.type_signature.result
+  codec = codecs.Identity() if codec is None else codec
+  checks.check_type('codec', codec, codecs.Codec)
+  if all(split.personal):
+    codec = codecs.Identity()  # There is nothing to encode.
+  aggregator = aggregators.ClientStatefulCodedMeanFactory(codec, seed=seed).create(
+    shared_type.trainable, tff.TensorType(tf.float32.as_numpy_dtype)
+  )
+  finalizer = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, shared_type)
+  work = _build_work(training, split, initial, shared_type)
+
+  def merged(shared, own):
+    trainable = split.merge(shared.trainable, own, initial.trainable)
+    return tff.learning.models.ModelWeights(trainable, shared.non_trainable)
+
+  memory_type = work.initialize_client.type_signature.result
+  finalizer_state_type = finalizer.initialize.type_signature.result.member
+  personalize = None
+  if own:
+
+    @tff.tensorflow.computation(finalizer_state_type, memory_type, shared_type)
+    def personalize(state, memory, shared):
+      del state  # It has nothing of the client's.
+      return merged(shared, memory['personal'])
+
+  composed = process.compose(initial_shared, work, aggregator, finalizer, personalize=personalize)
+  state_type = composed.initialize.type_signature.result.member
+
+  @tff.tensorflow.computation(state_type)
+  def get_model_weights(state):
+    return merged(state.global_model_weights, tuple(tf.constant(w) for w in own))
+
+  @tff.tensorflow.computation(state_type, training.weights_type)
+  def set_model_weights(state, model_weights):
+    shared = split.shared_part(model_weights.trainable)
+    return state._replace(
+      global_model_weights=tff.learning.models.ModelWeights(shared, model_weights.non_trainable)
+    )
+
+  return process.ClientStatefulLearningProcess(
+    composed.initialize,
+    composed.initialize_client,
+    composed.next,
+    get_model_weights,
+    set_model_weights,
+    composed.get_client_model_weights,
+  )
+
+
+def build_local_only(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  **settings: Any,
+) -> process.ClientStatefulLearningProcess:
+  """Builds training of each client on its own: all weights are personal, nothing is sent.
+
+  A round of `build_personal_fed_avg`, of which see the other `settings` (`client_weighting`,
+  `metrics_aggregator`), but for the seed of the start nothing crosses the wire.
+  """
+  num_weights = len(tf.nest.flatten(personal_work.initial_values(model_fn).trainable))
+  return build_personal_fed_avg(
+    model_fn, client_optimizer_fn, personal=[True] * num_weights, **settings
+  )

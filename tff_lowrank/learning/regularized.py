@@ -1,0 +1,360 @@
+"""FedProx, SCAFFOLD and FedDyn: FedAvg with corrected gradients at the clients.
+
+FedAdam is any of these, or FedAvg, with `tff.learning.optimizers.build_adam` as the server's
+optimizer. Layers may be factorised, updates go through any codec, look-back included.
+"""
+
+import collections
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank import aggregators
+from tff_lowrank import checks
+from tff_lowrank import codecs
+from tff_lowrank import ledger
+from tff_lowrank import structures
+from tff_lowrank.aggregators import client_stateful
+from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import regularized as regularized_work
+from tff_lowrank.learning import process
+from tff_lowrank.learning import work as work_lib
+
+
+class _Broadcast(NamedTuple):
+  """What SCAFFOLD's server sends: the model and its control variate c."""
+
+  weights: Any
+  control: Any
+
+
+class _Counted(NamedTuple):
+  """An aggregate, and how many clients it is of, int32 []."""
+
+  mean: Any
+  num_accepted: Any
+
+
+def _check_finite(name: str, value: Any) -> None:
+  """Raises unless `value` is a finite number of at least 0."""
+  checks.check_in_range(name, value, 0, np.finfo(np.float32).max)
+
+
+def _build_aggregator(
+  codec: codecs.Codec | None, seed: int, value_type: tff.Type
+) -> aggregators.ClientStatefulAggregationProcess:
+  factory = aggregators.ClientStatefulCodedMeanFactory(
+    codecs.Identity() if codec is None else codec, seed=seed
+  )
+  return factory.create(value_type, tff.TensorType(np.float32))
+
+
+def _counting(
+  inner: aggregators.ClientStatefulAggregationProcess,
+) -> aggregators.ClientStatefulAggregationProcess:
+  """`inner` with a `_Counted` result."""
+
+  @tff.tensorflow.computation(client_stateful.REPORT_TYPE)
+  def one(report):
+    return tf.cast(report['accepted'], tf.int32)
+
+  # One parameter, of four or five parts.
+  @tff.federated_computation(inner.next.type_signature.parameter)
+  def next_fn(arguments):
+    output = inner.next(arguments)
+    count = tff.federated_sum(tff.federated_map(one, output.reports))
+    return aggregators.ClientStatefulAggregationOutput(
+      output.state,
+      output.client_state,
+      tff.federated_zip(_Counted(output.result, count)),
+      output.measurements,
+      output.reports,
+    )
+
+  return aggregators.ClientStatefulAggregationProcess(
+    inner.initialize, inner.initialize_client, next_fn
+  )
+
+
+def _build_finalizer(
+  server_optimizer: tff.learning.optimizers.Optimizer,
+  weights_type: tff.Type,
+  mean_type: tff.Type,
+  num_clients: int,
+  advance: Callable[[Any, Any, tf.Tensor], tuple[Any, Any]],
+) -> tff.learning.templates.FinalizerProcess:
+  """A step of the server optimizer with a correction that the server remembers.
+
+  State: `optimizer`, `correction` (one tensor for each trainable weight, zeros at first). A
+  rejected update, one that is not finite, changes nothing.
+
+  advance: `(correction, mean, share of the clients that are in the mean) -> (correction,
+    gradient for the server optimizer)`.
+  """
+  inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)
+  spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
+
+  @tff.tensorflow.computation
+  def zeros():
+    return tuple(structures.zeros(spec))
+
+  @tff.federated_computation
+  def initialize():
+    return tff.federated_zip(
+      collections.OrderedDict(
+        optimizer=inner.initialize(), correction=tff.federated_eval(zeros, tff.SERVER)
+      )
+    )
+
+  counted_type = tff.to_type(_Counted(mean_type, np.int32))
+  correction_type = zeros.type_signature.result
+
+  @tff.tensorflow.computation(correction_type, counted_type)
+  def prepare(correction, counted):
+    share = tf.cast(counted.num_accepted, tf.float32) / num_clients
+    correction, gradient = advance(correction, counted.mean, share)
+    like = tff.types.type_to_tf_tensor_specs(weights_type.trainable)
+    return correction, tf.nest.pack_sequence_as(like, tf.nest.flatten(gradient))
+
+  @tff.tensorflow.computation(correction_type, correction_type, np.int32)
+  def keep(old, new, rejected):
+    return structures.select((rejected > 0) | ~structures.all_finite(new), old, new)
+
+  @tff.federated_computation(
+    initialize.type_signature.result,
+    tff.FederatedType(weights_type, tff.SERVER),
+    tff.FederatedType(counted_type, tff.SERVER),
+  )
+  def next_fn(state, weights, counted):
+    correction, gradient = tff.federated_map(prepare, (state['correction'], counted))
+    stepped = inner.next(state['optimizer'], weights, gradient)
+    rejected = stepped.measurements['update_non_finite']
+    correction = tff.federated_map(keep, (state['correction'], correction, rejected))
+    new_state = collections.OrderedDict(optimizer=stepped.state, correction=correction)
+    return tff.templates.MeasuredProcessOutput(
+      tff.federated_zip(new_state), stepped.result, stepped.measurements
+    )
+
+  return tff.learning.templates.FinalizerProcess(initialize, next_fn)
+
+
+def _initial_memory(name: str, weights_type: tff.Type) -> tff.Computation:
+  """`( -> C)`: zeros for each trainable weight, called `name`."""
+  spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
+
+  @tff.tensorflow.computation
+  def initialize_client():
+    return collections.OrderedDict([(name, tuple(structures.zeros(spec)))])
+
+  return initialize_client
+
+
+def _check_counts_clients(method: str, codec: codecs.Codec | None, num_clients: int) -> None:
+  checks.check_at_least('num_clients', num_clients, 1)
+  if codec is not None and any(part.traits.whole_client for part in codec.parts):
+    raise ValueError(
+      f'{codec} does not go with {method}: it keeps whole clients out of the mean, and the server '
+      'must know how many are in it.'
+    )
+
+
+def build_fed_prox(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
+  *,
+  mu: float = 0.1,
+  codec: codecs.Codec | None = None,
+  seed: int = 0,
+  client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
+  metrics_aggregator: Callable[..., tff.Computation] | None = None,
+) -> process.ClientStatefulLearningProcess:
+  """Builds FedProx (Li et al., MLSys 2020, https://arxiv.org/abs/1812.06127).
+
+  Clients minimise their loss plus `mu / 2 |w - w0|^2`, with w0 the model that they received.
+  The messages are those of FedAvg.
+
+  Args:
+    model_fn: As in `process.build_process`, which see also for `client_weighting` and
+      `metrics_aggregator`.
+    client_optimizer_fn: Takes the local steps.
+    server_optimizer_fn: Takes the mean of the decoded updates as the gradient.
+    mu: At least 0, where it is FedAvg to the bit.
+    codec: Of the updates; `codecs.Identity()` if None.
+    seed: Decides, with the round, all that is random in the codec.
+
+  Raises:
+    TypeError: If an argument is of the wrong type.
+    ValueError: If an argument has an impossible value.
+  """
+  _check_finite('mu', mu)
+  server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
+  training = frozen_work.build_training(
+    model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
+  )
+  weights_type = training.weights_type
+  spec = tff.types.type_to_tf_tensor_specs(weights_type)
+
+  def work(memory, weights, dataset):
+    trained = regularized_work.train_proximal(training, mu, weights, dataset)
+    return work_lib.Worked(memory, trained.result, ledger.dense_price(spec), trained.metrics)
+
+  return process.compose(
+    process.build_initial_model_weights(model_fn),
+    work_lib.build_work(
+      training, client_stateful.no_memory, weights_type, work, lambda weights: weights.trainable
+    ),
+    _build_aggregator(codec, seed, weights_type.trainable),
+    tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type),
+  )
+
+
+def build_scaffold(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
+  *,
+  num_clients: int,
+  codec: codecs.Codec | None = None,
+  seed: int = 0,
+  client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
+  metrics_aggregator: Callable[..., tff.Computation] | None = None,
+) -> process.ClientStatefulLearningProcess:
+  """Builds SCAFFOLD, option II (Karimireddy et al., ICML 2020, arXiv 1910.06378, Algorithm 1).
+
+  Clients add `c - c_k` to their gradients; c_k, which they remember, becomes the mean of the
+  gradients of their last round, and the server's c the mean of all c_k. Both start at 0, so that
+  the first round is FedAvg's. Twice as much is sent either way: the model and c down, the update
+  and the change of c_k up.
+
+  Both parts of what is sent go through the codec as one value; if it loses something, c is no
+  longer exactly the mean of the c_k. With `client_weighting` by examples, which is not in the
+  paper, means of both are weighted so.
+
+  Args:
+    model_fn: As in `process.build_process`, which see also for `client_weighting` and
+      `metrics_aggregator`.
+    client_optimizer_fn: SGD without momentum.
+    server_optimizer_fn: Takes the mean of the decoded updates as the gradient; the paper's is SGD
+      with the rate eta_g.
+    num_clients: N, of all clients, sampled or not.
+    codec: As in `build_fed_prox`, but none that keeps whole clients out of a round.
+    seed: As in `build_fed_prox`.
+
+  Raises:
+    TypeError: If an argument is of the wrong type.
+    ValueError: If an argument has an impossible value.
+  """
+  _check_counts_clients('SCAFFOLD', codec, num_clients)
+  server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
+  rate = regularized_work.plain_sgd_rate(client_optimizer_fn)
+  training = frozen_work.build_training(
+    model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
+  )
+  weights_type = training.weights_type
+  initialize_client = _initial_memory('control', weights_type)
+  control_type = initialize_client.type_signature.result['control']
+  value_type = tff.to_type(regularized_work.ControlledUpdate(control_type, control_type))
+  broadcast_type = tff.to_type(_Broadcast(weights_type, control_type))
+  broadcast_spec = tff.types.type_to_tf_tensor_specs(broadcast_type)
+
+  def work(memory, broadcast, dataset):
+    done = regularized_work.train_controlled(
+      training, rate, memory['control'], broadcast.weights, broadcast.control, dataset
+    )
+    price = ledger.dense_price(broadcast_spec)
+    memory = collections.OrderedDict(control=done.memory)
+    return work_lib.Worked(memory, done.result, price, done.metrics)
+
+  def received(broadcast):
+    trainable = tuple(tf.nest.flatten(broadcast.weights.trainable))
+    return regularized_work.ControlledUpdate(trainable, broadcast.control)
+
+  def advance(control, mean, share):
+    control = tf.nest.map_structure(lambda c, d: c + share * d, control, mean.control)
+    return control, mean.model
+
+  finalizer = _build_finalizer(server_optimizer, weights_type, value_type, num_clients, advance)
+
+  @tff.tensorflow.computation(finalizer.initialize.type_signature.result.member, weights_type)
+  def outgoing(state, weights):
+    return _Broadcast(weights, state['correction'])
+
+  return process.compose(
+    process.build_initial_model_weights(model_fn),
+    work_lib.build_work(training, initialize_client, broadcast_type, work, received),
+    _counting(_build_aggregator(codec, seed, value_type)),
+    finalizer,
+    outgoing,
+  )
+
+
+def build_fed_dyn(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
+  *,
+  num_clients: int,
+  alpha: float = 0.1,
+  codec: codecs.Codec | None = None,
+  seed: int = 0,
+  client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
+  metrics_aggregator: Callable[..., tff.Computation] | None = None,
+) -> process.ClientStatefulLearningProcess:
+  """Builds FedDyn (Acar et al., ICLR 2021, https://arxiv.org/abs/2111.04263, Algorithm 1).
+
+  Clients minimise their loss minus `<g_k, w>` plus `alpha / 2 |w - w0|^2`, where g_k, which they
+  remember, becomes `g_k - alpha (w - w0)`. The server keeps `h / alpha`, to which it adds the
+  round's mean update times the share of clients that are in it, and subtracts from the mean
+  model: with SGD of rate 1 the model is `mean(w) - h / alpha`. The messages are those of FedAvg.
+
+  Args:
+    model_fn: As in `process.build_process`, which see also for `client_weighting` (the paper's is
+      uniform) and `metrics_aggregator`.
+    client_optimizer_fn: Takes the local steps.
+    server_optimizer_fn: Takes the mean of the decoded updates plus `h / alpha` as the gradient;
+      SGD with rate 1 if None, as in the paper.
+    num_clients: m, of all clients, sampled or not.
+    alpha: At least 0, where nothing is corrected and it is FedAvg to the bit. (That is not the
+      limit: `h / alpha` does not go to 0 with alpha.)
+    codec: As in `build_fed_prox`, but none that keeps whole clients out of a round.
+    seed: As in `build_fed_prox`.
+
+  Raises:
+    TypeError: If an argument is of the wrong type.
+    ValueError: If an argument has an impossible value.
+  """
+  _check_finite('alpha', alpha)
+  _check_counts_clients('FedDyn', codec, num_clients)
+  server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
+  training = frozen_work.build_training(
+    model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
+  )
+  weights_type = training.weights_type
+  spec = tff.types.type_to_tf_tensor_specs(weights_type)
+  initialize_client = _initial_memory('gradient', weights_type)
+
+  def work(memory, weights, dataset):
+    done = regularized_work.train_dynamic(training, alpha, memory['gradient'], weights, dataset)
+    memory = collections.OrderedDict(gradient=done.memory)
+    return work_lib.Worked(memory, done.result, ledger.dense_price(spec), done.metrics)
+
+  def advance(correction, mean, share):
+    mean = tuple(tf.nest.flatten(mean))
+    if not alpha:
+      return correction, mean
+    correction = tf.nest.map_structure(lambda h, u: h + share * u, correction, mean)
+    return correction, tf.nest.map_structure(tf.add, mean, correction)
+
+  return process.compose(
+    process.build_initial_model_weights(model_fn),
+    work_lib.build_work(
+      training, initialize_client, weights_type, work, lambda weights: weights.trainable
+    ),
+    _counting(_build_aggregator(codec, seed, weights_type.trainable)),
+    _build_finalizer(server_optimizer, weights_type, weights_type.trainable, num_clients, advance),
+  )
