@@ -232,6 +232,10 @@ def _check(spec: specs.RunSpec) -> None:
   except ValueError as e:
     raise app.UsageError(f'--partition: {e}') from e
   try:
+    spec.freezing_settings()
+  except ValueError as e:
+    raise app.UsageError(f'--apf_*: {e}') from e
+  try:
     uplink = codecs.parse(spec.uplink)
     if spec.method == 'lbgm':
       codecs.LookBack(uplink, spec.lbgm_threshold)
@@ -260,10 +264,6 @@ def _check(spec: specs.RunSpec) -> None:
     )
   if spec.server_momentum == 1:
     raise app.UsageError('--server_momentum must be below 1, found 1.')
-  try:
-    spec.freezing_settings()
-  except ValueError as e:
-    raise app.UsageError(f'--apf_*: {e}') from e
   if spec.data_dir is not None and spec.task in _EMBEDDED_TASKS:
     raise app.UsageError(f'--data_dir does nothing under --task={spec.task}, which is embedded.')
 
