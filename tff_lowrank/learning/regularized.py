@@ -21,6 +21,7 @@ from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import regularized as regularized_work
+from tff_lowrank.learning import corrected
 from tff_lowrank.learning import process
 from tff_lowrank.learning import work as work_lib
 
@@ -30,13 +31,6 @@ class _Broadcast(NamedTuple):
 
   weights: Any
   control: Any
-
-
-class _Counted(NamedTuple):
-  """An aggregate, and how many clients it is of, int32 []."""
-
-  mean: Any
-  num_accepted: Any
 
 
 def _check_finite(name: str, value: Any) -> None:
@@ -51,95 +45,6 @@ def _build_aggregator(
     codecs.Identity() if codec is None else codec, seed=seed
   )
   return factory.create(value_type, tff.TensorType(np.float32))
-
-
-def _counting(
-  inner: aggregators.ClientStatefulAggregationProcess,
-) -> aggregators.ClientStatefulAggregationProcess:
-  """`inner` with a `_Counted` result."""
-
-  @tff.tensorflow.computation(client_stateful.REPORT_TYPE)
-  def one(report):
-    return tf.cast(report['accepted'], tf.int32)
-
-  # One parameter, of four or five parts.
-  @tff.federated_computation(inner.next.type_signature.parameter)
-  def next_fn(arguments):
-    output = inner.next(arguments)
-    count = tff.federated_sum(tff.federated_map(one, output.reports))
-    return aggregators.ClientStatefulAggregationOutput(
-      output.state,
-      output.client_state,
-      tff.federated_zip(_Counted(output.result, count)),
-      output.measurements,
-      output.reports,
-    )
-
-  return aggregators.ClientStatefulAggregationProcess(
-    inner.initialize, inner.initialize_client, next_fn
-  )
-
-
-def _build_finalizer(
-  server_optimizer: tff.learning.optimizers.Optimizer,
-  weights_type: tff.Type,
-  mean_type: tff.Type,
-  num_clients: int,
-  advance: Callable[[Any, Any, tf.Tensor], tuple[Any, Any]],
-) -> tff.learning.templates.FinalizerProcess:
-  """A step of the server optimizer with a correction that the server remembers.
-
-  State: `optimizer`, `correction` (one tensor for each trainable weight, zeros at first). A
-  rejected update, one that is not finite, changes nothing.
-
-  advance: `(correction, mean, share of the clients that are in the mean) -> (correction,
-    gradient for the server optimizer)`.
-  """
-  inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)
-  spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
-
-  @tff.tensorflow.computation
-  def zeros():
-    return tuple(structures.zeros(spec))
-
-  @tff.federated_computation
-  def initialize():
-    return tff.federated_zip(
-      collections.OrderedDict(
-        optimizer=inner.initialize(), correction=tff.federated_eval(zeros, tff.SERVER)
-      )
-    )
-
-  counted_type = tff.to_type(_Counted(mean_type, np.int32))
-  correction_type = zeros.type_signature.result
-
-  @tff.tensorflow.computation(correction_type, counted_type)
-  def prepare(correction, counted):
-    share = tf.cast(counted.num_accepted, tf.float32) / num_clients
-    correction, gradient = advance(correction, counted.mean, share)
-    like = tff.types.type_to_tf_tensor_specs(weights_type.trainable)
-    return correction, tf.nest.pack_sequence_as(like, tf.nest.flatten(gradient))
-
-  @tff.tensorflow.computation(correction_type, correction_type, np.int32)
-  def keep(old, new, rejected):
-    return structures.select((rejected > 0) | ~structures.all_finite(new), old, new)
-
-  @tff.federated_computation(
-    initialize.type_signature.result,
-    tff.FederatedType(weights_type, tff.SERVER),
-    tff.FederatedType(counted_type, tff.SERVER),
-  )
-  def next_fn(state, weights, counted):
-    correction, gradient = tff.federated_map(prepare, (state['correction'], counted))
-    stepped = inner.next(state['optimizer'], weights, gradient)
-    rejected = stepped.measurements['update_non_finite']
-    correction = tff.federated_map(keep, (state['correction'], correction, rejected))
-    new_state = collections.OrderedDict(optimizer=stepped.state, correction=correction)
-    return tff.templates.MeasuredProcessOutput(
-      tff.federated_zip(new_state), stepped.result, stepped.measurements
-    )
-
-  return tff.learning.templates.FinalizerProcess(initialize, next_fn)
 
 
 def _initial_memory(name: str, weights_type: tff.Type) -> tff.Computation:
@@ -278,7 +183,9 @@ def build_scaffold(
     control = tf.nest.map_structure(lambda c, d: c + share * d, control, mean.control)
     return control, mean.model
 
-  finalizer = _build_finalizer(server_optimizer, weights_type, value_type, num_clients, advance)
+  finalizer = corrected.build_finalizer(
+    server_optimizer, weights_type, value_type, num_clients, advance
+  )
 
   @tff.tensorflow.computation(finalizer.initialize.type_signature.result.member, weights_type)
   def outgoing(state, weights):
@@ -287,7 +194,7 @@ def build_scaffold(
   return process.compose(
     process.build_initial_model_weights(model_fn),
     work_lib.build_work(training, initialize_client, broadcast_type, work, received),
-    _counting(_build_aggregator(codec, seed, value_type)),
+    corrected.counting(_build_aggregator(codec, seed, value_type)),
     finalizer,
     outgoing,
   )
@@ -355,6 +262,8 @@ def build_fed_dyn(
     work_lib.build_work(
       training, initialize_client, weights_type, work, lambda weights: weights.trainable
     ),
-    _counting(_build_aggregator(codec, seed, weights_type.trainable)),
-    _build_finalizer(server_optimizer, weights_type, weights_type.trainable, num_clients, advance),
+    corrected.counting(_build_aggregator(codec, seed, weights_type.trainable)),
+    corrected.build_finalizer(
+      server_optimizer, weights_type, weights_type.trainable, num_clients, advance
+    ),
   )

@@ -73,8 +73,9 @@ def build_personal_evaluation(
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
 
   A client's own model is `process.get_client_model_weights`, as it is between rounds: the newest
-  global weights with what the client remembers of its own. Clients that never took part are
-  evaluated too, clients without test examples are not.
+  global weights with what the client remembers of its own, before it trains on them. That can be
+  far below the model after local training when clients have few classes. Clients that never took
+  part are evaluated too, clients without test examples are not.
 
   Args:
     model: With metrics `loss` and `accuracy`.
