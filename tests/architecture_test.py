@@ -66,7 +66,7 @@ PUBLIC_NAMES = {
     'SharedLookBackFactory',
     'lift',
   },
-  'tff_lowrank.client_state': {'MemoryStore'},
+  'tff_lowrank.client_state': {'Contents', 'LmdbStore', 'MemoryStore', 'Store'},
   'tff_lowrank.client_work': {'build_local_sgd'},
   'tff_lowrank.codecs': {
     'Atomo',
