@@ -26,6 +26,7 @@ METHOD_FLAGS: Mapping[str, tuple[str, ...]] = {
 }
 
 CONTEXTS = ('local', 'stock')
+CLIENT_MEMORY = ('ram', 'disk', 'disk_float16')
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
 
@@ -51,6 +52,9 @@ class RunSpec:
   eval_every: int
   data_dir: str | None
   context: str
+  client_memory: str
+  dropout_rate: float
+  straggler_deadline: float | None
   uplink: str
   lbgm_threshold: float
   lbgm_granularity: str
