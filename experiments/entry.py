@@ -7,6 +7,7 @@ import sys
 from absl import app
 from absl import flags
 
+from tff_lowrank import execution
 from tff_lowrank.simulation import stopping
 
 _DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of what went wrong.')
@@ -53,4 +54,6 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Runs a binary's `main` on the command line."""
+  # TFF's own default context complains when it ends unused.
+  execution.set_local_context()
   app.run(guarded(main), flags_parser=_parse)
