@@ -2,11 +2,10 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 
 import pandas as pd
 import pytest
@@ -43,6 +42,14 @@ def assert_same(a, b):
     pd.testing.assert_frame_equal(one, other)
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """An LBGM run of 7 rounds that nothing happened to."""
+  folder = tmp_path_factory.mktemp('whole')
+  train(folder, '--rounds=7', *LBGM)
+  return folder
+
+
 def fail_after(monkeypatch, number):
   """Lets a run fail in the round after `number`, once its checkpoint, if any, is written."""
   record = recorder.Recorder.record
@@ -55,44 +62,47 @@ def fail_after(monkeypatch, number):
   monkeypatch.setattr(recorder.Recorder, 'record', failing)
 
 
-@pytest.mark.parametrize(
-  'flags',
-  [LBGM, (*LBGM, '--client_memory=disk'), (*LBGM, '--client_memory=disk_float16'), APF, ABSENT],
-  ids=['ram', 'disk', 'disk_float16', 'apf', 'absent'],
-)
-def test_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, flags):
-  train(tmp_path / 'whole', '--rounds=7', *flags)
+def interrupt_and_go_on(folder, monkeypatch, flags):
   for stop in (3, 4):  # Between two checkpoints, and at one.
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match='power cut'):
       fail_after(patch, stop)
-      train(tmp_path / 'parts', '--rounds=7', *flags)
-    record = json.loads((tmp_path / 'parts' / 'run.json').read_text())
+      train(folder, '--rounds=7', *flags)
+    record = json.loads((folder / 'run.json').read_text())
     assert (record['status'], record['error']) == ('failed', 'RuntimeError: power cut')
-  train(tmp_path / 'parts', '--rounds=7', *flags)
-  assert_same(tmp_path / 'whole', tmp_path / 'parts')
-  if flags == APF:
-    names = ('freezing.npz',)
-    for name in names:
-      assert (tmp_path / 'parts' / name).read_bytes() == (tmp_path / 'whole' / name).read_bytes()
-  record = json.loads((tmp_path / 'parts' / 'run.json').read_text())
+  train(folder, '--rounds=7', *flags)
+  record = json.loads((folder / 'run.json').read_text())
   assert record['status'] == 'completed' and len(record['resumed']) == 2
   assert 'error' not in record
 
 
-def test_a_complete_run_does_nothing_and_more_rounds_continue(tmp_path, capfd):
-  train(tmp_path / 'long', '--rounds=5', *LBGM)
-  train(tmp_path / 'short', '--rounds=3', *LBGM)
-  before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'short').rglob('*.*')}
+@pytest.mark.parametrize('memory', ['ram', 'disk'])
+def test_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, whole, memory):
+  interrupt_and_go_on(tmp_path, monkeypatch, (*LBGM, f'--client_memory={memory}'))
+  assert_same(whole, tmp_path)
+
+
+@pytest.mark.parametrize('flags', [APF, ABSENT], ids=['apf', 'absent'])
+def test_all_else_that_a_run_remembers_goes_on(tmp_path, monkeypatch, flags):
+  train(tmp_path / 'whole', '--rounds=7', *flags)
+  interrupt_and_go_on(tmp_path / 'parts', monkeypatch, flags)
+  assert_same(tmp_path / 'whole', tmp_path / 'parts')
+  for trace in tmp_path.glob('whole/*.npz'):
+    assert (tmp_path / 'parts' / trace.name).read_bytes() == trace.read_bytes()
+
+
+def test_a_complete_run_does_nothing_and_more_rounds_continue(tmp_path, capfd, whole):
+  train(tmp_path, '--rounds=3', *LBGM)
+  before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.*')}
   capfd.readouterr()
-  train(tmp_path / 'short', '--rounds=3', *LBGM)
+  train(tmp_path, '--rounds=3', *LBGM)
   assert 'is complete, with 3 rounds; there is nothing to do' in capfd.readouterr().out
   for path, changed in before.items():
     assert path.name == folder_lock.FILE or path.stat().st_mtime_ns == changed, path
-  train(tmp_path / 'short', '--rounds=5', *LBGM)
-  assert_same(tmp_path / 'long', tmp_path / 'short')
-  with pytest.raises(ValueError, match='has 5 rounds, which --rounds=4 would undo'):
-    train(tmp_path / 'short', '--rounds=4', *LBGM)
-  assert len(read(tmp_path / 'short')[0]) == 5
+  train(tmp_path, '--rounds=7', *LBGM)
+  assert_same(whole, tmp_path)
+  with pytest.raises(ValueError, match='has 7 rounds, which --rounds=4 would undo'):
+    train(tmp_path, '--rounds=4', *LBGM)
+  assert len(read(tmp_path)[0]) == 7
 
 
 def test_other_flags_are_refused_and_named(tmp_path):
@@ -104,17 +114,15 @@ def test_other_flags_are_refused_and_named(tmp_path):
   assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
 
 
-def test_a_damaged_newest_checkpoint_falls_back(tmp_path, caplog):
-  train(tmp_path / 'whole', '--rounds=7', *LBGM, '--client_memory=disk')
-  train(tmp_path / 'parts', '--rounds=6', *LBGM, '--client_memory=disk')
-  (tmp_path / 'parts' / 'run.json').unlink()
-  state = tmp_path / 'parts' / 'checkpoints' / 'round_0000000006' / 'state.safetensors'
+def test_a_damaged_newest_checkpoint_falls_back(tmp_path, caplog, whole):
+  train(tmp_path, '--rounds=6', *LBGM, '--client_memory=disk')
+  state = tmp_path / 'checkpoints' / 'round_0000000006' / 'state.safetensors'
   data = bytearray(state.read_bytes())
   data[-1] ^= 1
   state.write_bytes(data)
-  train(tmp_path / 'parts', '--rounds=7', *LBGM, '--client_memory=disk')
+  train(tmp_path, '--rounds=7', *LBGM, '--client_memory=disk')
   assert 'round_0000000006 cannot be used: state.safetensors is damaged' in caplog.text
-  assert_same(tmp_path / 'whole', tmp_path / 'parts')
+  assert_same(whole, tmp_path)
 
 
 def test_edited_metrics_are_not_appended_to(tmp_path):
@@ -132,29 +140,26 @@ def test_two_runs_in_one_folder(tmp_path):
   assert not (tmp_path / 'run.json').exists()
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_with_a_checkpoint(tmp_path, monkeypatch, number):
+def test_a_signal_ends_it_with_a_checkpoint(tmp_path, monkeypatch, whole):
   record = recorder.Recorder.record
 
   def signalling(self, done, evaluated):
     if done.number == 3:
-      signal.raise_signal(number)
+      signal.raise_signal(signal.SIGTERM)
     return record(self, done, evaluated)
 
-  train(tmp_path / 'whole', '--rounds=5', *LBGM)
   with monkeypatch.context() as patch:
     patch.setattr(recorder.Recorder, 'record', signalling)
-    with pytest.raises(stopping.Stopped, match='after round 3 of 5; saved in') as stopped:
-      train(tmp_path / 'parts', '--rounds=5', *LBGM)
-  assert stopped.value.exit_status == 128 + number
-  assert json.loads((tmp_path / 'parts' / 'run.json').read_text())['status'] == 'stopped'
-  assert len(read(tmp_path / 'parts')[0]) == 3
-  train(tmp_path / 'parts', '--rounds=5', *LBGM)
-  assert_same(tmp_path / 'whole', tmp_path / 'parts')
+    with pytest.raises(stopping.Stopped, match='after round 3 of 7; saved in') as stopped:
+      train(tmp_path, '--rounds=7', *LBGM)
+  assert stopped.value.exit_status == 128 + signal.SIGTERM
+  assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'stopped'
+  assert len(read(tmp_path)[0]) == 3
+  train(tmp_path, '--rounds=7', *LBGM)
+  assert_same(whole, tmp_path)
 
 
-def test_a_full_disk_is_told_and_mended(tmp_path, monkeypatch):
-  train(tmp_path / 'whole', '--rounds=5', *LBGM)
+def test_a_full_disk_is_told_and_mended(tmp_path, monkeypatch, whole):
   append = append_log.AppendLog.append
   calls = []
 
@@ -166,14 +171,12 @@ def test_a_full_disk_is_told_and_mended(tmp_path, monkeypatch):
 
   with monkeypatch.context() as patch, pytest.raises(OSError, match='No space left'):
     patch.setattr(append_log.AppendLog, 'append', failing)
-    train(tmp_path / 'parts', '--rounds=5', *LBGM)
-  train(tmp_path / 'parts', '--rounds=5', *LBGM)
-  assert_same(tmp_path / 'whole', tmp_path / 'parts')
+    train(tmp_path, '--rounds=7', *LBGM)
+  train(tmp_path, '--rounds=7', *LBGM)
+  assert_same(whole, tmp_path)
 
 
 def test_a_deleted_folder_is_told(tmp_path, monkeypatch):
-  import shutil
-
   folder = tmp_path / 'run'
   run_rounds = rounds.run_rounds
 
@@ -210,7 +213,7 @@ def kill(folder, kills, seed, *flags):
 
 
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
-  kill(tmp_path, 5, 1, '--rounds=12', *LBGM, '--client_memory=disk')
+  kill(tmp_path, 4, 1, '--rounds=12', *LBGM, '--client_memory=disk')
 
 
 @pytest.mark.slow
@@ -221,17 +224,3 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
 )
 def test_many_kills(tmp_path, flags):
   print(kill(tmp_path, 40, 2, '--rounds=30', *flags))
-
-
-def test_interrupts_without_a_main_thread_change_nothing():
-  seen = []
-
-  def enter():
-    with stopping.StopRequest() as stop:
-      time.sleep(0)
-      seen.append(stop.is_made)
-
-  thread = threading.Thread(target=enter)
-  thread.start()
-  thread.join()
-  assert seen == [False]
