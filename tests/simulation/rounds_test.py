@@ -73,17 +73,19 @@ def test_a_failing_round_leaves_memory_as_it_was(process, data):
   assert store.committed_round == 1 and len(store) == 1
 
 
+FIVE = (np.ones([5, linear.FEATURES], np.float32), np.ones([5], np.int32))
+
+
 def unreadable(client, number):
   """Data that fails at its second batch, after the first was trained on."""
   if (client, number) != ('b', 2):
     return None
 
   def examples():
-    x, y = np.ones([5, 3], np.float32), np.ones([5, 1], np.float32)
-    yield collections.OrderedDict(x=x, y=y)
+    yield collections.OrderedDict(x=FIVE[0], y=FIVE[1])
     raise RuntimeError('disk gone')
 
-  spec = linear.dataset(np.ones([5, 3], np.float32), np.ones([5, 1], np.float32), 5).element_spec
+  spec = linear.dataset(*FIVE, 5).element_spec
   return tf.data.Dataset.from_generator(examples, output_signature=spec)
 
 
@@ -94,7 +96,7 @@ def missing(client, number):
 
 def empty(client, number):
   if (client, number) == ('b', 2):
-    return linear.dataset(np.ones([5, 3], np.float32), np.ones([5, 1], np.float32), 5).take(0)
+    return linear.dataset(*FIVE, 5).take(0)
 
 
 @pytest.mark.parametrize(
