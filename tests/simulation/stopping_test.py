@@ -7,12 +7,13 @@ from tff_lowrank.simulation import stopping
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_interrupts(number):
+def test_the_first_signal_is_noted_and_the_second_interrupts(number, capfd):
   before = signal.getsignal(number)
   with stopping.StopRequest() as stop:
     assert not stop.is_made
     signal.raise_signal(number)
     assert stop.is_made and stop.signal_number == number
+    assert 'Stopping after this round' in capfd.readouterr().err
     with pytest.raises(KeyboardInterrupt):
       signal.raise_signal(signal.SIGINT)
   assert signal.getsignal(number) is before

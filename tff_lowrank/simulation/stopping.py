@@ -1,5 +1,6 @@
 """Ending between two rounds when asked to by a signal."""
 
+import os
 import signal
 import threading
 from typing import Any
@@ -33,6 +34,8 @@ class StopRequest:
     if self.is_made:
       raise KeyboardInterrupt
     self.signal_number = number
+    # Not `print`, which the signal may have interrupted.
+    os.write(2, b'\nStopping after this round; a second signal stops at once.\n')
 
   def __enter__(self) -> 'StopRequest':
     self._before = {}
