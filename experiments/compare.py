@@ -5,7 +5,8 @@
 
 A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`, or
 `fed_avg:uplink=error_feedback(top_k(0.1))`. Each run goes to DIR/METHOD-seedN; the table to
-DIR/table.csv and DIR/table.md, the plots to DIR/plots.
+DIR/table.csv and DIR/table.md, the plots to DIR/plots. The same command goes on with a comparison
+that was interrupted.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,10 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags
 
+from experiments import entry
 from experiments import flag_groups
 from experiments import runner
+from experiments import saving
 from experiments import specs
 from experiments.reports import freezing_plots
 from experiments.reports import plots
@@ -83,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
   flag_groups.check_family_flags([spec for _, spec in plan])
   runs = [(label, folder / f'{label}-seed{spec.seed}') for label, spec in plan]
   for (label, spec), (_, run) in zip(plan, runs, strict=True):
-    runner.train(spec, run, f'{label}-seed{spec.seed}')
+    runner.train(spec, run, f'{label}-seed{spec.seed}', saving.from_flags())
   table = table_lib.build_table(runs, network_lib.Network())
   table.to_csv(folder / 'table.csv', index=False)
   markdown = table_lib.to_markdown(table)
@@ -97,4 +100,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  entry.run(main)

@@ -73,6 +73,26 @@ _DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data set's files ar
 _CONTEXT = flags.DEFINE_enum(
   'context', 'local', specs.CONTEXTS, "What runs TFF: this package's context or TFF's own."
 )
+_CLIENT_MEMORY = flags.DEFINE_enum(
+  'client_memory',
+  'ram',
+  specs.CLIENT_MEMORY,
+  'Where what clients remember is kept; disk_float16 rounds it to 16 bits.',
+)
+_DROPOUT_RATE = flags.DEFINE_float(
+  'dropout_rate',
+  0.0,
+  'Probability that a chosen client drops out of the round, before it is sent anything.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_STRAGGLER_DEADLINE = flags.DEFINE_float(
+  'straggler_deadline',
+  None,
+  'Seconds; a chosen client whose last messages would take longer on 9 Mbps down and 3 up sits '
+  'out.',
+  lower_bound=0,
+)
 _UPLINK = flags.DEFINE_string(
   'uplink',
   'identity',
@@ -264,6 +284,8 @@ def _check(spec: specs.RunSpec) -> None:
     )
   if spec.server_momentum == 1:
     raise app.UsageError('--server_momentum must be below 1, found 1.')
+  if spec.straggler_deadline == 0:
+    raise app.UsageError('--straggler_deadline must be above 0, found 0.')
   if spec.data_dir is not None and spec.task in _EMBEDDED_TASKS:
     raise app.UsageError(f'--data_dir does nothing under --task={spec.task}, which is embedded.')
 
@@ -292,6 +314,9 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     eval_every=_EVAL_EVERY.value,
     data_dir=_DATA_DIR.value,
     context=_CONTEXT.value,
+    client_memory=_CLIENT_MEMORY.value,
+    dropout_rate=_DROPOUT_RATE.value,
+    straggler_deadline=_STRAGGLER_DEADLINE.value,
     uplink=_UPLINK.value,
     downlink=_DOWNLINK.value,
     lbgm_threshold=_LBGM_THRESHOLD.value,

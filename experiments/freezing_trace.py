@@ -1,5 +1,6 @@
 """Keeps what plots of freezing need and per-round means do not tell."""
 
+from collections.abc import Mapping
 import pathlib
 from typing import Any
 
@@ -27,6 +28,7 @@ class FreezingTrace:
     self._seed = seed
     self._round = 0
     self._first: list[np.ndarray] = []
+    self._shapes: list[np.ndarray] = []
     self._samples: list[tuple[int, int]] = []
     self._values: list[list[float]] = []
     self._frozen: list[list[bool]] = []
@@ -56,11 +58,25 @@ class FreezingTrace:
     self._values.append([float(weights[t].ravel()[i]) for t, i in self._samples])
     self._frozen.append([bool(masks[t][i]) for t, i in self._samples])
 
+  def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `save` gave."""
+    places = zip(saved['sample_tensor'], saved['sample_index'], strict=True)
+    self._samples = [(int(t), int(i)) for t, i in places]
+    self._values = saved['sample_value'].tolist()
+    self._frozen = saved['sample_frozen'].tolist()
+    self._round = len(self._values)
+    count = sum(name.startswith('shape_') for name in saved)
+    self._shapes = [saved[f'shape_{i}'] for i in range(count)]
+    self._first = [np.array(saved[f'first_frozen_{i}']) for i in range(count)]
+
   def write(self, path: pathlib.Path) -> None:
     """Writes the file described above."""
+    np.savez_compressed(path, **self.save())
+
+  def save(self) -> dict[str, np.ndarray]:
+    """The arrays of the file; of a trace without rounds, they are empty."""
     tensors, indices = np.array(self._samples, np.int64).reshape(-1, 2).T
-    np.savez_compressed(
-      path,
+    return dict(
       sample_tensor=tensors,
       sample_index=indices,
       sample_value=np.array(self._values, np.float32),

@@ -1,13 +1,17 @@
 """What is needed to run a run again: written to `run.json` beside its results."""
 
+from collections.abc import Mapping
 import datetime
 from importlib import metadata
 import json
+import logging
 import pathlib
 import platform
 import subprocess
 import time
 from typing import Any
+
+from tff_lowrank.simulation import file_operations
 
 PACKAGES = ('tff-lowrank', 'tensorflow-federated', 'tensorflow', 'jax', 'jaxlib', 'numpy')
 
@@ -31,17 +35,43 @@ def _version(package: str) -> str | None:
     return None
 
 
-class RunRecord:
-  """Keeps `run.json` up to date: `running`, then `completed` or `failed`."""
+def _now() -> str:
+  return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
-  def __init__(self, path: pathlib.Path, flags: dict[str, Any], devices: list[str]):
+
+def read_record(path: pathlib.Path) -> dict[str, Any] | None:
+  """What a `RunRecord` wrote; None if there is none, or none that can be read."""
+  try:
+    record = json.loads(path.read_text())
+  except (FileNotFoundError, ValueError):
+    return None
+  return record if isinstance(record, dict) and {'flags', 'status'} <= set(record) else None
+
+
+class RunRecord:
+  """Keeps `run.json` up to date: `running`, then `completed`, `failed` or `stopped`.
+
+  `stopped` is a run that a signal ended and that saved. A run that goes on keeps the time it was
+  `started`, adds the time to `resumed`, and counts on in `wall_seconds`.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path,
+    flags: dict[str, Any],
+    devices: list[str],
+    before: Mapping[str, Any] | None = None,
+  ):
     """Writes the record of a run that starts now.
 
     Args:
       path: Where to write.
       flags: Every setting that decides the run's numbers.
       devices: Names of the devices it may use.
+      before: The record of the run so far, if it goes on.
     """
+    before = before or {}
+    self._before = before.get('wall_seconds', 0.0)
     self._path = path
     self._start = time.monotonic()
     status = _git('status', '--porcelain')
@@ -52,12 +82,21 @@ class RunRecord:
         commit=_git('rev-parse', 'HEAD'), dirty=bool(status) if status is not None else None
       ),
       devices=devices,
-      started=datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+      started=before.get('started', _now()),
     )
+    if before:
+      self._record['resumed'] = [*before.get('resumed', ()), _now()]
     self.update('running')
 
   def update(self, status: str, **facts: Any) -> None:
     """Sets the status and adds `facts`."""
-    seconds = round(time.monotonic() - self._start, 3)
+    seconds = round(self._before + time.monotonic() - self._start, 3)
     self._record |= dict(status=status, wall_seconds=seconds, **facts)
-    self._path.write_text(json.dumps(self._record, indent=2) + '\n')
+    file_operations.replace(self._path, (json.dumps(self._record, indent=2) + '\n').encode())
+
+  def update_if_possible(self, status: str, **facts: Any) -> None:
+    """As `update`, but where the folder cannot be written any more it only warns."""
+    try:
+      self.update(status, **facts)
+    except OSError as e:
+      logging.warning('%s could not be written: %s', self._path, e)

@@ -1,14 +1,19 @@
 """Writes a run's numbers: metrics.csv, ledger.parquet and TensorBoard events."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import csv
+import io
+import logging
+import os
 import pathlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tff_lowrank import ledger as ledger_lib
+from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import metrics as metrics_lib
 from tff_lowrank.simulation import rounds
 
@@ -31,56 +36,98 @@ COLUMNS = (
 # Where a method's own measurements are.
 METHOD_METRICS = (('aggregator', 'codec'), ('finalizer', 'freezing'))
 
+METRICS_FILE = 'metrics.csv'
+# The entries of ledger.parquet, to which nothing can be appended, as an Arrow IPC stream.
+LEDGER_STREAM = 'ledger.arrows'
+
+
+def method_metrics(metrics: Any) -> dict[str, float]:
+  """A method's own measurements, flat, of all metrics of its process."""
+  found = {}
+  for part, name in METHOD_METRICS:
+    if isinstance(metrics[part], Mapping):
+      found |= metrics_lib.flatten(metrics[part].get(name, {}))
+  return found
+
 
 class Recorder:
-  """Records rounds in a run folder. Use as a context manager: leaving it closes the files."""
+  """Records rounds in a run folder. Use as a context manager: leaving it closes the files.
 
-  def __init__(self, folder: pathlib.Path, evaluated: Sequence[str] = ()):
+  metrics.csv and the ledger's stream only grow; `logs` are for the checkpoints, which cut off
+  what came after them, and `save` and `restore` for what is not in these files.
+  """
+
+  def __init__(
+    self, folder: pathlib.Path, own_columns: Sequence[str] = (), evaluated: Sequence[str] = ()
+  ):
     """Opens the files in `folder`.
 
     Args:
       folder: Exists.
+      own_columns: Of the method's measurements, after the common ones.
       evaluated: Metrics that evaluations have beside those that `COLUMNS` has cells for; each
-        gets the column `eval_` + its name after them.
+        gets the column `eval_` + its name.
     """
-    columns = (*COLUMNS, *(f'eval_{name}' for name in evaluated))
-    self._columns = tuple(dict.fromkeys(columns))
+    columns = (*COLUMNS, *(f'eval_{name}' for name in evaluated), *own_columns)
     self._folder = folder
+    self._columns = tuple(dict.fromkeys(columns))
     self._ledger = ledger_lib.Ledger()
-    self._csv = open(folder / 'metrics.csv', 'w', newline='')
-    self._writer = None
+    self._csv = append_log.AppendLog(folder / METRICS_FILE)
+    self._stream = append_log.AppendLog(folder / LEDGER_STREAM)
+    self.logs = {METRICS_FILE: self._csv, LEDGER_STREAM: self._stream}
     self._events = tf.summary.create_file_writer(str(folder / 'tensorboard'))
 
   def __enter__(self) -> 'Recorder':
     return self
 
-  def __exit__(self, *exception: Any) -> None:
-    self._csv.close()
-    self._events.close()
-    self._ledger.write(str(self._folder / 'ledger.parquet'))
+  def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+    for log in self.logs.values():
+      log.close()
+    try:
+      self._events.close()
+      self._write_parquet()
+    except (OSError, tf.errors.OpError):
+      if error is None:
+        raise
+      logging.warning('%s: the ledger could not be written after the failure.', self._folder)
+
+  def _write_parquet(self) -> None:
+    temporary = self._folder / '.ledger.parquet.new'
+    ledger_lib.write_drained(str(self._folder / LEDGER_STREAM), str(temporary))
+    os.replace(temporary, self._folder / 'ledger.parquet')
+
+  def save(self) -> dict[str, np.ndarray]:
+    """What a checkpoint must hold besides the logs."""
+    directions = (ledger_lib.UPLINK, ledger_lib.DOWNLINK)
+    return {'total_bytes': np.array([self._ledger.total_bytes(d) for d in directions], np.int64)}
+
+  def restore(self, saved: Mapping[str, np.ndarray]) -> None:
+    """Goes on from what `save` gave; the logs must have been rewound to the same round."""
+    up, down = saved['total_bytes']
+    self._ledger = ledger_lib.Ledger({ledger_lib.UPLINK: int(up), ledger_lib.DOWNLINK: int(down)})
 
   def record(
     self, done: rounds.Round, evaluated: dict[str, float] | None
   ) -> collections.OrderedDict[str, Any]:
-    """Writes one round and returns its row; cells of an evaluation not made are None."""
+    """Writes one round and returns its row; cells of what was not measured are None."""
     spent = self._enter_messages(done)
-    train = done.metrics['client_work']['train']
     row = collections.OrderedDict.fromkeys(self._columns)
+    left_out = sum(not bool(report['accepted']) for report in done.reports)
     row.update(
       round=done.number,
-      train_loss=float(train['loss']),
-      train_accuracy=float(train['accuracy']),
       **{f'eval_{name}': value for name, value in (evaluated or {}).items()},
       uplink_bytes=spent[ledger_lib.UPLINK],
       downlink_bytes=spent[ledger_lib.DOWNLINK],
       cumulative_uplink_bytes=self._ledger.total_bytes(ledger_lib.UPLINK),
       cumulative_downlink_bytes=self._ledger.total_bytes(ledger_lib.DOWNLINK),
       round_seconds=round(done.seconds, 4),
-      participants=len(done.client_ids),
-      dropped_clients=sum(not bool(report['accepted']) for report in done.reports),
+      participants=len(done.client_ids) + len(done.absent),
+      dropped_clients=left_out + len(done.absent),
     )
-    for part, name in METHOD_METRICS:
-      row.update(metrics_lib.flatten(done.metrics[part].get(name, {})))
+    if done.metrics is not None:
+      train = done.metrics['client_work']['train']
+      row.update(train_loss=float(train['loss']), train_accuracy=float(train['accuracy']))
+      row.update(method_metrics(done.metrics))
     self._write(row)
     return row
 
@@ -97,11 +144,14 @@ class Recorder:
     return spent
 
   def _write(self, row: dict[str, Any]) -> None:
-    if self._writer is None:
-      self._writer = csv.DictWriter(self._csv, list(row))
-      self._writer.writeheader()
-    self._writer.writerow(row)
-    self._csv.flush()
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, self._columns)
+    if self._csv.is_empty:
+      writer.writeheader()
+    writer.writerow(row)
+    header = ledger_lib.stream_header() if self._stream.is_empty else b''
+    self._stream.append(header + self._ledger.drain())
+    self._csv.append(text.getvalue().encode())
     with self._events.as_default(step=row['round']):
       for name, value in row.items():
         if value is not None and name != 'round':

@@ -1,9 +1,12 @@
-"""Runs one spec into a run folder."""
+"""Runs one spec into a run folder, or goes on with it where it was left."""
 
 from collections.abc import Callable
+import functools
+import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 import tqdm
@@ -12,43 +15,105 @@ from experiments import freezing_trace
 from experiments import methods
 from experiments import provenance
 from experiments import recorder as recorder_lib
+from experiments import saving as saving_lib
 from experiments import specs
 from experiments.reports import freezing_plots
 from experiments.reports import plots
 from tff_lowrank import client_state
 from tff_lowrank import execution
 from tff_lowrank import learning
+from tff_lowrank import ledger
 from tff_lowrank import tasks
+from tff_lowrank.simulation import absence as absence_lib
 from tff_lowrank.simulation import batches as batches_lib
+from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import evaluation
+from tff_lowrank.simulation import folder_lock
+from tff_lowrank.simulation import metrics as metrics_lib
 from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
+from tff_lowrank.simulation import stopping
 
 _CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
 
+_RECORD = 'run.json'
+_CHECKPOINTS = 'checkpoints'
+_CLIENT_MEMORY = 'client_memory'
 
-def train(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
-  """Runs `spec` into `folder`, made if needed; `label` names the run in plots and progress."""
+
+def train(
+  spec: specs.RunSpec,
+  folder: pathlib.Path,
+  label: str,
+  saving: saving_lib.Saving = saving_lib.Saving(),  # noqa: B008 (frozen)
+) -> bool:
+  """Runs `spec` into `folder`, made if needed, from its newest checkpoint if it has one.
+
+  Ctrl-C and SIGTERM end it after the round, with a checkpoint.
+
+  Args:
+    spec: What to run.
+    folder: Where to; of this one run.
+    label: Names the run in plots and progress.
+    saving: How it is kept safe.
+
+  Returns:
+    Whether there was anything to do: false for a run that was complete already.
+
+  Raises:
+    BlockingIOError: If another process runs in `folder`.
+    checkpoint.MismatchError: If `folder` holds a run of other flags.
+    stopping.Stopped: If a signal ended the run.
+  """
   folder.mkdir(parents=True, exist_ok=True)
-  devices = [device.name for device in tf.config.list_logical_devices()]
-  record = provenance.RunRecord(folder / 'run.json', spec.as_dict(), devices)
-  try:
-    with _CONTEXTS[spec.context]():
-      _run_rounds(spec, folder, label)
-  except BaseException as e:
-    record.update('failed', error=f'{type(e).__name__}: {e}')
-    raise
-  plots.plot_accuracy({label: folder}, folder / 'plots')
-  if spec.freezing_settings() is not None:
-    freezing_plots.plot_run(folder, folder / 'plots')
-  record.update('completed')
+  with folder_lock.FolderLock(folder), stopping.StopRequest() as stop:
+    before = provenance.read_record(folder / _RECORD)
+    if before is not None and _has_rows(folder):
+      checkpoint.check_same_run(folder, before['flags'], spec.as_dict())
+      if before['status'] == 'completed' and before['flags'].get('rounds') == spec.rounds:
+        print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
+        return False
+    devices = [device.name for device in tf.config.list_logical_devices()]
+    record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
+    try:
+      with _CONTEXTS[spec.context]():
+        _Run(spec, folder, saving).go(label, stop)
+      plots.plot_accuracy({label: folder}, folder / 'plots')
+      if spec.freezing_settings() is not None:
+        freezing_plots.plot_run(folder, folder / 'plots')
+      record.update('completed')
+    except stopping.Stopped:
+      record.update('stopped')
+      raise
+    except BaseException as e:
+      record.update_if_possible('failed', error=f'{type(e).__name__}: {e}')
+      raise
+  return True
+
+
+def _has_rows(folder: pathlib.Path) -> bool:
+  path = folder / recorder_lib.METRICS_FILE
+  return path.exists() and path.stat().st_size > 0
+
+
+def _open_store(
+  spec: specs.RunSpec, folder: pathlib.Path, initial: Any, cap_mb: int
+) -> client_state.Store:
+  if spec.client_memory == 'ram':
+    return client_state.MemoryStore(initial)
+  return client_state.LmdbStore(
+    initial,
+    folder / _CLIENT_MEMORY,
+    ram_cap_bytes=cap_mb << 20,
+    float16=spec.client_memory == 'disk_float16',
+  )
 
 
 def _build_evaluation(
   task: tasks.Task,
   model: tff.learning.models.FunctionalModel,
   process: learning.ClientStatefulLearningProcess,
-  store: client_state.MemoryStore,
+  store: client_state.Store,
 ) -> Callable[[Any], dict[str, float]]:
   """A function from the server's state to the metrics of all evaluations of the task."""
   central = evaluation.build_evaluation(model, task.test, task.preprocess)
@@ -58,37 +123,137 @@ def _build_evaluation(
   return lambda state: central(process.get_model_weights(state)) | personal(state, store.read)
 
 
-def _run_rounds(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
-  task = tasks.build(
-    spec.task,
-    partition=spec.partition,
-    num_clients=spec.num_clients,
-    seed=spec.seed,
-    data_dir=spec.data_dir,
-    client_test_fraction=spec.client_test_fraction,
-    model_family=spec.model_family,
-    gamma=spec.gamma,
-  )
-  model = task.build_model(spec.seed)
-  process = methods.build_process(spec, model, task.keras_model_fn)
-  store = client_state.MemoryStore(process.initialize_client())
-  evaluate = _build_evaluation(task, model, process, store)
-  batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
-  select_clients = sampling.build_sampling(task.train.client_ids, spec.clients_per_round, spec.seed)
-  settings = spec.freezing_settings()
-  trace = None if settings is None else freezing_trace.FreezingTrace(settings, spec.seed)
-  extra = () if task.client_test is None else evaluation.PERSONAL_METRICS
-  progress = tqdm.tqdm(total=spec.rounds, desc=label, unit='round', disable=None)
-  with recorder_lib.Recorder(folder, extra) as recorder, progress:
+class _Run:
+  """One run's parts, and the way through its rounds."""
+
+  def __init__(self, spec: specs.RunSpec, folder: pathlib.Path, saving: saving_lib.Saving):
+    self._spec, self._folder, self._saving = spec, folder, saving
+    self._task = tasks.build(
+      spec.task,
+      partition=spec.partition,
+      num_clients=spec.num_clients,
+      seed=spec.seed,
+      data_dir=spec.data_dir,
+      client_test_fraction=spec.client_test_fraction,
+      model_family=spec.model_family,
+      gamma=spec.gamma,
+    )
+    self._model = self._task.build_model(spec.seed)
+    self._process = methods.build_process(spec, self._model, self._task.keras_model_fn)
+    self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
+    settings = spec.freezing_settings()
+    self._trace = None
+    if settings is not None:
+      self._trace = freezing_trace.FreezingTrace(settings, spec.seed)
+
+  def go(self, label: str, stop: stopping.StopRequest) -> None:
+    """Runs the rounds that are left; raises `Stopped` once `stop` is made and all is saved."""
+    spec = self._spec
+    store = _open_store(
+      spec, self._folder, self._process.initialize_client(), self._saving.client_memory_cap_mb
+    )
+    metrics_type = self._process.next.type_signature.result.metrics.member
+    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))
+    evaluated = () if self._task.client_test is None else evaluation.PERSONAL_METRICS
+    try:
+      with recorder_lib.Recorder(self._folder, columns, evaluated) as recorder:
+        checkpoints = checkpoint.Checkpoints(
+          self._folder / _CHECKPOINTS, spec.as_dict(), recorder.logs, self._saving.keep_checkpoints
+        )
+        first, state = self._restore(checkpoints, recorder, store)
+        progress = tqdm.tqdm(
+          total=spec.rounds, initial=first - 1, desc=label, unit='round', disable=None
+        )
+        with progress:
+          save = functools.partial(self._save, checkpoints, recorder, store)
+          last = self._run_rounds(state, store, first, recorder, progress, save, stop)
+    finally:
+      store.close()
+    if last < spec.rounds:
+      raise stopping.Stopped(
+        stop.signal_number,
+        f'Stopped by a signal after round {last} of {spec.rounds}; saved in {self._folder}. The '
+        'same command goes on from there.',
+      )
+    if self._trace is not None:
+      self._trace.write(self._folder / freezing_trace.FILE)
+
+  def _restore(
+    self,
+    checkpoints: checkpoint.Checkpoints,
+    recorder: recorder_lib.Recorder,
+    store: client_state.Store,
+  ) -> tuple[int, Any]:
+    """The round to begin with, and the server's state before it."""
+    state = self._process.initialize()
+    restored = checkpoints.restore(state, store)
+    if restored is None:
+      return 1, state
+    if restored.round_num > self._spec.rounds:
+      raise ValueError(
+        f'{self._folder} has {restored.round_num} rounds, which --rounds={self._spec.rounds} would '
+        'undo. Give --rounds as many or more, or another --output_dir.'
+      )
+    extras = restored.extras
+    recorder.restore(extras)
+    self._absence.restore(json.loads(extras['absence_clients'].tobytes()), extras['absence_costs'])
+    if self._trace is not None:
+      prefix = 'trace/'
+      self._trace.restore(
+        {k.removeprefix(prefix): v for k, v in extras.items() if k.startswith(prefix)}
+      )
+    return restored.round_num + 1, restored.state
+
+  def _save(
+    self,
+    checkpoints: checkpoint.Checkpoints,
+    recorder: recorder_lib.Recorder,
+    store: client_state.Store,
+    round_num: int,
+    state: Any,
+  ) -> None:
+    clients, costs = self._absence.save()
+    extras = recorder.save()
+    extras['absence_clients'] = np.frombuffer(json.dumps(clients).encode(), np.uint8)
+    extras['absence_costs'] = costs
+    if self._trace is not None:
+      extras |= {f'trace/{name}': value for name, value in self._trace.save().items()}
+    checkpoints.save(round_num, state, store, extras)
+
+  def _run_rounds(
+    self,
+    state: Any,
+    store: client_state.Store,
+    first: int,
+    recorder: recorder_lib.Recorder,
+    progress: tqdm.tqdm,
+    save: Callable[[int, Any], None],
+    stop: stopping.StopRequest,
+  ) -> int:
+    """Runs from round `first` and returns the last round that is done, which is saved."""
+    spec, task = self._spec, self._task
+    evaluate = _build_evaluation(task, self._model, self._process, store)
+    batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
+    last = saved = first - 1
 
     def after_round(done: rounds_lib.Round) -> None:
-      is_last = done.number == spec.rounds
+      nonlocal last, saved
+      last = done.number
       evaluated = None
-      if is_last or done.number % spec.eval_every == 0:
+      if last == spec.rounds or last % spec.eval_every == 0:
         evaluated = evaluate(done.state)
       row = recorder.record(done, evaluated)
-      if trace is not None:
-        trace.add(done.state)
+      for client_id, report in zip(done.client_ids, done.reports, strict=True):
+        down, up = (
+          ledger.to_bytes(ledger.total(report[direction]))
+          for direction in (ledger.DOWNLINK, ledger.UPLINK)
+        )
+        self._absence.enter(client_id, down, up)
+      if self._trace is not None:
+        self._trace.add(done.state)
+      if last == spec.rounds or last % self._saving.checkpoint_every == 0:
+        save(last, done.state)
+        saved = last
       spent = row['cumulative_uplink_bytes'] + row['cumulative_downlink_bytes']
       shown = {'MB': f'{spent / 1e6:.1f}'}
       if evaluated:
@@ -98,14 +263,17 @@ def _run_rounds(spec: specs.RunSpec, folder: pathlib.Path, label: str) -> None:
       progress.set_postfix(shown)
       progress.update()
 
-    rounds_lib.run_rounds(
-      process,
-      process.initialize(),
+    state = rounds_lib.run_rounds(
+      self._process,
+      state,
       store,
-      select_clients,
+      sampling.build_sampling(task.train.client_ids, spec.clients_per_round, spec.seed),
       lambda client_id, number: batches.dataset(task.train, client_id, number, task.preprocess),
-      range(1, spec.rounds + 1),
+      range(first, spec.rounds + 1),
       after_round,
+      absence=self._absence.reason,
+      should_stop=lambda: stop.is_made,
     )
-  if trace is not None:
-    trace.write(folder / freezing_trace.FILE)
+    if saved < last:
+      save(last, state)
+    return last

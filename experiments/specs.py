@@ -43,6 +43,7 @@ METHOD_FAMILIES: Mapping[str, str] = {'fedpara': 'fedpara', 'pfedpara': 'pfedpar
 PERSONAL_METHODS = ('pfedpara', 'fed_per', 'local_only')
 
 CONTEXTS = ('local', 'stock')
+CLIENT_MEMORY = ('ram', 'disk', 'disk_float16')
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
 
@@ -68,6 +69,9 @@ class RunSpec:
   eval_every: int
   data_dir: str | None
   context: str
+  client_memory: str
+  dropout_rate: float
+  straggler_deadline: float | None
   uplink: str
   downlink: str
   lbgm_threshold: float

@@ -2,7 +2,8 @@
 
   python -m experiments.train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
 
-writes DIR/run.json, metrics.csv, ledger.parquet, tensorboard/ and plots/.
+writes DIR/run.json, metrics.csv, ledger.parquet, tensorboard/, plots/ and checkpoints/. The same
+command goes on with a run that was interrupted, and one with more --rounds with a complete run.
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags
 
+from experiments import entry
 from experiments import flag_groups
 from experiments import runner
+from experiments import saving
 from experiments import specs
 
 _METHOD = flags.DEFINE_enum('method', 'fed_avg', list(specs.METHOD_FLAGS), 'What to train with.')
@@ -24,9 +27,9 @@ def main(argv: Sequence[str]) -> None:
   spec = flag_groups.run_spec(_METHOD.value)
   flag_groups.check_family_flags([spec])
   folder = flag_groups.output_folder()
-  runner.train(spec, folder, spec.method)
-  print(f'Wrote {folder}')
+  if runner.train(spec, folder, spec.method, saving.from_flags()):
+    print(f'Wrote {folder}')
 
 
 if __name__ == '__main__':
-  app.run(main)
+  entry.run(main)

@@ -67,7 +67,7 @@ PUBLIC_NAMES = {
     'check_codec_under_freezing',
     'lift',
   },
-  'tff_lowrank.client_state': {'MemoryStore'},
+  'tff_lowrank.client_state': {'Contents', 'LmdbStore', 'MemoryStore', 'Store'},
   'tff_lowrank.client_work': {'build_local_sgd', 'last_layer_mask'},
   'tff_lowrank.codecs': {
     'Atomo',

@@ -72,3 +72,25 @@ def test_index_set_is_the_smaller_of_bitmap_and_indices():
   # One of one and one of two: a bit; of 2^k elements k bits; of none nothing.
   for chosen, elements, bits in ((1, 1, 1), (1, 2, 1), (1, 1024, 10), (1, 1025, 11), (0, 0, 0)):
     assert int(ledger.index_set_bits(tf.constant(chosen, tf.int64), elements)) == bits
+
+
+def test_drained_entries_make_the_same_file(tmp_path):
+  whole, parts = ledger.Ledger(), ledger.Ledger()
+  stream = ledger.stream_header()
+  for r in range(1, 4):
+    for client in ('a', 'ä')[: r - 1]:  # Nobody in the first round.
+      bits = dict.fromkeys(ledger.KINDS, 0) | dict(payload=13 * r)
+      for book in (whole, parts):
+        book.enter(r, client, ledger.UPLINK, bits, r)
+    stream += parts.drain()
+  (tmp_path / 'stream').write_bytes(stream)
+  ledger.write_drained(str(tmp_path / 'stream'), str(tmp_path / 'parts.parquet'))
+  found = pq.read_table(tmp_path / 'parts.parquet')
+  assert found.equals(whole.to_table())
+  assert parts.to_table().num_rows == 0
+  assert parts.total_bytes(ledger.UPLINK) == whole.total_bytes(ledger.UPLINK) == 14  # 4, twice 5.
+  (tmp_path / 'empty').write_bytes(b'')
+  ledger.write_drained(str(tmp_path / 'empty'), str(tmp_path / 'empty.parquet'))
+  assert pq.read_table(tmp_path / 'empty.parquet').schema == found.schema
+  again = ledger.Ledger({ledger.UPLINK: 14})
+  assert (again.total_bytes(ledger.UPLINK), again.total_bytes(ledger.DOWNLINK)) == (14, 0)

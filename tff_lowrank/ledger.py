@@ -88,15 +88,17 @@ def to_bytes(bits: int) -> int:
 
 
 class Ledger:
-  """What crossed the wire, an entry per round, client and direction; kept in memory.
+  """What crossed the wire, an entry per round, client and direction.
 
+  Entries are kept in memory until they are drained.
   Columns of `to_table()`: `round`, `client`, `direction`, the kinds in bits, `bytes`, and
   `official_units`, the same message in the unit and by the convention of its method's paper.
   """
 
-  def __init__(self):
+  def __init__(self, total_bytes: Mapping[str, int] | None = None):
+    """Creates a ledger that goes on from `total_bytes` by direction; from nothing if None."""
     self._columns = {name: [] for name in _SCHEMA.names}
-    self._total_bytes = {UPLINK: 0, DOWNLINK: 0}
+    self._total_bytes = {UPLINK: 0, DOWNLINK: 0} | dict(total_bytes or {})
 
   def enter(
     self,
@@ -130,6 +132,26 @@ class Ledger:
 
   def write(self, path: str) -> None:
     pq.write_table(self.to_table(), path)
+
+  def drain(self) -> bytes:
+    """Takes the entries out, as what `write_drained` finds in a stream; totals stay."""
+    (batch,) = self.to_table().to_batches() or [pa.RecordBatch.from_pylist([], _SCHEMA)]
+    for column in self._columns.values():
+      column.clear()
+    return batch.serialize().to_pybytes()
+
+
+def stream_header() -> bytes:
+  """What precedes the drained entries in a stream: then it is an Arrow IPC stream."""
+  return _SCHEMA.serialize().to_pybytes()
+
+
+def write_drained(stream: str, path: str) -> None:
+  """Writes a stream's entries as the parquet file that `Ledger.write` writes, piece by piece."""
+  with pq.ParquetWriter(path, _SCHEMA) as writer, pa.OSFile(stream) as source:
+    if source.size():
+      for batch in pa.ipc.open_stream(source):
+        writer.write_batch(batch)
 
 
 _SCHEMA = pa.schema(

@@ -1,6 +1,7 @@
 import collections
 
 import numpy as np
+import tensorflow_federated as tff
 
 from tff_lowrank.simulation import metrics
 
@@ -10,3 +11,12 @@ def test_nested_metrics_become_a_row():
     a=1, b=collections.OrderedDict(c=np.float32(0.5), d=np.array([1, 2])), e=(), f=[True]
   )
   assert dict(metrics.flatten(nested)) == {'a': 1, 'b/c': 0.5, 'b/d/0': 1, 'b/d/1': 2, 'f/0': True}
+
+
+def test_zeros_have_the_names_of_the_metrics():
+  metrics_type = tff.to_type(
+    collections.OrderedDict(b=np.float32, a=collections.OrderedDict(c=(np.int32, (2,))), d=())
+  )
+  zeros = metrics.zeros(metrics_type)
+  assert metrics.flatten(zeros) == collections.OrderedDict([('b', 0), ('a/c/0', 0), ('a/c/1', 0)])
+  assert list(metrics.flatten(zeros)) == ['b', 'a/c/0', 'a/c/1']

@@ -1,5 +1,10 @@
+import collections
+import gc
+
 import numpy as np
+import psutil
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tests.learning import linear
@@ -20,18 +25,19 @@ def data(rng):
   return {c: linear.examples(rng, 5) for c in 'abc'}
 
 
-def run(process, data, cohorts, numbers, state=None, store=None, fail_in=None):
+def run(
+  process, data, cohorts, numbers, state=None, store=None, fails=lambda c, r: None, **options
+):
+  """Runs rounds over `data`; `fails(client, round)` gives a data set in place of a client's."""
   seen = []
   store = client_state.MemoryStore(process.initialize_client()) if store is None else store
 
   def client_dataset(client, number):
-    if number == fail_in and client == 'b':
-      raise RuntimeError('disk gone')
-    return linear.dataset(*data[client], batch_size=5)
+    return fails(client, number) or linear.dataset(*data[client], batch_size=5)
 
   state = rounds.run_rounds(
     process, state or process.initialize(), store, lambda r: cohorts[r], client_dataset, numbers,
-    seen.append,
+    seen.append, **options,
   )  # fmt: skip
   return state, store, seen
 
@@ -60,8 +66,119 @@ def test_rounds_in_two_parts_are_the_rounds_in_one(process, data):
 
 
 def test_a_failing_round_leaves_memory_as_it_was(process, data):
-  cohorts = {1: ['a'], 2: ['c', 'b']}
+  cohorts = {1: ['a']}  # There is no second round.
   store = client_state.MemoryStore(process.initialize_client())
-  with pytest.raises(RuntimeError, match='disk gone'):
-    run(process, data, cohorts, range(1, 3), store=store, fail_in=2)
+  with pytest.raises(KeyError):
+    run(process, data, cohorts, range(1, 3), store=store)
   assert store.committed_round == 1 and len(store) == 1
+
+
+FIVE = (np.ones([5, linear.FEATURES], np.float32), np.ones([5], np.int32))
+
+
+def unreadable(client, number):
+  """Data that fails at its second batch, after the first was trained on."""
+  if (client, number) != ('b', 2):
+    return None
+
+  def examples():
+    yield collections.OrderedDict(x=FIVE[0], y=FIVE[1])
+    raise RuntimeError('disk gone')
+
+  spec = linear.dataset(*FIVE, 5).element_spec
+  return tf.data.Dataset.from_generator(examples, output_signature=spec)
+
+
+def missing(client, number):
+  if (client, number) == ('b', 2):
+    raise FileNotFoundError('b.npz')
+
+
+def empty(client, number):
+  if (client, number) == ('b', 2):
+    return linear.dataset(*FIVE, 5).take(0)
+
+
+@pytest.mark.parametrize(
+  'fails, reason',
+  [
+    (missing, 'its data failed: FileNotFoundError: b.npz'),
+    (unreadable, 'its data failed'),
+    (empty, rounds.NO_EXAMPLES),
+  ],
+)
+def test_a_client_whose_data_fails_is_left_out(process, data, fails, reason):
+  cohorts = {1: ['a', 'b'], 2: ['b', 'c'], 3: ['a', 'b']}
+  with_it, store, seen = run(process, data, cohorts, range(1, 4), fails=fails)
+  assert seen[1].client_ids == ['c']
+  ((client, why),) = seen[1].absent
+  assert client == 'b' and why.startswith(reason)
+  assert len(seen[1].reports) == 1 and not seen[0].absent and not seen[2].absent
+  # The same as if it had not been chosen.
+  without, other, _ = run(process, data, cohorts | {2: ['c']}, range(1, 4))
+  assert_equal(with_it, without)
+  assert_equal(store.read(list('abc')), other.read(list('abc')))
+
+
+def assert_equal(a, b):
+  for x, y in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_a_round_without_survivors_leaves_all_as_it_was(process, data):
+  cohorts = {1: ['a', 'b'], 2: ['a', 'b'], 3: []}
+  state, store, _ = run(process, data, cohorts, range(1, 2))
+  after, store_after, seen = run(
+    process, data, cohorts, range(2, 4), state, store, absence=lambda c, r: f'{c}{r}'
+  )
+  assert_equal(state, after)
+  assert_equal(store.read(list('ab')), store_after.read(list('ab')))
+  assert seen[0].absent == [('a', 'a2'), ('b', 'b2')]
+  assert seen[0].metrics is None and not seen[0].client_ids and not seen[0].reports
+  assert [done.number for done in seen] == [2, 3] and store.committed_round == 3
+
+
+def test_a_fault_of_nobody_is_not_hidden(process, data):
+  class Broken:
+    def next(self, *arguments):
+      raise RuntimeError('bug')
+
+    initialize = process.initialize
+    initialize_client = process.initialize_client
+
+  with pytest.raises(RuntimeError, match='bug'):
+    run(Broken(), data, {1: ['a']}, range(1, 2))
+
+
+def test_stops_between_rounds(process, data):
+  seen = []
+  _, store, done = run(
+    process,
+    data,
+    {1: ['a'], 2: ['b']},
+    range(1, 3),
+    should_stop=lambda: len(seen) or seen.append(1),
+  )
+  assert [d.number for d in done] == [1] and store.committed_round == 1
+
+
+@pytest.mark.slow
+def test_two_thousand_rounds_leave_nothing_behind(process, data, tmp_path):
+  """No growth in memory, threads, file handles or functions, with client memory on disk."""
+  own = psutil.Process()
+
+  def measure():
+    gc.collect()
+    functions = sum(isinstance(o, tf.types.experimental.GenericFunction) for o in gc.get_objects())
+    return own.num_threads(), own.num_fds(), functions, own.memory_info().rss
+
+  store = client_state.LmdbStore(process.initialize_client(), tmp_path, ram_cap_bytes=1 << 20)
+  cohorts = {r: ['abc'[r % 3], 'abc'[(r + 1) % 3]] for r in range(1, 2001)}
+  state, seen = process.initialize(), []
+  for first in range(1, 2001, 250):
+    state, _, _ = run(process, data, cohorts, range(first, first + 250), state, store)
+    seen.append(measure())
+  store.close()
+  print(seen)
+  assert seen[-1][:3] == seen[1][:3]
+  assert seen[-1][3] < seen[1][3] + 30e6

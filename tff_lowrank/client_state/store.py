@@ -1,7 +1,62 @@
 """Stores of client memory, committed round by round."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from tff_lowrank.client_state import packing
+
+
+class Contents(NamedTuple):
+  """All client memory of a store that keeps none on disk itself.
+
+  client_ids: whose memory it is.
+  leaves: an array for each tensor of a memory, [num_clients, ...].
+  """
+
+  client_ids: list[str]
+  leaves: list[np.ndarray]
+
+
+class Store(Protocol):
+  """What the rounds and the checkpoints need of a store."""
+
+  @property
+  def committed_round(self) -> int | None:
+    """The last round committed, or None."""
+
+  def read(self, client_ids: Sequence[str]) -> list[Any]:
+    """The committed memory of each client, in the order asked."""
+
+  def stage(self, client_ids: Sequence[str], states: Sequence[Any]) -> None:
+    """Keeps new memory aside until `commit`; a second staging of a client replaces the first."""
+
+  def commit(self, round_num: int) -> None:
+    """Makes all that is staged visible, as of `round_num`, which must grow."""
+
+  def save(self) -> Contents | None:
+    """What a checkpoint of the committed round must hold; None if the store is on disk itself."""
+
+  def restore(self, round_num: int | None, contents: Contents | None) -> None:
+    """Goes back to a committed round, saved as `contents`; None is the empty store."""
+
+  def keep(self, round_nums: Sequence[int]) -> None:
+    """From now on only the rounds `round_nums` and the last one need to be restorable."""
+
+  def close(self) -> None:
+    """Ends the use of the store. What is staged is lost."""
+
+
+def check_stage(client_ids: Sequence[str], states: Sequence[Any]) -> None:
+  if len(client_ids) != len(states):
+    raise ValueError(f'Expected {len(client_ids)} states, found {len(states)}.')
+
+
+def check_commit(last: int | None, round_num: int) -> None:
+  if last is not None and round_num <= last:
+    raise ValueError(f'Expected a round after {last}, found {round_num}.')
 
 
 class MemoryStore:
@@ -33,14 +88,31 @@ class MemoryStore:
 
   def stage(self, client_ids: Sequence[str], states: Sequence[Any]) -> None:
     """Keeps new memory aside until `commit`; a second staging of a client replaces the first."""
-    if len(client_ids) != len(states):
-      raise ValueError(f'Expected {len(client_ids)} states, found {len(states)}.')
+    check_stage(client_ids, states)
     self._staged.update(zip(client_ids, states, strict=True))
 
   def commit(self, round_num: int) -> None:
     """Makes all that is staged visible, as of `round_num`, which must grow."""
-    if self._round is not None and round_num <= self._round:
-      raise ValueError(f'Expected a round after {self._round}, found {round_num}.')
+    check_commit(self._round, round_num)
     self._committed.update(self._staged)
     self._staged = {}
     self._round = round_num
+
+  def save(self) -> Contents:
+    """All committed memory, for a checkpoint."""
+    columns = zip(*(packing.leaves_of(state) for state in self._committed.values()), strict=True)
+    return Contents(list(self._committed), [np.stack(column) for column in columns])
+
+  def restore(self, round_num: int | None, contents: Contents | None) -> None:
+    """Goes back to the round that `contents` was saved in; None is the empty store."""
+    self._staged, self._committed, self._round = {}, {}, round_num
+    for i, client_id in enumerate(contents.client_ids if contents else ()):
+      # Copied, lest one client's memory holds on to all others' of that round.
+      leaves = [column[i].copy() for column in contents.leaves]
+      self._committed[client_id] = tf.nest.pack_sequence_as(self._initial, leaves)
+
+  def keep(self, round_nums: Sequence[int]) -> None:
+    """Does nothing: checkpoints hold the memory themselves."""
+
+  def close(self) -> None:
+    """Does nothing."""

@@ -51,4 +51,5 @@ class ClientBatches:
       order = np.concatenate([rng.permutation(order) for _ in range(self.epochs)])
     # Preprocessed as a whole: a `map` would trace a function for each client in each round.
     prepared = preprocess(collections.OrderedDict(x=examples.x[order], y=examples.y[order]))
-    return tf.data.Dataset.from_tensor_slices(prepared).batch(self.batch_size or num_examples)
+    batch_size = self.batch_size or max(num_examples, 1)
+    return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)

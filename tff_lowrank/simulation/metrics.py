@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
+import tensorflow_federated as tff
 
 
 def flatten(metrics: Mapping[str, Any], prefix: str = '') -> collections.OrderedDict[str, float]:
@@ -23,3 +25,9 @@ def flatten(metrics: Mapping[str, Any], prefix: str = '') -> collections.Ordered
       else:
         flat[path] = array.item()
   return flat
+
+
+def zeros(metrics_type: tff.Type) -> Any:
+  """Metrics of a type, all 0."""
+  specs = tff.types.type_to_tf_tensor_specs(metrics_type)
+  return tf.nest.map_structure(lambda spec: np.zeros(spec.shape, spec.dtype.as_numpy_dtype), specs)

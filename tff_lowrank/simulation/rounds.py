@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import logging
 import time
 from typing import Any
 
@@ -9,6 +10,8 @@ import tensorflow as tf
 
 from tff_lowrank import client_state
 from tff_lowrank import learning
+
+NO_EXAMPLES = 'no examples'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +22,9 @@ class Round:
   client_ids: who took part, in the order of `reports`.
   state: the server's, after the round.
   reports: one a client; see `learning.ClientStatefulLearningOutput`.
-  metrics: the process's.
+  metrics: the process's; None if nobody took part.
   seconds: wall time of the process's `next`, data preparation included.
+  absent: (client, why) of those that were chosen but took no part.
   """
 
   number: int
@@ -29,18 +33,91 @@ class Round:
   reports: Sequence[Any]
   metrics: Any
   seconds: float
+  absent: Sequence[tuple[str, str]] = ()
+
+
+def _nobody_is_absent(client_id: str, number: int) -> str | None:
+  del client_id, number
+
+
+def _damage(dataset: tf.data.Dataset) -> str | None:
+  """Why the whole of `dataset` cannot be read, or None."""
+  try:
+    for _ in dataset:
+      pass
+  except Exception as e:
+    return f'its data failed: {type(e).__name__}: {str(e).splitlines()[0][:200]}'
+  return None
+
+
+class _Cohort:
+  """The clients of one round that are still in it, and why the others are not."""
+
+  def __init__(self, number: int):
+    self._number = number
+    self.datasets: dict[str, tf.data.Dataset] = {}
+    self.absent: list[tuple[str, str]] = []
+
+  def leave_out(self, client_id: str, reason: str) -> None:
+    self.datasets.pop(client_id, None)
+    self.absent.append((client_id, reason))
+    logging.info('Round %d: client %r is left out: %s.', self._number, client_id, reason)
+
+  def add(self, client_id: str, client_dataset: Callable[[str, int], tf.data.Dataset]) -> None:
+    try:
+      dataset = client_dataset(client_id, self._number)
+      is_empty = int(dataset.cardinality()) == 0
+    except Exception as e:
+      self.leave_out(client_id, f'its data failed: {type(e).__name__}: {e}')
+      return
+    if is_empty:
+      self.leave_out(client_id, NO_EXAMPLES)
+    else:
+      self.datasets[client_id] = dataset
+
+  def leave_out_damaged(self) -> bool:
+    """Leaves out clients whose data cannot be read to the end; whether there were any."""
+    damages = [(client_id, _damage(dataset)) for client_id, dataset in self.datasets.items()]
+    damages = [(client_id, damage) for client_id, damage in damages if damage is not None]
+    for client_id, damage in damages:
+      self.leave_out(client_id, damage)
+    return bool(damages)
+
+
+def _run_cohort(
+  process: learning.ClientStatefulLearningProcess,
+  state: Any,
+  store: client_state.Store,
+  cohort: _Cohort,
+) -> learning.ClientStatefulLearningOutput | None:
+  """One `next`, on the clients whose data can be read; None if there are none."""
+  while cohort.datasets:
+    try:
+      memory = store.read(list(cohort.datasets))
+      return process.next(state, memory, list(cohort.datasets.values()))
+    except Exception:
+      # A data set may fail when it is read only. Whatever else fails is not a client's fault.
+      if not cohort.leave_out_damaged():
+        raise
+  return None
 
 
 def run_rounds(
   process: learning.ClientStatefulLearningProcess,
   state: Any,
-  store: client_state.MemoryStore,
+  store: client_state.Store,
   select_clients: Callable[[int], Sequence[str]],
   client_dataset: Callable[[str, int], tf.data.Dataset],
   rounds: range,
   after_round: Callable[[Round], None],
+  *,
+  absence: Callable[[str, int], str | None] = _nobody_is_absent,
+  should_stop: Callable[[], bool] = lambda: False,
 ) -> Any:
   """Runs `process` for the given rounds and returns the server's last state.
+
+  A client whose data fails or is empty is left out of the round: it sends nothing, and its
+  memory stays as it was. Without any client left, so does the server's state.
 
   Args:
     process: What a round computes.
@@ -50,15 +127,28 @@ def run_rounds(
     client_dataset: A client and the round's number -> its batches.
     rounds: The numbers of the rounds to run.
     after_round: Called with each finished round, after the commit.
+    absence: A client and the round's number -> why it takes no part, or None.
+    should_stop: Asked before each round.
   """
   for number in rounds:
+    if should_stop():
+      break
     start = time.monotonic()
-    client_ids = select_clients(number)
-    datasets = [client_dataset(client_id, number) for client_id in client_ids]
-    output = process.next(state, store.read(client_ids), datasets)
+    cohort = _Cohort(number)
+    for client_id in select_clients(number):
+      reason = absence(client_id, number)
+      if reason is None:
+        cohort.add(client_id, client_dataset)
+      else:
+        cohort.leave_out(client_id, reason)
+    output = _run_cohort(process, state, store, cohort)
     seconds = time.monotonic() - start
-    state = output.state
-    store.stage(client_ids, output.client_states)
+    client_ids = list(cohort.datasets)
+    reports, metrics = [], None
+    if output is not None:
+      state, reports, metrics = output.state, output.reports, output.metrics
+      # Whoever was not accepted has its memory as it was.
+      store.stage(client_ids, output.client_states)
     store.commit(number)
-    after_round(Round(number, client_ids, state, output.reports, output.metrics, seconds))
+    after_round(Round(number, client_ids, state, reports, metrics, seconds, cohort.absent))
   return state

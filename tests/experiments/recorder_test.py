@@ -1,0 +1,57 @@
+import collections
+import csv
+
+from experiments import recorder
+from tff_lowrank import ledger
+from tff_lowrank.simulation import rounds
+
+
+def price(bits):
+  return collections.OrderedDict((kind, bits * (kind == 'payload')) for kind in ledger.KINDS)
+
+
+def done(number, is_accepted=True):
+  metrics = dict(
+    client_work=dict(train=dict(loss=1.0, accuracy=0.5)),
+    aggregator=collections.OrderedDict(codec=collections.OrderedDict(own=7)),
+    finalizer=(),
+  )
+  report = dict(accepted=is_accepted, uplink=price(80), downlink=price(160), official_units=1)
+  return rounds.Round(number, ['../a'], None, [report], metrics, 0.1, [('b', 'dropped out')])
+
+
+def read(folder):
+  with open(folder / 'metrics.csv', newline='') as file:
+    return list(csv.DictReader(file))
+
+
+def test_a_round_in_which_nobody_took_part_has_empty_cells(tmp_path):
+  nobody = rounds.Round(1, [], None, [], None, 0.1, [('a', 'no examples')])
+  with recorder.Recorder(tmp_path, ['own']) as book:
+    for log in book.logs.values():
+      log.rewind()
+    book.record(nobody, dict(loss=2.0, accuracy=0.1))
+    book.record(done(2, is_accepted=False), None)
+  first, second = read(tmp_path)
+  assert (first['train_loss'], first['own'], first['eval_loss']) == ('', '', '2.0')
+  assert (first['participants'], first['dropped_clients']) == ('1', '1')
+  assert (second['train_loss'], second['own']) == ('1.0', '7')
+  # One was not accepted, one was absent.
+  assert (second['participants'], second['dropped_clients']) == ('2', '2')
+
+
+def test_goes_on_where_it_was_rewound_to(tmp_path):
+  with recorder.Recorder(tmp_path, ['own']) as book:
+    for log in book.logs.values():
+      log.rewind()
+    book.record(done(1), None)
+    saved = book.save(), {name: log.sync() for name, log in book.logs.items()}
+    book.record(done(2), None)
+  with recorder.Recorder(tmp_path, ['own']) as book:
+    for name, log in book.logs.items():
+      log.rewind(saved[1][name])
+    book.restore(saved[0])
+    book.record(done(2), None)
+    book.record(done(3), None)
+  assert [row['cumulative_uplink_bytes'] for row in read(tmp_path)] == ['10', '20', '30']
+  assert [row['round'] for row in read(tmp_path)] == ['1', '2', '3']

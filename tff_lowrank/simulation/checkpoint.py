@@ -1,0 +1,308 @@
+"""Checkpoints of a run: all that it needs to go on as if nothing had happened.
+
+A checkpoint is a folder `round_0000000010` with
+  checkpoint.json          format, version, round, the run's flags, size and SHA-256 of the files
+                           beside it, length and SHA-256 of the logs; and its own SHA-256
+  state.safetensors        the server's state, tensor by tensor, and other arrays of the run
+  clients.safetensors      client memory, if the store keeps it in RAM, a row a client
+  clients.json             whose rows those are
+Who takes part in a round, in which order batches come and codecs' randomness depend on the seed
+and the round alone, so the round is all there is to keep of them.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import hashlib
+from importlib import metadata
+import json
+import logging
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors import numpy as safetensors
+import tensorflow as tf
+
+from tff_lowrank import checks
+from tff_lowrank import client_state
+from tff_lowrank.simulation import append_log
+from tff_lowrank.simulation import file_operations
+
+FORMAT = 1
+_MANIFEST = 'checkpoint.json'
+_STATE = 'state.safetensors'
+_CLIENTS = 'clients.safetensors'
+_CLIENT_IDS = 'clients.json'
+_NAME = re.compile(r'round_(\d{10})')
+
+# Flags that a run may be continued with another value of.
+MAY_CHANGE = ('rounds', 'data_dir')
+
+
+class DamagedError(ValueError):
+  """A checkpoint is not what was written; says which file."""
+
+
+class MismatchError(ValueError):
+  """A checkpoint is whole, but of another run; says what differs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+  """Where a run goes on.
+
+  round_num: the last round that is done.
+  state: the server's, after it.
+  extras: what `save` was given.
+  """
+
+  round_num: int
+  state: Any
+  extras: Mapping[str, np.ndarray]
+
+
+def version() -> str:
+  """The version whose checkpoints this code continues."""
+  try:
+    return metadata.version('tff-lowrank')
+  except metadata.PackageNotFoundError:
+    return 'unknown'
+
+
+def differing_flags(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+  """What differs, `--FLAG is A there and B here`, but for flags that may change."""
+
+  def show(flags: Mapping[str, Any], name: str) -> str:
+    return f'{flags[name]!r}' if name in flags else 'absent'
+
+  given = json.loads(json.dumps(dict(given)))
+  return [
+    f'--{name} is {show(saved, name)} there and {show(given, name)} here'
+    for name in sorted({*saved, *given} - set(MAY_CHANGE))
+    if show(saved, name) != show(given, name)
+  ]
+
+
+def check_same_run(
+  folder: pathlib.Path, saved: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+  """Raises MismatchError, naming the flags, unless a run with `given` may go on from `saved`."""
+  differing = differing_flags(saved, given)
+  if differing:
+    raise MismatchError(
+      f'{folder} holds another run: {", ".join(differing)}. Give the same flags or another '
+      '--output_dir.'
+    )
+
+
+def _digest(data: bytes) -> dict[str, Any]:
+  return dict(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _tensors(prefix: str, leaves: Sequence[Any]) -> dict[str, np.ndarray]:
+  return {f'{prefix}/{i}': np.array(leaf, order='C') for i, leaf in enumerate(leaves)}
+
+
+def _load(data: bytes) -> dict[str, np.ndarray]:
+  try:
+    return safetensors.load(data)
+  except SafetensorError as e:
+    raise DamagedError(f'not a safetensors file: {e}') from e
+
+
+def _seal(content: Mapping[str, Any]) -> bytes:
+  text = json.dumps(content, indent=1, sort_keys=True)
+  return json.dumps(dict(content=content, sha256=_digest(text.encode())['sha256'])).encode()
+
+
+def _unseal(data: bytes) -> dict[str, Any]:
+  try:
+    sealed = json.loads(data)
+    text = json.dumps(sealed['content'], indent=1, sort_keys=True)
+    if sealed['sha256'] != _digest(text.encode())['sha256']:
+      raise ValueError('its checksum differs')
+  except (ValueError, KeyError, TypeError) as e:
+    raise DamagedError(f'{_MANIFEST} is damaged: {e}') from e
+  return sealed['content']
+
+
+class Checkpoints:
+  """The checkpoints of one run, newest last."""
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    flags: Mapping[str, Any],
+    logs: Mapping[str, append_log.AppendLog],
+    keep: int = 2,
+  ):
+    """Opens the folder, made if needed.
+
+    Args:
+      folder: Holds checkpoints and nothing else.
+      flags: The run's settings; only a run with the same may continue.
+      logs: Files that grow with the run, by name; a checkpoint holds their positions.
+      keep: How many checkpoints to keep, the older ones in case the newest is damaged.
+    """
+    checks.check_at_least('keep', keep, 1)
+    self._folder = folder
+    self._flags = dict(flags)
+    self._logs = dict(logs)
+    self._keep = keep
+    folder.mkdir(parents=True, exist_ok=True)
+
+  def rounds(self) -> list[int]:
+    """The rounds that there are checkpoints of."""
+    names = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
+    return sorted(int(match[1]) for match in names if match)
+
+  def _path(self, round_num: int) -> pathlib.Path:
+    return self._folder / f'round_{round_num:010d}'
+
+  def save(
+    self,
+    round_num: int,
+    state: Any,
+    store: client_state.Store,
+    extras: Mapping[str, np.ndarray] | None = None,
+  ) -> None:
+    """Writes a checkpoint after a round, reads it back, then removes those no longer kept.
+
+    Raises OSError, and leaves all earlier checkpoints, if anything of this fails.
+    """
+    checks.check_at_least('round_num', round_num, 0)
+    temporary = self._folder / '.new'
+    try:
+      if temporary.exists():
+        file_operations.remove_folder(temporary)
+      files = self._files(state, store, extras or {})
+      content = dict(
+        format=FORMAT,
+        version=version(),
+        round=round_num,
+        flags=self._flags,
+        files={name: _digest(data) for name, data in files.items()},
+        logs={name: list(log.sync()) for name, log in self._logs.items()},
+      )
+      temporary.mkdir()
+      for name, data in {**files, _MANIFEST: _seal(content)}.items():
+        file_operations.write_new(temporary / name, data)
+      file_operations.sync_folder(temporary)
+      self._read(temporary)
+      file_operations.rename(temporary, self._path(round_num))
+      file_operations.sync_folder(self._folder)
+    except (OSError, DamagedError) as e:
+      raise OSError(
+        f'{self._folder}: the checkpoint of round {round_num} could not be written: {e}. Earlier '
+        'ones are as they were; see that the disk has room and the folder still exists, then '
+        'give the same command again.'
+      ) from e
+    kept = self.rounds()[-self._keep :]
+    store.keep(kept)
+    for old in self.rounds()[: -self._keep]:
+      file_operations.remove_folder(self._path(old))
+
+  def _files(
+    self, state: Any, store: client_state.Store, extras: Mapping[str, np.ndarray]
+  ) -> dict[str, bytes]:
+    tensors = _tensors('state', tf.nest.flatten(state))
+    tensors |= {f'extra/{name}': np.array(value, order='C') for name, value in extras.items()}
+    files = {_STATE: safetensors.save(tensors)}
+    contents = store.save()
+    if contents is not None:
+      files[_CLIENTS] = safetensors.save(_tensors('leaf', contents.leaves))
+      files[_CLIENT_IDS] = json.dumps(contents.client_ids).encode()
+    return files
+
+  def _read(self, path: pathlib.Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """A checkpoint's content and files; raises DamagedError if they are not what was written."""
+    try:
+      content = _unseal(file_operations.read_bytes(path / _MANIFEST))
+      files = {name: file_operations.read_bytes(path / name) for name in content.get('files', ())}
+    except OSError as e:
+      raise DamagedError(f'it cannot be read: {e}') from e
+    for name, data in files.items():
+      if _digest(data) != content['files'][name]:
+        expected = content['files'][name]['bytes']
+        raise DamagedError(f'{name} is damaged: {len(data)} bytes instead of {expected}, or others')
+    return content, files
+
+  def _check(self, content: Mapping[str, Any]) -> None:
+    for name, mine in (('format', FORMAT), ('version', version())):
+      if content[name] != mine:
+        raise MismatchError(
+          f'{self._folder}: expected checkpoints of {name} {mine}, found {content[name]}. Continue '
+          'with the version they were made with, or give another --output_dir.'
+        )
+    check_same_run(self._folder, content['flags'], self._flags)
+    for name, log in self._logs.items():
+      if not log.holds(append_log.Position(*content['logs'][name])):
+        raise DamagedError(f'{log.path} does not begin with what was written before it')
+
+  def restore(self, like: Any, store: client_state.Store) -> Restored | None:
+    """Puts store and logs where the newest whole checkpoint has them; None if there is none.
+
+    Without one, store and logs are emptied. A damaged checkpoint is put aside with a warning.
+
+    Args:
+      like: A server state of the run's structure.
+      store: Where client memory goes.
+
+    Raises:
+      MismatchError: If the checkpoints are of another run or version.
+      DamagedError: If there are checkpoints, but none is whole.
+    """
+    rounds = self.rounds()
+    whole, files, problem = None, {}, None
+    for round_num in reversed(rounds):
+      try:
+        content, files = self._read(self._path(round_num))
+        self._check(content)
+        state, extras = self._state(files, like)
+      except DamagedError as e:
+        problem = f'{self._path(round_num)} cannot be used: {e}'
+        logging.warning('%s; trying the one before.', problem)
+        continue
+      whole = round_num
+      break
+    if whole is None:
+      if rounds:
+        raise DamagedError(
+          f'{problem}, and no other is whole. Delete {self._folder} to start anew.'
+        )
+      store.restore(None, None)
+      for log in self._logs.values():
+        log.rewind()
+      return None
+    contents = None
+    if _CLIENTS in files:
+      leaves = _load(files[_CLIENTS])
+      contents = client_state.Contents(
+        json.loads(files[_CLIENT_IDS]), [leaves[f'leaf/{i}'] for i in range(len(leaves))]
+      )
+    store.restore(whole, contents)
+    store.keep([r for r in rounds if r <= whole])
+    for name, log in self._logs.items():
+      log.rewind(append_log.Position(*content['logs'][name]))
+    for damaged in (r for r in rounds if r > whole):
+      aside = self._path(damaged).with_suffix('.damaged')
+      if aside.exists():
+        file_operations.remove_folder(aside)
+      file_operations.rename(self._path(damaged), aside)
+    return Restored(whole, state, extras)
+
+  def _state(self, files: Mapping[str, bytes], like: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    tensors = _load(files[_STATE])
+    extras = {k.removeprefix('extra/'): v for k, v in tensors.items() if k.startswith('extra/')}
+    expected = tf.nest.flatten(like)
+    leaves = [tensors.get(f'state/{i}') for i in range(len(tensors) - len(extras))]
+    found = [(leaf.dtype.name, leaf.shape) for leaf in leaves]
+    wanted = [(np.asarray(leaf).dtype.name, np.asarray(leaf).shape) for leaf in expected]
+    if found != wanted:
+      raise MismatchError(
+        f'{self._folder}: expected a server state of {wanted}, found {found}. Give another '
+        '--output_dir.'
+      )
+    return tf.nest.pack_sequence_as(like, leaves), extras

@@ -1,0 +1,67 @@
+"""The steps by which files become durable, one function each, so that tests can let each fail."""
+
+import os
+import pathlib
+import shutil
+
+
+def write(descriptor: int, data: bytes | memoryview) -> int:
+  return os.write(descriptor, data)
+
+
+def fsync(descriptor: int) -> None:
+  os.fsync(descriptor)
+
+
+def rename(source: pathlib.Path, target: pathlib.Path) -> None:
+  os.rename(source, target)
+
+
+def read_bytes(path: pathlib.Path) -> bytes:
+  return path.read_bytes()
+
+
+def remove_folder(path: pathlib.Path) -> None:
+  shutil.rmtree(path)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+  """Writes all of `data`, however little the system takes at a time."""
+  rest = memoryview(data)
+  while rest:
+    written = write(descriptor, rest)
+    if written <= 0:
+      raise OSError(f'The system wrote nothing of {len(rest)} bytes.')
+    rest = rest[written:]
+
+
+def write_new(path: pathlib.Path, data: bytes) -> None:
+  """Writes a file that must not exist, and syncs it."""
+  descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+  try:
+    write_all(descriptor, data)
+    fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def sync_folder(path: pathlib.Path) -> None:
+  """Makes what was created, renamed and removed in a folder durable."""
+  descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+  try:
+    fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def replace(path: pathlib.Path, data: bytes) -> None:
+  """Gives a file new content: at any moment it has either all of the old or all of the new."""
+  temporary = path.with_name(f'.{path.name}.new')
+  temporary.unlink(missing_ok=True)
+  try:
+    write_new(temporary, data)
+    rename(temporary, path)
+  except BaseException:
+    temporary.unlink(missing_ok=True)
+    raise
+  sync_folder(path.parent)

@@ -1,0 +1,36 @@
+"""One run at a time in a folder."""
+
+import fcntl
+import os
+import pathlib
+from typing import Any
+
+FILE = 'run.lock'
+
+
+class FolderLock:
+  """Holds a folder for this process while the block runs; the system frees it with the process.
+
+  Entering raises BlockingIOError if another holds it.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self._path = folder / FILE
+
+  def __enter__(self) -> 'FolderLock':
+    self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+      fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+      holder = os.read(self._descriptor, 20).decode(errors='replace') or 'unknown'
+      os.close(self._descriptor)
+      raise BlockingIOError(
+        f'{self._path.parent} is in use by another run, process {holder}. Wait for it, or give '
+        'another --output_dir.'
+      ) from e
+    os.ftruncate(self._descriptor, 0)
+    os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    os.close(self._descriptor)

@@ -1,0 +1,48 @@
+"""Ending between two rounds when asked to by a signal."""
+
+import os
+import signal
+import threading
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):  # noqa: N818 (nothing is wrong)
+  """A run was asked to stop, and has saved."""
+
+  def __init__(self, signal_number: int, message: str):
+    super().__init__(message)
+    self.exit_status = 128 + signal_number
+
+
+class StopRequest:
+  """While the block runs, the first Ctrl-C or SIGTERM is noted; a second one interrupts at once.
+
+  Outside the main thread, where Python allows no handlers, signals stay as they are.
+  """
+
+  def __init__(self):
+    self.signal_number: int | None = None
+
+  @property
+  def is_made(self) -> bool:
+    return self.signal_number is not None
+
+  def _note(self, number: int, frame: Any) -> None:
+    del frame
+    if self.is_made:
+      raise KeyboardInterrupt
+    self.signal_number = number
+    # Not `print`, which the signal may have interrupted.
+    os.write(2, b'\nStopping after this round; a second signal stops at once.\n')
+
+  def __enter__(self) -> 'StopRequest':
+    self._before = {}
+    if threading.current_thread() is threading.main_thread():
+      self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
