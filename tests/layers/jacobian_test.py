@@ -122,6 +122,7 @@ def test_corrected_loss_of_a_model(rng):
 
 
 def test_corrected_loss_can_be_minimised(rng):
+  tf.keras.utils.set_random_seed(0)
   model = tf.keras.Sequential([tf.keras.layers.InputLayer((6,)), layers.FedParaDense(3, rank=2)])
   x, y = rng.normal(size=(20, 6)).astype(np.float32), rng.normal(size=(20, 3))
   losses = []
