@@ -42,12 +42,15 @@ def _downlink(spec: specs.RunSpec) -> dict[str, object]:
   return dict(downlink=codecs.parse(spec.downlink), seed=spec.seed)
 
 
+def _coded(spec: specs.RunSpec) -> dict[str, object]:
+  return dict(codec=_uplink(spec), seed=spec.seed)
+
+
 def _apf(spec: specs.RunSpec) -> dict[str, object]:
   return dict(
     freezing_settings=spec.freezing_settings(),
     mask_policy=spec.apf_mask_policy,
-    codec=_uplink(spec),
-    seed=spec.seed,
+    **_coded(spec),
   )
 
 
@@ -57,10 +60,6 @@ _MASKS: Mapping[str, Callable[[tf.keras.Model], list[bool]]] = {
   'fed_per': client_work.last_layer_mask,
   'local_only': lambda model: [True] * len(model.trainable_variables),
 }
-
-
-def _coded(spec: specs.RunSpec) -> dict[str, object]:
-  return dict(codec=_uplink(spec), seed=spec.seed)
 
 
 def _fed_avg(spec: specs.RunSpec, *common: Any, **weighting: Any) -> Process:

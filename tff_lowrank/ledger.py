@@ -60,13 +60,26 @@ def selected_price(mask: Any, value: Any) -> Price:
   return price(payload=sum(bits))
 
 
-def index_set_bits(num_chosen: tf.Tensor, num_elements: int) -> tf.Tensor:
-  """int64 []: the bits that tell `num_chosen`, int64 [], of `num_elements` elements.
+_POWERS = tuple(1 << b for b in range(40))
+
+
+def bit_length(n: Any) -> tf.Tensor:
+  """int64 []: the bits of the integer `n` in binary, 0 for 0."""
+  return tf.reduce_sum(tf.cast(tf.cast(n, tf.int64) >= tf.constant(_POWERS, tf.int64), tf.int64))
+
+
+def index_width(num_elements: Any) -> tf.Tensor:
+  """int64 []: ceil(log2), and at least 1, the bits of one of `num_elements` indices."""
+  return bit_length(tf.maximum(tf.cast(num_elements, tf.int64) - 1, 1))
+
+
+def index_set_bits(num_chosen: Any, num_elements: Any) -> tf.Tensor:
+  """int64 []: the bits that tell `num_chosen` of `num_elements` elements, both integers.
 
   The smaller of a bitmap and of an index for each; nothing for an empty set.
   """
-  width = max(num_elements - 1, 1).bit_length()
-  return tf.minimum(tf.constant(num_elements, tf.int64), num_chosen * width)
+  indices = tf.cast(num_chosen, tf.int64) * index_width(num_elements)
+  return tf.minimum(tf.cast(num_elements, tf.int64), indices)
 
 
 def add(*prices: Price) -> Price:

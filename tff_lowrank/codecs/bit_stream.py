@@ -10,7 +10,7 @@ class BitWriter:
     self._chunks: list[np.ndarray] = []
 
   def write_bit(self, bit: bool) -> None:
-    self._chunks.append(np.array([bool(bit)], np.uint8))
+    self.write_bits([bit])
 
   def write_bits(self, bits: np.ndarray) -> None:
     """Writes an array of booleans in row-major order, a bit each."""

@@ -17,28 +17,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tff_lowrank import ledger
 from tff_lowrank.codecs import bit_stream
 
 FORM_BITS = 1
 
 
-_POWERS = tuple(1 << b for b in range(40))
-
-
-def _bit_length(n: Any) -> tf.Tensor:
-  """int64 []: the bits of the integer `n` in binary, 0 for 0."""
-  return tf.reduce_sum(tf.cast(tf.cast(n, tf.int64) >= tf.constant(_POWERS, tf.int64), tf.int64))
-
-
-def _index_width(n: Any) -> tf.Tensor:
-  """ceil(log2 n): the bits of one of `n` indices."""
-  return _bit_length(tf.cast(n, tf.int64) - 1)
-
-
 def rice_parameter(n: Any, count: Any) -> tf.Tensor:
   """int64 []: the largest b with 2^b <= 9/13 n / count, and 0 if there is none (9/13 is ln 2)."""
   quotient = tf.cast(n, tf.int64) * 9 // 13 // tf.maximum(tf.cast(count, tf.int64), 1)
-  return tf.maximum(_bit_length(quotient) - 1, 0)
+  return tf.maximum(ledger.bit_length(quotient) - 1, 0)
 
 
 def _gaps(indices: tf.Tensor, count: Any) -> tf.Tensor:
@@ -47,10 +35,6 @@ def _gaps(indices: tf.Tensor, count: Any) -> tf.Tensor:
   before = tf.concat([tf.constant([-1], tf.int64), indices[:-1]], 0)
   valid = tf.range(tf.size(indices)) < tf.cast(count, tf.int32)
   return tf.where(valid, indices - before - 1, 0)
-
-
-def _fixed_bits(n: Any, count: Any) -> tf.Tensor:
-  return tf.minimum(tf.cast(n, tf.int64), tf.cast(count, tf.int64) * _index_width(n))
 
 
 def _rice_bits(n: Any, indices: tf.Tensor, count: Any) -> tf.Tensor:
@@ -69,9 +53,9 @@ def bits(n: Any, indices: tf.Tensor, count: Any, *, known: bool) -> tf.Tensor:
     known: Whether both sides know the count.
   """
   n, count = tf.cast(n, tf.int64), tf.cast(count, tf.int64)
-  header = tf.constant(0, tf.int64) if known else _bit_length(n)
+  header = tf.constant(0, tf.int64) if known else ledger.bit_length(n)
   trivial = tf.equal(count, 0) | tf.equal(count, n)  # In a TFF graph == compares identities.
-  cheapest = tf.minimum(_fixed_bits(n, count), _rice_bits(n, indices, count))
+  cheapest = tf.minimum(ledger.index_set_bits(count, n), _rice_bits(n, indices, count))
   return header + tf.where(trivial, tf.constant(0, tf.int64), FORM_BITS + cheapest)
 
 
@@ -79,10 +63,10 @@ def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool
   """Appends a set, sorted int [count]; `known` tells that both sides know the count."""
   count = len(indices)
   if not known:
-    writer.write_integers([count], int(_bit_length(n)))
+    writer.write_integers([count], int(ledger.bit_length(n)))
   if count in (0, n):
     return
-  fixed, rice = int(_fixed_bits(n, count)), int(_rice_bits(n, indices, count))
+  fixed, rice = int(ledger.index_set_bits(count, n)), int(_rice_bits(n, indices, count))
   writer.write_bit(rice < fixed)
   if rice < fixed:
     b = int(rice_parameter(n, count))
@@ -92,13 +76,13 @@ def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool
   elif fixed == n:
     writer.write_bits(np.isin(np.arange(n), indices))
   else:
-    writer.write_integers(indices, int(_index_width(n)))
+    writer.write_integers(indices, int(ledger.index_width(n)))
 
 
 def read(reader: bit_stream.BitReader, n: int, count: int | None) -> np.ndarray:
   """The sorted indices, int32, that `write` wrote; `count` is None if it was sent."""
   if count is None:
-    count = int(reader.read_integers(1, int(_bit_length(n)))[0])
+    count = int(reader.read_integers(1, int(ledger.bit_length(n)))[0])
   if count in (0, n):
     return np.arange(count, dtype=np.int32)
   if reader.read_bit():
@@ -106,6 +90,6 @@ def read(reader: bit_stream.BitReader, n: int, count: int | None) -> np.ndarray:
     gaps = reader.read_unary(count) << b
     gaps = gaps + reader.read_integers(count, b)
     return (np.cumsum(gaps + 1) - 1).astype(np.int32)
-  if int(_fixed_bits(n, count)) == n:
+  if int(ledger.index_set_bits(count, n)) == n:
     return np.flatnonzero(reader.read_bits(n)).astype(np.int32)
-  return reader.read_integers(count, int(_index_width(n))).astype(np.int32)
+  return reader.read_integers(count, int(ledger.index_width(n))).astype(np.int32)

@@ -15,6 +15,7 @@ from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.freezing import freezer
 from tff_lowrank.freezing import synchronisation
 from tff_lowrank.learning import process
+from tff_lowrank.learning import work as work_lib
 
 
 class Broadcast(NamedTuple):
@@ -142,9 +143,6 @@ def build_work(
       memory['own'] = structures.zeros(trainable_spec)
     return memory
 
-  @tff.tensorflow.computation(
-    initialize_client.type_signature.result, broadcast_type, training.data_type
-  )
   def work(memory, broadcast, dataset):
     known, frozen, weights = memory['version'], broadcast.mask.frozen, broadcast.weights
     price = synchronisation.downlink_price(
@@ -162,25 +160,11 @@ def build_work(
       memory['own'] = trained.trainable
     update = freezing_aggregators.PartialUpdate(trained.result.update, broadcast.mask)
     result = tff.learning.templates.ClientResult(update, trained.result.update_weight)
-    return memory, result, price, trained.metrics
+    return work_lib.Worked(memory, result, price, trained.metrics)
 
-  @tff.federated_computation
-  def initialize():
-    return tff.federated_value((), tff.SERVER)
-
-  @tff.federated_computation(
-    initialize.type_signature.result,
-    tff.FederatedType(initialize_client.type_signature.result, tff.CLIENTS),
-    tff.FederatedType(broadcast_type, tff.CLIENTS),
-    tff.FederatedType(training.data_type, tff.CLIENTS),
+  return work_lib.build_work(
+    training, initialize_client, broadcast_type, work, lambda broadcast: broadcast.weights.trainable
   )
-  def next_fn(state, memory, broadcast, client_data):
-    memory, result, price, metrics = tff.federated_map(work, (memory, broadcast, client_data))
-    train = training.aggregate_metrics(metrics)
-    measurements = tff.federated_zip(collections.OrderedDict(train=train))
-    return process.ClientWorkOutput(state, memory, result, price, measurements)
-
-  return process.ClientStatefulWork(initialize, initialize_client, next_fn)
 
 
 def build_personalize(
