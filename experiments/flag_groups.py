@@ -38,6 +38,12 @@ _CLIENT_EPOCHS = flags.DEFINE_integer(
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 20, "Examples a local step; 0 is the client's whole data.", lower_bound=0
 )
+_CLIENT_MAX_ELEMENTS = flags.DEFINE_integer(
+  'client_max_elements',
+  0,
+  'Examples that a client trains on in a round at most, anew drawn in each; 0 is all.',
+  lower_bound=0,
+)
 _CLIENT_OPTIMIZER = flags.DEFINE_enum(
   'client_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the local steps.'
 )
@@ -304,6 +310,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     partition=_PARTITION.value,
     client_epochs=_CLIENT_EPOCHS.value,
     batch_size=_BATCH_SIZE.value,
+    client_max_elements=_CLIENT_MAX_ELEMENTS.value,
     client_optimizer=_CLIENT_OPTIMIZER.value,
     client_learning_rate=_CLIENT_LEARNING_RATE.value,
     server_optimizer=_SERVER_OPTIMIZER.value,

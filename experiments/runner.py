@@ -233,7 +233,9 @@ class _Run:
     """Runs from round `first` and returns the last round that is done, which is saved."""
     spec, task = self._spec, self._task
     evaluate = _build_evaluation(task, self._model, self._process, store)
-    batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
+    batches = batches_lib.ClientBatches(
+      spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
+    )
     last = saved = first - 1
 
     def after_round(done: rounds_lib.Round) -> None:

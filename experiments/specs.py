@@ -59,6 +59,7 @@ class RunSpec:
   partition: str
   client_epochs: int
   batch_size: int
+  client_max_elements: int
   client_optimizer: str
   client_learning_rate: float
   server_optimizer: str
