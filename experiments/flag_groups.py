@@ -161,6 +161,11 @@ _CLIENT_TEST_FRACTION = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
+_EVALUATE_AFTER_TRAINING = flags.DEFINE_bool(
+  'evaluate_after_training',
+  False,
+  'Test the clients also after a round of local training each, of which nothing is kept.',
+)
 _MODEL_FAMILY = flags.DEFINE_enum(
   'model_family',
   'original',
@@ -230,6 +235,11 @@ def _with_family(spec: specs.RunSpec, is_given: bool) -> specs.RunSpec:
 def _check_personal(spec: specs.RunSpec) -> None:
   if spec.client_test_fraction == 1:
     raise app.UsageError('--client_test_fraction must be below 1, found 1.')
+  if spec.evaluate_after_training and not spec.client_test_fraction:
+    raise app.UsageError(
+      '--evaluate_after_training tests each client on its own examples: give their share, as '
+      '--client_test_fraction=0.2.'
+    )
   if spec.method in specs.PERSONAL_METHODS and not spec.client_test_fraction:
     raise app.UsageError(
       f"--method={spec.method} trains a model for each client: give the share of a client's "
@@ -337,6 +347,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     apf_zero_update=_APF_ZERO_UPDATE.value,
     apf_mask_policy=_APF_MASK_POLICY.value,
     client_test_fraction=_CLIENT_TEST_FRACTION.value,
+    evaluate_after_training=_EVALUATE_AFTER_TRAINING.value,
     model_family=_MODEL_FAMILY.value,
     fedpara_gamma=_FEDPARA_GAMMA.value,
     fed_prox_mu=_FED_PROX_MU.value,

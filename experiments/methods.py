@@ -30,6 +30,11 @@ def _optimizer(
   return builders[name](learning_rate)
 
 
+def build_client_optimizer(spec: specs.RunSpec) -> tff.learning.optimizers.Optimizer:
+  """Of the clients' local steps."""
+  return _optimizer(spec.client_optimizer, spec.client_learning_rate)
+
+
 def _lbgm(spec: specs.RunSpec) -> dict[str, object]:
   return dict(threshold=spec.lbgm_threshold, granularity=spec.lbgm_granularity)
 
@@ -121,7 +126,7 @@ def build_process(
     build = functools.partial(_BUILDERS[spec.method], spec)
   return build(
     model,
-    _optimizer(spec.client_optimizer, spec.client_learning_rate),
+    build_client_optimizer(spec),
     _optimizer(spec.server_optimizer, spec.server_learning_rate, spec.server_momentum),
     client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
   )

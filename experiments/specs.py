@@ -86,6 +86,7 @@ class RunSpec:
   apf_zero_update: str
   apf_mask_policy: str
   client_test_fraction: float
+  evaluate_after_training: bool
   model_family: str
   fedpara_gamma: float
   fed_prox_mu: float

@@ -91,7 +91,9 @@ _LOADERS = collections.OrderedDict(
   mnist=_mnist_like('mnist'),
   mnist_two_fc=_mnist_like('mnist', models.build_two_fc),
   fashion_mnist=_mnist_like('fashion_mnist'),
+  fashion_mnist_two_fc=_mnist_like('fashion_mnist', models.build_two_fc),
   cifar10=_cifar10(models.build_lenet5),
+  cifar10_cnn=_cifar10(models.build_cnn),
   cifar10_vgg16=_cifar10(models.build_vgg16),
   cifar10_vgg16_quarter=_cifar10(functools.partial(models.build_vgg16, width_multiplier=0.25)),
 )
