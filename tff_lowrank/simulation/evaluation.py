@@ -67,7 +67,7 @@ def build_evaluation(
 def build_personal_evaluation(
   model: tff.learning.models.FunctionalModel,
   process: learning.ClientStatefulLearningProcess,
-  test: arrays.ArrayClientData,
+  test: arrays.ExampleClientData,
   preprocess: Callable[[Any], Any],
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
