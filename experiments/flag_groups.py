@@ -13,7 +13,6 @@ from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank import learning
 from tff_lowrank import tasks
-from tff_lowrank.datasets import partition
 from tff_lowrank.freezing import aggressive
 from tff_lowrank.freezing import control
 from tff_lowrank.freezing import settings as freezing_settings
@@ -30,7 +29,9 @@ _CLIENTS_PER_ROUND = flags.DEFINE_integer(
   'clients_per_round', 10, 'Clients sampled in each round; 0 is all of them.', lower_bound=0
 )
 _PARTITION = flags.DEFINE_string(
-  'partition', 'iid', '`iid`, `shards:CLASSES_PER_CLIENT` or `dirichlet:ALPHA`.'
+  'partition',
+  'iid',
+  "`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural`: the data set's clients.",
 )
 _CLIENT_EPOCHS = flags.DEFINE_integer(
   'client_epochs', 1, 'Passes of a client over its data in a round.', lower_bound=1
@@ -264,7 +265,7 @@ def _check_regularized(spec: specs.RunSpec) -> None:
 
 def _check(spec: specs.RunSpec) -> None:
   try:
-    partition.parse(spec.partition)
+    tasks.check_partition(spec.task, spec.partition)
   except ValueError as e:
     raise app.UsageError(f'--partition: {e}') from e
   try:
@@ -288,7 +289,13 @@ def _check(spec: specs.RunSpec) -> None:
     raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
   if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():
     raise app.UsageError(f'--downlink={spec.downlink} does nothing under --method={spec.method}.')
-  if spec.clients_per_round > spec.num_clients:
+  if spec.partition == tasks.NATURAL:
+    if given('num_clients'):
+      raise app.UsageError(
+        f'--num_clients={spec.num_clients} does nothing under --partition=natural; the data set '
+        'has the clients.'
+      )
+  elif spec.clients_per_round > spec.num_clients:
     raise app.UsageError(
       f'--clients_per_round must be at most --num_clients={spec.num_clients}, found '
       f'{spec.clients_per_round}.'

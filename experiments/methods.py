@@ -91,11 +91,11 @@ _BUILDERS: Mapping[str, Callable[..., Process]] = {
   'fed_prox': lambda spec, *common, **weighting: learning.build_fed_prox(
     *common, **weighting, **_coded(spec), mu=spec.fed_prox_mu
   ),
-  'scaffold': lambda spec, *common, **weighting: learning.build_scaffold(
-    *common, **weighting, **_coded(spec), num_clients=spec.num_clients
+  'scaffold': lambda spec, *common, num_clients, **weighting: learning.build_scaffold(
+    *common, **weighting, **_coded(spec), num_clients=num_clients
   ),
-  'fed_dyn': lambda spec, *common, **weighting: learning.build_fed_dyn(
-    *common, **weighting, **_coded(spec), num_clients=spec.num_clients, alpha=spec.fed_dyn_alpha
+  'fed_dyn': lambda spec, *common, num_clients, **weighting: learning.build_fed_dyn(
+    *common, **weighting, **_coded(spec), num_clients=num_clients, alpha=spec.fed_dyn_alpha
   ),
 }
 
@@ -115,8 +115,11 @@ def build_process(
   spec: specs.RunSpec,
   model: tff.learning.models.FunctionalModel,
   keras_model_fn: Callable[[], tf.keras.Model],
+  num_clients: int,
 ) -> Process:
   """The process of `spec.method` on `model`, made of what `keras_model_fn` builds.
+
+  num_clients: of all clients, sampled or not.
 
   Raises ValueError if the method has no effect on the model.
   """
@@ -124,6 +127,8 @@ def build_process(
     build = functools.partial(_build_personal, spec, _MASKS[spec.method](keras_model_fn()))
   else:
     build = functools.partial(_BUILDERS[spec.method], spec)
+  if spec.method in ('scaffold', 'fed_dyn'):
+    build = functools.partial(build, num_clients=num_clients)
   return build(
     model,
     build_client_optimizer(spec),

@@ -145,7 +145,9 @@ class _Run:
       gamma=spec.gamma,
     )
     self._model = self._task.build_model(spec.seed)
-    self._process = methods.build_process(spec, self._model, self._task.keras_model_fn)
+    self._process = methods.build_process(
+      spec, self._model, self._task.keras_model_fn, len(self._task.train.client_ids)
+    )
     self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
     settings = spec.freezing_settings()
     self._trace = None

@@ -98,6 +98,8 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
+    if self.partition == 'natural':
+      others.add('num_clients')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
   @property

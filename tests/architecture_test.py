@@ -153,6 +153,7 @@ PUBLIC_NAMES = {
   'tff_lowrank.models': {
     'build_char_lstm',
     'build_cnn',
+    'build_keyword_lstm',
     'build_lenet5',
     'build_mlp',
     'build_resnet18',

@@ -41,6 +41,36 @@ def test_real_tasks(shared_data):
     assert sum(sizes) == 60_000
 
 
+def test_clients_of_the_data_sets_own(tmp_path, rng):
+  np.savez(
+    tmp_path / 'keywords.npz',
+    x=rng.normal(loc=[3, -7], scale=[4, 0], size=(40, 5, 2)),
+    y=np.arange(40) % 4,
+    speaker=np.repeat([0, 1], [28, 12]),
+  )
+  task = build('keywords', partition='natural', data_dir=str(tmp_path), client_test_fraction=0.25)
+  assert task.train.client_ids == task.client_test.client_ids == ['speaker_0', 'speaker_1']
+  whole = task.train.num_examples('speaker_0') + task.client_test.num_examples('speaker_0')
+  assert task.client_test.num_examples('speaker_0') == round(0.25 * whole)
+  assert task.keras_model_fn().output_shape == (None, 4)
+  # Features have mean 0 and deviation 1 over the training set; one that is constant is 0.
+  task = build('keywords', data_dir=str(tmp_path))
+  assert len(task.train.client_ids) == 4
+  x = np.concatenate([task.train.examples(c).x for c in task.train.client_ids])
+  x = task.preprocess(dict(x=x, y=None))['x'].numpy()
+  np.testing.assert_allclose(x[..., 0].mean(), 0, atol=1e-6)
+  np.testing.assert_allclose(x.std((0, 1)), [1, 0], atol=1e-6)
+  assert not x[..., 1].any()
+
+
+def test_writers(shared_data):
+  task = build('qmnist_two_fc', partition='natural', data_dir=str(shared_data))
+  assert len(task.train.client_ids) == 539
+  assert task.keras_model_fn().count_params() == 203_530
+  with pytest.raises(ValueError, match="must be `natural`, found 'iid'"):
+    build('qmnist')
+
+
 def test_refuses_bad_arguments():
   with pytest.raises(ValueError, match="found 'cifar'"):
     build('cifar')

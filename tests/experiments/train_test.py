@@ -67,6 +67,9 @@ def test_failure_is_recorded(tmp_path):
     (['--clients_per_round=5'], '--clients_per_round must be at most --num_clients=4, found 5'),
     (['--server_optimizer=adam', '--server_momentum=0.9'], 'does nothing under --server_optimizer'),
     (['--server_momentum=1'], '--server_momentum must be below 1'),
+    (['--partition=natural'], '--partition: A partition must be'),
+    (['--task=qmnist'], '--partition: qmnist has clients of its own'),
+    (['--task=keywords', '--partition=natural'], '--num_clients=4 does nothing under --partition'),
     (['--data_dir=x'], '--data_dir does nothing under --task=digits'),
   ],
 )

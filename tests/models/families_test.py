@@ -14,6 +14,7 @@ BUILDERS = {
   'vgg16': lambda **k: models.build_vgg16(width_multiplier=0.125, **k),
   'resnet18': lambda **k: models.build_resnet18(width_multiplier=0.125, **k),
   'char_lstm': lambda **k: models.build_char_lstm(hidden_size=64, **k),
+  'keyword_lstm': models.build_keyword_lstm,
   'mlp': lambda **k: models.build_mlp((8, 8, 1), (64, 64), **k),
 }
 

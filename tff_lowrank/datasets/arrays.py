@@ -1,5 +1,6 @@
-"""Labelled arrays in memory, and their partition as client data."""
+"""Labelled examples of clients, and those of arrays in memory."""
 
+import abc
 import collections
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -24,8 +25,50 @@ class Arrays(NamedTuple):
   test: Split
 
 
-class ArrayClientData(tff.simulation.datasets.ClientData):
-  """Client data over arrays in memory; elements are `OrderedDict(x=..., y=...)`."""
+class ExampleClientData(tff.simulation.datasets.ClientData):
+  """Client data whose clients' examples can be had as arrays, a client at a time.
+
+  Elements are `OrderedDict(x=..., y=...)`.
+  """
+
+  @abc.abstractmethod
+  def examples(self, client_id: str) -> Split:
+    """The client's examples; raises ValueError if there is no such client."""
+
+  def num_examples(self, client_id: str) -> int:
+    return len(self.examples(client_id).y)
+
+  @abc.abstractmethod
+  def held_out(
+    self, test_fraction: float, seed: int
+  ) -> tuple['ExampleClientData', 'ExampleClientData']:
+    """Each client's own examples at random in two: those to train on, and those to test on.
+
+    Of n examples, `test_fraction` times n, rounded half to even, are for the test, but never all
+    of them. Which ones depends on the seed and the client's id alone. Both have the same ids;
+    a client of few examples may have none to test on.
+
+    Raises ValueError if `test_fraction` is not in [0, 1].
+    """
+
+  def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
+    examples = self.examples(client_id)
+    return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
+
+
+def held_out_positions(
+  num_examples: int, client_id: str, test_fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which of a client's examples to train on, and to test on: see `ExampleClientData.held_out`."""
+  checks.check_in_range('test_fraction', test_fraction, 0, 1)
+  rng = np.random.default_rng([seed, zlib.crc32(client_id.encode())])
+  mixed = rng.permutation(num_examples)
+  count = min(round(test_fraction * num_examples), max(num_examples - 1, 0))
+  return np.sort(mixed[count:]), np.sort(mixed[:count])
+
+
+class ArrayClientData(ExampleClientData):
+  """Client data over arrays in memory."""
 
   def __init__(self, split: Split, indices: Mapping[str, np.ndarray]):
     """Creates the client data.
@@ -54,26 +97,11 @@ class ArrayClientData(tff.simulation.datasets.ClientData):
   def held_out(
     self, test_fraction: float, seed: int
   ) -> tuple['ArrayClientData', 'ArrayClientData']:
-    """Each client's own examples at random in two: those to train on, and those to test on.
-
-    Of n examples, `test_fraction` times n, rounded half to even, are for the test, but never all
-    of them. Which ones depends on the seed and the client's id alone. Both have the same ids;
-    a client of few examples may have none to test on.
-
-    Raises ValueError if `test_fraction` is not in [0, 1].
-    """
-    checks.check_in_range('test_fraction', test_fraction, 0, 1)
     train, test = {}, {}
     for client_id, indices in self._indices.items():
-      rng = np.random.default_rng([seed, zlib.crc32(client_id.encode())])
-      mixed = rng.permutation(indices)
-      count = min(round(test_fraction * len(mixed)), max(len(mixed) - 1, 0))
-      test[client_id], train[client_id] = np.sort(mixed[:count]), np.sort(mixed[count:])
+      kept, held = held_out_positions(len(indices), client_id, test_fraction, seed)
+      train[client_id], test[client_id] = indices[kept], indices[held]
     return ArrayClientData(self._split, train), ArrayClientData(self._split, test)
-
-  def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
-    examples = self.examples(client_id)
-    return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
 
   @property
   def serializable_dataset_fn(self):

@@ -33,8 +33,12 @@ FILES = (
 )
 
 
-def read_idx(path: pathlib.Path) -> np.ndarray:
-  """The array of an idx file of unsigned bytes, gzipped.
+# Element types of idx files, by the byte that names them; numbers are big-endian.
+_IDX_TYPES = {8: ('unsigned bytes', np.dtype(np.uint8)), 12: ('integers', np.dtype('>i4'))}
+
+
+def read_idx(path: pathlib.Path, code: int = 8) -> np.ndarray:
+  """The array of an idx file, gzipped: of unsigned bytes (`code` 8) or 32-bit integers (12).
 
   Raises ValueError, naming the file, if it is damaged or of another format.
   """
@@ -42,18 +46,20 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
     data = gzip.decompress(path.read_bytes())
   except (EOFError, OSError) as e:
     raise ValueError(f'{path}: expected a whole gzip file, found: {e}.') from e
-  # Two zero bytes, the element type (8 is unsigned byte), the rank, then a length per axis.
-  if len(data) < 4 or data[:3] != b'\x00\x00\x08':
-    raise ValueError(f'{path}: expected an idx file of unsigned bytes, found {data[:4]!r}.')
+  name, dtype = _IDX_TYPES[code]
+  # Two zero bytes, the element type, the rank, then a length per axis.
+  if len(data) < 4 or data[:3] != bytes([0, 0, code]):
+    raise ValueError(f'{path}: expected an idx file of {name}, found {data[:4]!r}.')
   rank = data[3]
   header = 4 + 4 * rank
   if len(data) < header:
     raise ValueError(f'{path}: expected a header of {header} bytes, found {len(data)} in all.')
   shape = struct.unpack(f'>{rank}I', data[4:header])
   count = int(np.prod(shape, dtype=np.int64))
-  if len(data) - header != count:
-    raise ValueError(f'{path}: expected {count} elements, found {len(data) - header}.')
-  return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+  found = (len(data) - header) / dtype.itemsize
+  if found != count:
+    raise ValueError(f'{path}: expected {count} elements, found {found:g}.')
+  return np.frombuffer(data, dtype, offset=header).reshape(shape)
 
 
 def _read_split(folder: pathlib.Path, images: str, labels: str) -> arrays.Split:

@@ -35,7 +35,7 @@ class ClientBatches:
 
   def dataset(
     self,
-    train: arrays.ArrayClientData,
+    train: arrays.ExampleClientData,
     client_id: str,
     round_num: int,
     preprocess: Callable[[Any], Any],

@@ -69,7 +69,7 @@ def build_evaluation(
 def build_personal_evaluation(
   model: tff.learning.models.FunctionalModel,
   process: learning.ClientStatefulLearningProcess,
-  test: arrays.ArrayClientData,
+  test: arrays.ExampleClientData,
   preprocess: Callable[[Any], Any],
   *,
   client_optimizer: tff.learning.optimizers.Optimizer | None = None,

@@ -1,0 +1,64 @@
+"""MNIST by writer, as QMNIST's labels name them: a stand-in for federated EMNIST digits.
+
+Yadav and Bottou, Cold Case: The Lost MNIST Digits, NeurIPS 2019,
+https://github.com/facebookresearch/qmnist (labels: BSD): the NIST writer of every MNIST digit. 539
+writers wrote the 60,000 training digits (19 to 131 each), 297 others the 10,000 test digits.
+"""
+
+import pathlib
+
+import numpy as np
+
+from tff_lowrank.datasets import arrays
+from tff_lowrank.datasets import mnist
+
+SOURCE = 'https://raw.githubusercontent.com/facebookresearch/qmnist/master/'
+LABELS = 'qmnist-train-labels-idx2-int.gz'
+
+_DIGIT, _WRITER = 0, 2  # Columns.
+
+
+def _find_labels(data_dir: str) -> pathlib.Path:
+  folder = pathlib.Path(data_dir)
+  for path in (folder / LABELS, folder / 'qmnist' / LABELS):
+    if path.is_file():
+      return path
+  raise FileNotFoundError(f'qmnist: {folder} lacks {LABELS}. Download it from {SOURCE}.')
+
+
+def load_data(data_dir: str | None = None) -> tuple[arrays.ArrayClientData, arrays.Split]:
+  """The training digits with a client for each writer, and all test digits.
+
+  Clients are called `writer_0000` and so on, after the writer's number in NIST's data. A writer's
+  own test digits are cut from the training digits with `ArrayClientData.held_out`, since the
+  writers of the test digits are others.
+
+  Args:
+    data_dir: Holds MNIST's files, or a folder `mnist` with them, and the label file of
+      QMNIST's training set, or a folder `qmnist` with it.
+
+  Returns:
+    x: uint8 [num_examples, 28, 28, 1]; y: int32 [num_examples].
+
+  Raises:
+    FileNotFoundError: If files are missing; says which, and where they come from.
+    ValueError: If a file is damaged or the labels are not those of MNIST's training digits.
+  """
+  if data_dir is None:
+    raise FileNotFoundError(
+      f'qmnist needs MNIST ({", ".join(mnist.FILES)} from {mnist.SOURCES["mnist"]}) and {LABELS} '
+      f'(from {SOURCE}). Download them into a folder and name it with --data_dir.'
+    )
+  path = _find_labels(data_dir)
+  train, test = mnist.load_arrays('mnist', data_dir)
+  labels = mnist.read_idx(path, code=12)
+  if labels.ndim != 2 or labels.shape[1] <= _WRITER or len(labels) != len(train.y):
+    raise ValueError(
+      f'{path}: expected at least 3 columns for each of {len(train.y)} training digits, found '
+      f'{list(labels.shape)}.'
+    )
+  if np.any(labels[:, _DIGIT] != train.y):
+    raise ValueError(f'{path}: expected the labels of the MNIST files in {data_dir}, found others.')
+  writers = labels[:, _WRITER]
+  indices = {f'writer_{w:04d}': np.flatnonzero(writers == w) for w in np.unique(writers)}
+  return arrays.ArrayClientData(train, indices), test
