@@ -23,7 +23,11 @@ from tff_lowrank.models import families
 _TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
 _ROUNDS = flags.DEFINE_integer('rounds', 100, 'Training rounds.', lower_bound=1)
 _NUM_CLIENTS = flags.DEFINE_integer(
-  'num_clients', 100, 'Clients the training examples are partitioned over.', lower_bound=1
+  'num_clients',
+  None,
+  'Clients the training examples are partitioned over, 100 if not given; of natural ones, how many '
+  'of them, all if not given.',
+  lower_bound=1,
 )
 _CLIENTS_PER_ROUND = flags.DEFINE_integer(
   'clients_per_round', 10, 'Clients sampled in each round; 0 is all of them.', lower_bound=0
@@ -289,13 +293,7 @@ def _check(spec: specs.RunSpec) -> None:
     raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
   if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():
     raise app.UsageError(f'--downlink={spec.downlink} does nothing under --method={spec.method}.')
-  if spec.partition == tasks.NATURAL:
-    if given('num_clients'):
-      raise app.UsageError(
-        f'--num_clients={spec.num_clients} does nothing under --partition=natural; the data set '
-        'has the clients.'
-      )
-  elif spec.clients_per_round > spec.num_clients:
+  if spec.num_clients and spec.clients_per_round > spec.num_clients:
     raise app.UsageError(
       f'--clients_per_round must be at most --num_clients={spec.num_clients}, found '
       f'{spec.clients_per_round}.'
@@ -362,6 +360,8 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
   )
   overrides = overrides or {}
   spec = specs.RunSpec(**{**settings, **overrides})
+  if spec.num_clients is None:
+    spec = dataclasses.replace(spec, num_clients=0 if spec.partition == tasks.NATURAL else 100)
   spec = _with_family(spec, given('model_family') or 'model_family' in overrides)
   _check(spec)
   _check_personal(spec)

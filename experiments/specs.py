@@ -49,7 +49,10 @@ OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-  """The settings of one run; the fields are the flags of the same names."""
+  """The settings of one run; the fields are the flags of the same names.
+
+  `num_clients` is 0 for all of the data set's own clients.
+  """
 
   task: str
   method: str
@@ -98,8 +101,6 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
-    if self.partition == 'natural':
-      others.add('num_clients')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
   @property

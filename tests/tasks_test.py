@@ -48,7 +48,13 @@ def test_clients_of_the_data_sets_own(tmp_path, rng):
     y=np.arange(40) % 4,
     speaker=np.repeat([0, 1], [28, 12]),
   )
-  task = build('keywords', partition='natural', data_dir=str(tmp_path), client_test_fraction=0.25)
+  task = build(
+    'keywords',
+    partition='natural',
+    num_clients=0,
+    data_dir=str(tmp_path),
+    client_test_fraction=0.25,
+  )
   assert task.train.client_ids == task.client_test.client_ids == ['speaker_0', 'speaker_1']
   whole = task.train.num_examples('speaker_0') + task.client_test.num_examples('speaker_0')
   assert task.client_test.num_examples('speaker_0') == round(0.25 * whole)
@@ -64,9 +70,18 @@ def test_clients_of_the_data_sets_own(tmp_path, rng):
 
 
 def test_writers(shared_data):
-  task = build('qmnist_two_fc', partition='natural', data_dir=str(shared_data))
+  task = build('qmnist_two_fc', partition='natural', num_clients=0, data_dir=str(shared_data))
   assert len(task.train.client_ids) == 539
   assert task.keras_model_fn().count_params() == 203_530
+  some, other = (
+    build('qmnist_two_fc', partition='natural', num_clients=5, seed=s, data_dir=str(shared_data))
+    for s in (1, 2)
+  )
+  some = some.train
+  assert len(some.client_ids) == 5 and set(some.client_ids) < set(task.train.client_ids)
+  assert set(some.client_ids) != set(other.train.client_ids)
+  client = some.client_ids[0]
+  np.testing.assert_array_equal(some.examples(client).x, task.train.examples(client).x)
   with pytest.raises(ValueError, match="must be `natural`, found 'iid'"):
     build('qmnist')
 

@@ -181,7 +181,7 @@ def build(
     name: One of `NAMES`.
     partition: How to split the training examples, see `datasets.partition.parse`; or `'natural'`
       for the data set's own clients, such as writers or speakers, where it has them.
-    num_clients: Over how many clients; nothing to natural clients.
+    num_clients: Over how many clients; of natural ones how many, which the seed decides, 0 for all.
     seed: Decides the partition.
     data_dir: Where the data set's files are, for all but the embedded one.
     client_test_fraction: In [0, 1): the share of each client's own examples that it does not
@@ -201,7 +201,7 @@ def build(
     raise ValueError('`client_test_fraction` must be below 1, found 1.')
   if partition == NATURAL:
     parts = _RECIPES[name].natural(data_dir)
-    train = parts.train
+    train = parts.train.sample(num_clients, seed) if num_clients else parts.train
   else:
     parts = _RECIPES[name].central(data_dir)
     indices = partition_lib.parse(partition)(parts.train.y, num_clients, seed)

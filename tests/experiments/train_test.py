@@ -69,7 +69,6 @@ def test_failure_is_recorded(tmp_path):
     (['--server_momentum=1'], '--server_momentum must be below 1'),
     (['--partition=natural'], '--partition: A partition must be'),
     (['--task=qmnist'], '--partition: qmnist has clients of its own'),
-    (['--task=keywords', '--partition=natural'], '--num_clients=4 does nothing under --partition'),
     (['--data_dir=x'], '--data_dir does nothing under --task=digits'),
   ],
 )

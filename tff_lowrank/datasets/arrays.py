@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 import zlib
 
@@ -51,6 +51,20 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
     Raises ValueError if `test_fraction` is not in [0, 1].
     """
 
+  @abc.abstractmethod
+  def only(self, client_ids: Sequence[str]) -> 'ExampleClientData':
+    """The client data of these clients."""
+
+  def sample(self, num_clients: int, seed: int) -> 'ExampleClientData':
+    """The client data of `num_clients` clients, which the seed decides.
+
+    Raises ValueError if there are fewer.
+    """
+    if num_clients > len(self.client_ids):
+      raise ValueError(f'There are {len(self.client_ids)} clients, expected {num_clients} or more.')
+    rng = np.random.default_rng(seed)
+    return self.only([str(c) for c in rng.permutation(self.client_ids)[:num_clients]])
+
   def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
     examples = self.examples(client_id)
     return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
@@ -93,6 +107,9 @@ class ArrayClientData(ExampleClientData):
       raise ValueError(f'There is no client {client_id!r} among {len(self._indices)} clients.')
     chosen = self._indices[client_id]
     return Split(self._split.x[chosen], self._split.y[chosen])
+
+  def only(self, client_ids: Sequence[str]) -> 'ArrayClientData':
+    return ArrayClientData(self._split, {c: self._indices[c] for c in client_ids})
 
   def held_out(
     self, test_fraction: float, seed: int
