@@ -143,6 +143,7 @@ _RECIPES = collections.OrderedDict(
   qmnist_two_fc=_qmnist(models.build_two_fc),
   cifar10=_cifar10(models.build_lenet5),
   cifar10_cnn=_cifar10(models.build_cnn),
+  cifar10_resnet18=_cifar10(models.build_resnet18),
   cifar10_vgg16=_cifar10(models.build_vgg16),
   cifar10_vgg16_quarter=_cifar10(functools.partial(models.build_vgg16, width_multiplier=0.25)),
   keywords=_Recipe(central=_keywords(by_speaker=False), natural=_keywords(by_speaker=True)),
