@@ -356,3 +356,13 @@ def parse_override(name: str, text: str) -> Any:
     return flag.parser.parse(text)
   except ValueError as e:
     raise app.UsageError(f'--{name}: {e}') from e
+
+
+def to_arguments(spec: specs.RunSpec) -> list[str]:
+  """The arguments of `experiments.train` that make `spec`: those that are not at their default."""
+  settings = spec.as_dict()
+  arguments = [f'--method={settings.pop("method")}']
+  for name, value in settings.items():
+    if value != flags.FLAGS[name].default:
+      arguments.append(f'--{name}={value}')
+  return arguments
