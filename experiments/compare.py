@@ -59,15 +59,8 @@ _JOBS = flags.DEFINE_integer(
 
 
 def split_methods(text: str) -> list[str]:
-  """The methods of `--methods`: cut at commas, but not at those in parentheses."""
-  labels, depth = [''], 0
-  for character in text:
-    depth += (character == '(') - (character == ')')
-    if character == ',' and depth == 0:
-      labels.append('')
-    else:
-      labels[-1] += character
-  return [label.strip() for label in labels]
+  """The methods of `--methods`."""
+  return flag_groups.split_at_commas(text)
 
 
 def parse_method(text: str) -> tuple[str, dict[str, object]]:

@@ -344,6 +344,18 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
   return spec
 
 
+def split_at_commas(text: str) -> list[str]:
+  """The parts of `text` between commas, but not those in parentheses."""
+  parts, depth = [''], 0
+  for character in text:
+    depth += (character == '(') - (character == ')')
+    if character == ',' and depth == 0:
+      parts.append('')
+    else:
+      parts[-1] += character
+  return [part.strip() for part in parts]
+
+
 def parse_override(name: str, text: str) -> Any:
   """The value of flag `name` given as `text`, under the flag's own checks.
 

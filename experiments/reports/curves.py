@@ -22,6 +22,15 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
   return json.loads(path.read_text())
 
 
+def read_metrics(run: pathlib.Path) -> pd.DataFrame:
+  """The run's metrics.csv with what all rounds so far spent: `rounds` and `bytes`, both ways."""
+  metrics = pd.read_csv(run / 'metrics.csv')
+  return metrics.assign(
+    rounds=metrics['round'],
+    bytes=metrics['cumulative_uplink_bytes'] + metrics['cumulative_downlink_bytes'],
+  )
+
+
 def round_seconds(
   run: pathlib.Path, network: network_lib.Network, compute_seconds: float = 0.0
 ) -> pd.Series:
@@ -46,14 +55,10 @@ def round_seconds(
 def read_curve(
   run: pathlib.Path, network: network_lib.Network, compute_seconds: float = 0.0
 ) -> pd.DataFrame:
-  """The run's metrics.csv with what was spent up to each round: `rounds`, `bytes`, `seconds`."""
-  metrics = pd.read_csv(run / 'metrics.csv')
+  """`read_metrics`, and the simulated `seconds` that all rounds so far took."""
+  metrics = read_metrics(run)
   seconds = metrics['round'].map(round_seconds(run, network, compute_seconds)).fillna(0.0)
-  return metrics.assign(
-    rounds=metrics['round'],
-    bytes=metrics['cumulative_uplink_bytes'] + metrics['cumulative_downlink_bytes'],
-    seconds=seconds.cumsum(),
-  )
+  return metrics.assign(seconds=seconds.cumsum())
 
 
 def last(column: pd.Series) -> float:
@@ -75,7 +80,8 @@ class Budget:
 
   def __str__(self) -> str:
     unit, size = SPENT[self.spent]
-    return f'{self.amount / size:.6g} {unit}'
+    amount = f'{self.amount / size:.2f}'.rstrip('0').rstrip('.')
+    return f'{amount} {unit}'
 
   def read_off(self, curve: pd.DataFrame) -> tuple[int | None, float]:
     """Round and accuracy of that evaluation; none and NaN if the first came later."""

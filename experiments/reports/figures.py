@@ -178,5 +178,5 @@ def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph
     figure.add_scatter(
       x=rows['round'], y=rows[column], name=html.escape(name), line_color=color(i), mode='lines'
     )
-  figure.update_layout(showlegend=True)
+  figure.update_layout(showlegend=True, yaxis_rangemode='tozero')
   return figure

@@ -13,20 +13,23 @@ from plotly import offline
 _DRAW = """
 for (const place of document.querySelectorAll('.plot')) {
   const figure = JSON.parse(place.querySelector('script').textContent);
-  const options = {displaylogo: false, responsive: true};
+  // By default, a button would offer to send the data to plotly's maker.
+  const options = {
+    displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: '',
+  };
   Plotly.newPlot(place.querySelector('div'), figure.data, figure.layout, options);
 }
 """
 
 _STYLE = """
-body { margin: 2rem auto; max-width: 76rem; padding: 0 1.5rem; background: #fff; color: #202124;
+body { margin: 1.5rem auto; max-width: 80rem; padding: 0 1rem; background: #fff; color: #202124;
        font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
 p { margin: .4rem 0; max-width: 60rem; color: #3c4043; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid #e6e8eb; text-align: right; }
+th, td { padding: .3rem .55rem; border-bottom: 1px solid #e6e8eb; text-align: right; }
 th { border-bottom: 2px solid #9aa0a6; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
 th:first-child, td:first-child, .words th, .words td { text-align: left; }

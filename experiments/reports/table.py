@@ -157,8 +157,12 @@ def _cell(value: float, width: float, form: str) -> str:
 
 
 def to_markdown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> str:
-  """What `shown` gives in Markdown: the first column on the left, the others on the right."""
-  texts = shown(table, budget)
+  """What `shown` gives, in Markdown."""
+  return markdown(shown(table, budget))
+
+
+def markdown(texts: pd.DataFrame) -> str:
+  """A table of texts in Markdown: the first column on the left, the others on the right."""
   lines = [f'| {" | ".join(texts)} |', '|---' + '|---:' * (texts.shape[1] - 1) + '|']
   for row in texts.itertuples(index=False):
     cells = (cell.replace('|', '\\|') for cell in row)
