@@ -11,7 +11,7 @@ models of their own, their accuracy counts.
 Trials go to DIR/trial-NUMBER, with a run folder for each seed; the study is DIR/study.sqlite.
 DIR/trials.csv has a row a trial, DIR/pareto.csv and DIR/pareto.md the trials that no other beats
 in both objectives, with the commands that train them again. The same command goes on with a study
-that was interrupted, with the trials that it would have made, and one with more --trials adds to it.
+that was interrupted, to the trials that it would have made, and one with more --trials adds to it.
 """
 
 from collections.abc import Mapping, Sequence

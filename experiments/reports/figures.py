@@ -40,7 +40,7 @@ def layout(x: str, y: str) -> dict[str, object]:
     margin=dict(l=70, r=20, t=50, b=60),
     xaxis=dict(title=dict(text=x), rangemode='tozero', **axis),
     yaxis=dict(title=dict(text=y), **axis),
-    legend=dict(orientation='h', yanchor='top', y=-0.18, x=0),
+    legend=dict(orientation='h', yanchor='top', y=-0.2, x=0),
     hovermode='closest',
   )
 

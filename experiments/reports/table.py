@@ -134,6 +134,7 @@ def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.Da
   is_left_out = dict(
     final_personal_accuracy=table['final_personal_accuracy'].isna().all(),
     compared_accuracy=budget is None or table['compared_accuracy'].equals(table['final_accuracy']),
+    wall_seconds='seeds' in table,  # Of different machines, perhaps, and not of the methods.
   )
   columns = {name: table[name].astype(str) for name in ('method', 'seed', 'seeds', 'rounds')
              if name in table}  # fmt: skip
