@@ -21,6 +21,11 @@ _COLORS = (
 _GRID = '#e6e8eb'
 
 
+def as_text(text: str) -> str:
+  """So that plotly, which reads some tags and entities in its texts, shows `text` as it is."""
+  return html.escape(text, quote=False)
+
+
 def color(i: int) -> str:
   return _COLORS[i % len(_COLORS)]
 
@@ -62,22 +67,22 @@ def _by_axis(curve: pd.DataFrame) -> dict[str, list[float]]:
   return {name: list(curve[name] / size) for name, (_, size) in curves_lib.SPENT.items()}
 
 
-def _band(curve: pd.DataFrame, i: int) -> graph_objects.Scatter:
-  """The interval around a curve, as an area that goes there and back."""
+def _band(name: str, curve: pd.DataFrame, i: int) -> graph_objects.Scatter:
+  """The interval around a curve, as far as accuracies go: an area that goes there and back."""
   low, high = curve['mean'] - curve['half'], curve['mean'] + curve['half']
   return graph_objects.Scatter(
-    y=100 * pd.concat([low, high[::-1]]), fill='toself', fillcolor=_faint(i), line_width=0,
-    mode='lines', hoverinfo='skip', showlegend=False, legendgroup=str(i),
+    y=100 * pd.concat([low, high[::-1]]).clip(0, 1), fill='toself', fillcolor=_faint(i),
+    line_width=0, mode='lines', hoverinfo='skip', showlegend=False, legendgroup=name,
   )  # fmt: skip
 
 
-def _line(name: str, curve: pd.DataFrame, i: int) -> graph_objects.Scatter:
+def _line(name: str, curve: pd.DataFrame, i: int, dash: str) -> graph_objects.Scatter:
   halves = ['' if pd.isna(half) else f' ± {100 * half:.2f}' for half in curve['half']]
   return graph_objects.Scatter(
-    y=100 * curve['mean'], name=html.escape(name), mode='lines+markers', line_color=color(i),
-    marker_size=4, legendgroup=str(i), customdata=list(zip(curve['rounds'], halves, strict=True)),
+    y=100 * curve['mean'], name=name, mode='lines+markers', line=dict(color=color(i), dash=dash),
+    marker_size=4, legendgroup=name, customdata=list(zip(curve['rounds'], halves, strict=True)),
     hovertemplate='%{y:.2f}%{customdata[1]} %<br>%{x:.5g}, round %{customdata[0]}'
-    f'<extra>{html.escape(name)}</extra>',
+    f'<extra>{name}</extra>',
   )  # fmt: skip
 
 
@@ -90,22 +95,21 @@ def accuracy(
 
   Args:
     runs: Name -> the curves of its runs, drawn as their mean with its 95 % interval.
-    columns: Which accuracies: the column and what is added to the name.
+    columns: Which accuracies, at most two: the column and what is added to the name.
     budget: Where the runs are compared, marked by a line; its axis is chosen first.
   """
   traces, places = [], []
-  names = [(name, column) for name in runs for column in columns]
-  for i, (name, column) in enumerate(names):
-    curve = mean_curve(runs[name], column)
-    if curve.empty:
-      continue
-    label = f'{name} {columns[column]}'.strip()
-    places.append(_by_axis(curve))
-    traces.append(_line(label, curve, i))
-    if curve['half'].notna().any():
-      there_and_back = pd.concat([curve, curve[::-1]])
-      places.append(_by_axis(there_and_back))
-      traces.append(_band(curve, i))
+  for i, (method, curves) in enumerate(runs.items()):
+    for (column, addition), dash in zip(columns.items(), ('solid', 'dot'), strict=False):
+      curve = mean_curve(curves, column)
+      if curve.empty:
+        continue
+      name = as_text(f'{method} {addition}'.strip())
+      places.append(_by_axis(curve))
+      traces.append(_line(name, curve, i, dash))
+      if curve['half'].notna().any():
+        places.append(_by_axis(pd.concat([curve, curve[::-1]])))
+        traces.append(_band(name, curve, i))
   figure = graph_objects.Figure(traces, layout(AXES['rounds'], 'Test accuracy (%)'))
   _add_axis_buttons(figure, places, budget)
   return figure
@@ -157,7 +161,7 @@ def pareto(summary: pd.DataFrame) -> graph_objects.Figure:
     line_color='#9aa0a6', name='Pareto front', hoverinfo='skip',
   )  # fmt: skip
   for i, row in enumerate(summary.itertuples()):
-    name = html.escape(row.method)
+    name = as_text(row.method)
     figure.add_scatter(
       x=[row.total_bytes / 1e6], y=[100 * row.final_accuracy], name=name, mode='markers',
       marker=dict(size=11, color=color(i), symbol='circle' if row.pareto else 'circle-open'),
@@ -176,7 +180,7 @@ def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph
   for i, (column, name) in enumerate(columns.items()):
     rows = metrics.dropna(subset=column)
     figure.add_scatter(
-      x=rows['round'], y=rows[column], name=html.escape(name), line_color=color(i), mode='lines'
+      x=rows['round'], y=rows[column], name=as_text(name), line_color=color(i), mode='lines'
     )
   figure.update_layout(showlegend=True, yaxis_rangemode='tozero')
   return figure
