@@ -192,6 +192,7 @@ def _run_trial(
 
 def _trials_table(study: optuna.Study) -> pd.DataFrame:
   """A row a trial: `trial`, `state`, the flags searched over, accuracy, bytes and `reason`."""
+  best = {trial.number for trial in study.best_trials}
   rows = [
     dict(
       trial=number,
@@ -200,7 +201,7 @@ def _trials_table(study: optuna.Study) -> pd.DataFrame:
       final_accuracy=trial.user_attrs.get('final_accuracy'),
       total_bytes=trial.user_attrs.get('total_bytes'),
       reason=trial.user_attrs.get(_REASON),
-      is_best=trial in study.best_trials,
+      is_best=trial.number in best,
     )
     for number, trial in enumerate(_settled(study))
   ]

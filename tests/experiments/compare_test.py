@@ -47,9 +47,78 @@ def test_runs_methods_with_seeds_and_settings(tmp_path, capfd):
     (['--methods=lbgm:seed=2'], "Expected a flag of a run, found 'seed'"),
     (['--seeds=1,x'], "--seeds: expected whole numbers by commas, found '1,x'"),
     (['--seed=3'], '--seed does nothing here'),
+    (['--seeds=1,1'], 'expected different seeds'),
+    (['--budget=0'], '--budget must be above 0'),
+    (['--uplink_mbps=1,2'], 'expected one network, found 2'),
   ],
 )
 def test_refuses_bad_flags(tmp_path, arguments, message):
   with pytest.raises(app.UsageError, match=message):
     binaries.run('compare', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())
+
+
+def read_numbers(folder):
+  """What a comparison found, but for timings."""
+  table_rows = pd.read_csv(folder / 'table.csv').drop(columns='wall_seconds')
+  summary = pd.read_csv(folder / 'summary.csv')
+  return table_rows, summary.drop(columns=['wall_seconds', 'wall_seconds_ci95'])
+
+
+def test_runs_in_parallel_give_the_same_numbers(tmp_path, capfd):
+  arguments = (*FAST, '--methods=fed_avg,lbgm:lbgm_threshold=0.5', '--at=bytes')
+  binaries.run('compare', *arguments, f'--output_dir={tmp_path / "one"}')
+  binaries.run('compare', *arguments, '--jobs=2', f'--output_dir={tmp_path / "two"}')
+  for one, two in zip(*map(read_numbers, (tmp_path / 'one', tmp_path / 'two')), strict=True):
+    pd.testing.assert_frame_equal(one, two)
+  assert 'Wrote' in (tmp_path / 'two' / 'fed_avg-seed1' / 'log.txt').read_text()
+  # What is complete is not trained again.
+  capfd.readouterr()
+  binaries.run('compare', *arguments, '--jobs=2', f'--output_dir={tmp_path / "two"}')
+  assert 'Training' not in capfd.readouterr().out
+
+
+def test_writes_tables_and_report_at_a_budget(tmp_path, capfd):
+  binaries.run(
+    'compare', *FAST, '--rounds=3', '--methods=fed_avg,lbgm:rounds=2', '--seeds=1,2', '--at=bytes',
+    '--budget=0.1', '--uplink_mbps=8', '--downlink_mbps=8', f'--output_dir={tmp_path}',
+  )  # fmt: skip
+  rows = pd.read_csv(tmp_path / 'table.csv')
+  pd.testing.assert_frame_equal(
+    rows, pd.read_parquet(tmp_path / 'table.parquet').astype(rows.dtypes), check_like=False
+  )
+  # Rounds of FedAvg cost 2 clients x 2 directions x 19,240 bytes = 76,960: one is within 0.1 MB.
+  fed_avg = rows[rows['method'] == 'fed_avg']
+  assert fed_avg['compared_round'].tolist() == [1, 1]
+  metrics = pd.read_csv(tmp_path / 'fed_avg-seed2' / 'metrics.csv')
+  assert fed_avg['compared_accuracy'].iloc[1] == metrics['eval_accuracy'][0]
+  # 38,480 bytes for each client, three times, at 1 MB/s.
+  assert fed_avg['simulated_seconds'].tolist() == pytest.approx([0.115, 0.115])
+  summary = pd.read_csv(tmp_path / 'summary.csv')
+  assert summary['method'].tolist() == ['fed_avg', 'lbgm:rounds=2']
+  assert summary['compared_accuracy'][0] == pytest.approx(fed_avg['compared_accuracy'].mean())
+  assert (
+    '| method | seeds | accuracy | accuracy at 0.1 MB |' in (tmp_path / 'summary.md').read_text()
+  )
+  assert 'Compared at 0.1 MB' in (tmp_path / 'report.html').read_text()
+  assert (tmp_path / 'lbgm:rounds=2-seed1' / 'report.html').exists()
+  assert str(tmp_path / 'report.html') in capfd.readouterr().out
+
+
+def test_slashes_in_labels_stay_in_the_folder(tmp_path):
+  with pytest.raises(FileNotFoundError):
+    binaries.run(
+      'compare', '--task=mnist', f'--methods=fed_avg:data_dir={tmp_path}/../x',
+      f'--output_dir={tmp_path / "out"}',
+    )  # fmt: skip
+  (run,) = (tmp_path / 'out').iterdir()
+  assert run.name.startswith('fed_avg:data_dir=%2F') and (run / 'run.json').exists()
+
+
+def test_a_failed_process_ends_with_1_and_the_log_s_path(tmp_path):
+  with pytest.raises(SystemExit, match='1 of 1 runs failed, see .*fed_avg-seed1/log.txt'):
+    binaries.run(
+      'compare', '--task=mnist', '--methods=fed_avg', f'--data_dir={tmp_path}', '--jobs=2',
+      f'--output_dir={tmp_path / "out"}',
+    )  # fmt: skip
+  assert 'lacks train-images' in (tmp_path / 'out' / 'fed_avg-seed1' / 'log.txt').read_text()
