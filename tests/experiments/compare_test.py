@@ -2,8 +2,10 @@ from absl import app
 import pandas as pd
 import pytest
 
+from experiments import runner
 from experiments.reports import table
 from tests.experiments import binaries
+from tests.experiments.run_folders import write_run
 
 FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
         '--batch_size=64')  # fmt: skip
@@ -58,67 +60,72 @@ def test_refuses_bad_flags(tmp_path, arguments, message):
   assert not list(tmp_path.iterdir())
 
 
-def read_numbers(folder):
-  """What a comparison found, but for timings."""
-  table_rows = pd.read_csv(folder / 'table.csv').drop(columns='wall_seconds')
-  summary = pd.read_csv(folder / 'summary.csv')
-  return table_rows, summary.drop(columns=['wall_seconds', 'wall_seconds_ci95'])
-
-
-def test_runs_in_parallel_give_the_same_numbers(tmp_path, capfd):
-  arguments = (*FAST, '--methods=fed_avg,lbgm:lbgm_threshold=0.5', '--at=bytes')
-  binaries.run('compare', *arguments, f'--output_dir={tmp_path / "one"}')
-  binaries.run('compare', *arguments, '--jobs=2', f'--output_dir={tmp_path / "two"}')
-  for one, two in zip(*map(read_numbers, (tmp_path / 'one', tmp_path / 'two')), strict=True):
-    pd.testing.assert_frame_equal(one, two)
-  assert 'Wrote' in (tmp_path / 'two' / 'fed_avg-seed1' / 'log.txt').read_text()
+def test_runs_in_processes_of_their_own(tmp_path, capfd):
+  binaries.run('train', *FAST, f'--output_dir={tmp_path / "here"}')
+  broken = f'fed_avg:task=mnist:data_dir={tmp_path}'
+  arguments = (*FAST, '--jobs=2', f'--output_dir={tmp_path / "out"}')
+  with pytest.raises(SystemExit, match='1 of 2 runs failed, see .*seed1/log.txt'):
+    binaries.run('compare', *arguments, f'--methods=fed_avg,{broken}')
+  # Slashes in labels stay in the folder.
+  failed, run = sorted((tmp_path / 'out').iterdir(), key=lambda path: 'mnist' not in path.name)
+  assert failed.name.startswith('fed_avg:task=mnist:data_dir=%2F')
+  assert 'lacks train-images' in (failed / 'log.txt').read_text()
+  assert run.name == 'fed_avg-seed1' and 'Wrote' in (run / 'log.txt').read_text()
+  there, here = (
+    pd.read_csv(folder / 'metrics.csv').drop(columns='round_seconds')
+    for folder in (run, tmp_path / 'here')
+  )
+  pd.testing.assert_frame_equal(there, here)
   # What is complete is not trained again.
   capfd.readouterr()
-  binaries.run('compare', *arguments, '--jobs=2', f'--output_dir={tmp_path / "two"}')
+  binaries.run('compare', *arguments, '--methods=fed_avg')
   assert 'Training' not in capfd.readouterr().out
+  assert len(pd.read_csv(tmp_path / 'out' / 'table.csv')) == 1
 
 
-def test_writes_tables_and_report_at_a_budget(tmp_path, capfd):
+def test_writes_tables_and_report_at_a_budget(tmp_path, capfd, monkeypatch):
+  def pretend(spec, run, label, saving):
+    accuracies = [0.1 * r + 0.02 * spec.seed for r in range(1, spec.rounds + 1)]
+    write_run(run, spec.seed, 4000 if spec.method == 'fed_avg' else 1000, 4000, accuracies)
+
+  monkeypatch.setattr(runner, 'train', pretend)
   binaries.run(
     'compare', *FAST, '--rounds=3', '--methods=fed_avg,lbgm:rounds=2', '--seeds=1,2', '--at=bytes',
-    '--budget=0.1', '--uplink_mbps=8', '--downlink_mbps=8', f'--output_dir={tmp_path}',
+    '--budget=0.07', '--uplink_mbps=8', '--downlink_mbps=8', f'--output_dir={tmp_path}',
   )  # fmt: skip
   rows = pd.read_csv(tmp_path / 'table.csv')
   pd.testing.assert_frame_equal(
-    rows, pd.read_parquet(tmp_path / 'table.parquet').astype(rows.dtypes), check_like=False
+    rows, pd.read_parquet(tmp_path / 'table.parquet').astype(rows.dtypes)
   )
-  # Rounds of FedAvg cost 2 clients x 2 directions x 19,240 bytes = 76,960: one is within 0.1 MB.
-  fed_avg = rows[rows['method'] == 'fed_avg']
-  assert fed_avg['compared_round'].tolist() == [1, 1]
-  metrics = pd.read_csv(tmp_path / 'fed_avg-seed2' / 'metrics.csv')
-  assert fed_avg['compared_accuracy'].iloc[1] == metrics['eval_accuracy'][0]
-  # 38,480 bytes for each client, three times, at 1 MB/s.
-  assert fed_avg['simulated_seconds'].tolist() == pytest.approx([0.115, 0.115])
+  # Four times what client a has: FedAvg spends 32,000 bytes a round and LBGM 20,000.
+  assert rows['compared_round'].tolist() == [2, 2, 2, 2]
+  assert rows['rounds'].tolist() == [3, 2, 3, 2]
+  assert rows['compared_accuracy'].tolist() == pytest.approx([0.22, 0.22, 0.24, 0.24])
+  assert rows['final_accuracy'].tolist() == pytest.approx([0.32, 0.22, 0.34, 0.24])
+  # Client b: 24,000 and 15,000 bytes a round at 1 MB/s.
+  assert rows['simulated_seconds'].tolist() == pytest.approx([0.072, 0.03] * 2)
   summary = pd.read_csv(tmp_path / 'summary.csv')
   assert summary['method'].tolist() == ['fed_avg', 'lbgm:rounds=2']
-  assert summary['compared_accuracy'][0] == pytest.approx(fed_avg['compared_accuracy'].mean())
-  assert (
-    '| method | seeds | accuracy | accuracy at 0.1 MB |' in (tmp_path / 'summary.md').read_text()
+  assert summary['compared_accuracy'].tolist() == pytest.approx([0.23, 0.23])
+  assert summary['pareto'].tolist() == [True, True]
+  # Student's t for one degree of freedom: 12.706.
+  half = 12.706 * 0.02 / 2
+  assert summary['compared_accuracy_ci95'].tolist() == pytest.approx([half] * 2, rel=1e-4)
+  text = (tmp_path / 'summary.md').read_text()
+  assert '| method | seeds | accuracy | accuracy at 0.07 MB |' in text
+  assert 'Compared at 0.07 MB' in (tmp_path / 'report.html').read_text()
+  printed = capfd.readouterr().out
+  assert text in printed and str(tmp_path / 'report.html') in printed
+
+
+def test_without_a_budget_it_is_what_the_cheapest_spent(tmp_path, monkeypatch):
+  def pretend(spec, run, label, saving):
+    write_run(run, spec.seed, 4000 if spec.method == 'fed_avg' else 1000, 4000, [0.1, 0.2, 0.3])
+
+  monkeypatch.setattr(runner, 'train', pretend)
+  binaries.run(
+    'compare', *FAST, '--methods=fed_avg,lbgm', '--at=seconds', f'--output_dir={tmp_path}'
   )
-  assert 'Compared at 0.1 MB' in (tmp_path / 'report.html').read_text()
-  assert (tmp_path / 'lbgm:rounds=2-seed1' / 'report.html').exists()
-  assert str(tmp_path / 'report.html') in capfd.readouterr().out
-
-
-def test_slashes_in_labels_stay_in_the_folder(tmp_path):
-  with pytest.raises(FileNotFoundError):
-    binaries.run(
-      'compare', '--task=mnist', f'--methods=fed_avg:data_dir={tmp_path}/../x',
-      f'--output_dir={tmp_path / "out"}',
-    )  # fmt: skip
-  (run,) = (tmp_path / 'out').iterdir()
-  assert run.name.startswith('fed_avg:data_dir=%2F') and (run / 'run.json').exists()
-
-
-def test_a_failed_process_ends_with_1_and_the_log_s_path(tmp_path):
-  with pytest.raises(SystemExit, match='1 of 1 runs failed, see .*fed_avg-seed1/log.txt'):
-    binaries.run(
-      'compare', '--task=mnist', '--methods=fed_avg', f'--data_dir={tmp_path}', '--jobs=2',
-      f'--output_dir={tmp_path / "out"}',
-    )  # fmt: skip
-  assert 'lacks train-images' in (tmp_path / 'out' / 'fed_avg-seed1' / 'log.txt').read_text()
+  # LBGM's three rounds take b 3 x 8 x (12,000 / 9 + 3,000 / 3) / 10^6 = 0.056 s, FedAvg's
+  # 8 x (12,000 / 9 + 12,000 / 3) / 10^6 = 0.0427 s each.
+  assert pd.read_csv(tmp_path / 'table.csv')['compared_round'].tolist() == [1, 3]
