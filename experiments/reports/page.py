@@ -10,6 +10,8 @@ import pandas as pd
 from plotly import graph_objects
 from plotly import offline
 
+from tff_lowrank.simulation import file_operations
+
 _DRAW = """
 for (const place of document.querySelectorAll('.plot')) {
   const figure = JSON.parse(place.querySelector('script').textContent);
@@ -73,11 +75,10 @@ def _policy(scripts: Iterable[str]) -> str:
 
 
 def write(path: pathlib.Path, title: str, parts: Iterable[str]) -> None:
-  """Writes a page of what the functions above made."""
+  """Writes a page of what the functions above made: all of it, or OSError and what was there."""
   scripts = [offline.get_plotlyjs(), _DRAW]
   title, newline = html.escape(title), '\n'
-  path.write_text(
-    f"""<!DOCTYPE html>
+  text = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -92,6 +93,5 @@ def write(path: pathlib.Path, title: str, parts: Iterable[str]) -> None:
 {newline.join(f'<script>{script}</script>' for script in scripts)}
 </body>
 </html>
-""",
-    encoding='utf-8',
-  )
+"""
+  file_operations.replace(path, text.encode(errors='replace'))

@@ -55,8 +55,8 @@ def _settings(runs: Mapping[str, pathlib.Path]) -> list[str]:
   ]
 
 
-def _personal(curves: Sequence[pd.DataFrame]) -> Mapping[str, str]:
-  """The accuracies that there are."""
+def _accuracies(curves: Sequence[pd.DataFrame]) -> Mapping[str, str]:
+  """Which accuracies there are, and what to call them."""
   return {c: name for c, name in _ACCURACIES.items() if any(x[c].notna().any() for x in curves)}
 
 
@@ -88,7 +88,7 @@ def write_run(run: pathlib.Path, label: str) -> pathlib.Path:
     page.paragraph(_about_network(network)),
     page.table(_run_facts(curve)),
     page.heading('Accuracy'),
-    page.figure(figures.accuracy({label: [curve]}, _personal([curve]))),
+    page.figure(figures.accuracy({label: [curve]}, _accuracies([curve]))),
     page.heading('Loss'),
     page.figure(figures.by_round(curve, losses, 'Loss')),
     page.heading('Traffic of each round, all clients together'),
@@ -134,7 +134,7 @@ def write_comparison(
     page.heading('Methods, means over seeds'),
     page.table(table_lib.shown(summary, budget)),
     page.heading('Accuracy'),
-    page.figure(figures.accuracy(by_method, _personal(curves), budget)),
+    page.figure(figures.accuracy(by_method, _accuracies(curves), budget)),
     page.heading('Accuracy against traffic'),
     page.paragraph('Filled: no other method is as accurate for fewer bytes.'),
     page.figure(figures.pareto(summary)),
