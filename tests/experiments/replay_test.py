@@ -7,6 +7,7 @@ from absl import flags
 import pandas as pd
 import pytest
 
+from experiments import flag_groups  # noqa: F401 (defines --output_dir)
 from tests.experiments import binaries
 from tests.experiments.run_folders import write_run
 from tff_lowrank import ledger
@@ -14,12 +15,17 @@ from tff_lowrank import ledger
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
+def replay(*arguments):
+  # Of the binaries that the tests of a process import, only this one does without.
+  binaries.run('replay', *arguments, '--output_dir=unused')
+
+
 def test_times_by_hand(tmp_path, capsys):
   write_run(tmp_path / 'all' / 'lbgm-seed1', 1, 500_000, 1_000_000, [0.3, 0.4])
   write_run(tmp_path / 'all' / 'fed_avg-seed1', 1, 1_000_000, 1_000_000, [0.5, 0.6])
   csv = tmp_path / 'times.csv'
-  binaries.run(
-    'replay', f'--runs={tmp_path / "all"}', '--uplink_mbps=8,80', '--downlink_mbps=8',
+  replay(
+    f'--runs={tmp_path / "all"}', '--uplink_mbps=8,80', '--downlink_mbps=8',
     '--latency_ms=0,500', '--compute_seconds=2', f'--csv={csv}',
   )  # fmt: skip
   rows = pd.read_csv(csv)
@@ -40,7 +46,7 @@ def test_times_by_hand(tmp_path, capsys):
 def test_folders_with_commas_and_single_runs(tmp_path, capsys):
   first = write_run(tmp_path / 'top_k(0.1, qsgd(7))', 1, 1, 1, [0.5])
   second = write_run(tmp_path / 'b', 1, 1, 1, [0.5])
-  binaries.run('replay', f'--runs={first},{second}')
+  replay(f'--runs={first},{second}')
   assert len(capsys.readouterr().out.splitlines()) == 3
 
 
@@ -48,7 +54,7 @@ def test_rounds_without_messages_take_no_time(tmp_path, capsys):
   run = write_run(tmp_path / 'a', 1, 1, 1, [0.5, 0.5])
   ledger.Ledger().write(run / 'ledger.parquet')
   csv = tmp_path / 'a.csv'
-  binaries.run('replay', f'--runs={run}', '--compute_seconds=5', f'--csv={csv}')
+  replay(f'--runs={run}', '--compute_seconds=5', f'--csv={csv}')
   assert pd.read_csv(csv)['simulated_seconds'].tolist() == [0]
 
 
@@ -70,16 +76,16 @@ def test_rounds_without_messages_take_no_time(tmp_path, capsys):
 def test_refuses_bad_flags(tmp_path, arguments, message):
   run = write_run(tmp_path / 'a', 1, 1, 1, [0.5])
   with pytest.raises(app.UsageError, match=message):
-    binaries.run('replay', *(argument.format(run=run) for argument in arguments))
+    replay(*(argument.format(run=run) for argument in arguments))
 
 
 def test_refuses_impossible_values_and_runs_without_rounds(tmp_path):
   run = write_run(tmp_path / 'a', 1, 1, 1, [0.5])
   with pytest.raises(flags.IllegalFlagValueError, match='compute_seconds'):
-    binaries.run('replay', f'--runs={run}', '--compute_seconds=-1')
+    replay(f'--runs={run}', '--compute_seconds=-1')
   (run / 'ledger.parquet').unlink()
   with pytest.raises(ValueError, match='has no rounds to replay'):
-    binaries.run('replay', f'--runs={run}')
+    replay(f'--runs={run}')
 
 
 def test_a_process_ends_with_2_and_loads_no_tff(tmp_path):
