@@ -29,13 +29,13 @@ body { margin: 1.5rem auto; max-width: 80rem; padding: 0 1rem; background: #fff;
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
 p { margin: .4rem 0; max-width: 60rem; color: #3c4043; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; margin: .4rem 0 1.2rem; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid #e6e8eb; text-align: right; }
 th { border-bottom: 2px solid #9aa0a6; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
 th:first-child, td:first-child, .words th, .words td { text-align: left; }
-.words td { white-space: normal; overflow-wrap: anywhere; }
+.words td { white-space: normal; overflow-wrap: break-word; max-width: 60rem; }
 tbody tr:hover { background: #f6f8fa; }
 """
 

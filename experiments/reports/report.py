@@ -32,16 +32,22 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
   return {**record.get('versions', {}), **facts}
 
 
-def _in_common(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Tables of named facts by run: of those that all runs share, and of those that differ."""
-  texts = pd.DataFrame.from_dict(facts, orient='index').astype(object)
-  texts = texts.where(texts.notna(), '').astype(str)
-  is_shared = texts.nunique() == 1
-  shared = texts.iloc[0][is_shared]
-  parts = [page.table(pd.DataFrame({'name': shared.index, 'value': shared}), is_words=True)]
-  if not is_shared.all():
-    differing = texts.loc[:, ~is_shared].reset_index(names='run')
-    parts.append(page.table(differing, is_words=True))
+def _facts(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Tables of named facts by run: of those that all runs share, and of the others by run."""
+  texts = {
+    run: {name: str(value) for name, value in own.items() if value is not None}
+    for run, own in facts.items()
+  }
+  first, *others = texts.values()
+  shared = {n: v for n, v in first.items() if all(own.get(n) == v for own in others)}
+  parts = [page.table(pd.DataFrame(shared.items(), columns=['name', 'value']), is_words=True)]
+  differing = {
+    run: ', '.join(f'{name}={value}' for name, value in own.items() if name not in shared)
+    for run, own in texts.items()
+  }
+  if any(differing.values()):
+    rows = pd.DataFrame(differing.items(), columns=['run', 'of this run'])
+    parts.append(page.table(rows, is_words=True))
   return parts
 
 
@@ -49,9 +55,9 @@ def _settings(runs: Mapping[str, pathlib.Path]) -> list[str]:
   records = {name: curves_lib.read_record(folder) for name, folder in runs.items()}
   return [
     page.heading('Flags'),
-    *_in_common({name: record['flags'] for name, record in records.items()}),
+    *_facts({name: record['flags'] for name, record in records.items()}),
     page.heading('Versions'),
-    *_in_common({name: _provenance(record) for name, record in records.items()}),
+    *_facts({name: _provenance(record) for name, record in records.items()}),
   ]
 
 

@@ -105,8 +105,9 @@ def test_comparison_in_a_browser(tmp_path, browser):
   legend = re.findall(r'<text class="legendtext"[^>]*>(.*?)</text>', first)
   assert [html.unescape(name) for name in legend] == ['fed_avg', HOSTILE, f'{HOSTILE} (personal)']
   assert '<img' not in seen and '<script>document' not in seen
-  cell = f'<td>{html.escape(HOSTILE, quote=False)}</td>'
-  assert seen.count(cell) == 3  # Methods, runs, and flags that differ.
+  escaped = html.escape(HOSTILE, quote=False)
+  assert seen.count(f'<td>{escaped}</td>') == 2  # Methods and runs.
+  assert seen.count(f'data_dir={escaped}</td>') == 1  # The flags of this run.
 
 
 def test_comparison_says_all_that_is_known(tmp_path):
