@@ -1,4 +1,4 @@
-"""The binaries: see `train` and `compare`."""
+"""The binaries: see `train`, `compare`, `tune` and `replay`."""
 
 import warnings
 

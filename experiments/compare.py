@@ -4,42 +4,63 @@
     --output_dir=DIR
 
 A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`, or
-`fed_avg:uplink=error_feedback(top_k(0.1))`. Each run goes to DIR/METHOD-seedN; the table to
-DIR/table.csv and DIR/table.md, the plots to DIR/plots. The same command goes on with a comparison
-that was interrupted.
+`fed_avg:uplink=error_feedback(top_k(0.1))`. Each run goes to DIR/METHOD-seedN. DIR/table.csv has
+a row for each run and DIR/summary.csv one for each method, with means and 95 % intervals over
+seeds; both are also written as .parquet and .md, plots to DIR/plots, and all of it, interactive,
+to DIR/report.html. The same command goes on with a comparison that was interrupted.
 """
 
 from collections.abc import Sequence
+import dataclasses
+import pathlib
+import sys
 
 from absl import app
 from absl import flags
 
 from experiments import entry
 from experiments import flag_groups
+from experiments import network_flags
+from experiments import parallel
 from experiments import runner
 from experiments import saving
+from experiments import seeds_flag
 from experiments import specs
+from experiments.reports import curves
 from experiments.reports import freezing_plots
 from experiments.reports import plots
+from experiments.reports import report
 from experiments.reports import table as table_lib
 from tff_lowrank.simulation import network as network_lib
 
 _METHODS = flags.DEFINE_string(
   'methods', 'fed_avg,lbgm', 'What to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], by commas.'
 )
-_SEEDS = flags.DEFINE_list('seeds', '1', 'Each method runs once with each seed.')
+_AT = flags.DEFINE_enum(
+  'at',
+  'rounds',
+  list(curves.SPENT),
+  'What the runs are compared at equal amounts of: each by its last evaluation within --budget.',
+)
+_BUDGET = flags.DEFINE_float(
+  'budget',
+  None,
+  'Rounds, 10^6 bytes in both directions, or simulated seconds, by --at; without it, what the run '
+  'that spent least had spent in all.',
+  lower_bound=0,
+)
+_JOBS = flags.DEFINE_integer(
+  'jobs',
+  1,
+  'Runs at the same time, each in a process of its own with its output in its log.txt; 1 runs '
+  'one after the other in this process.',
+  lower_bound=1,
+)
 
 
 def split_methods(text: str) -> list[str]:
-  """The methods of `--methods`: cut at commas, but not at those in parentheses."""
-  labels, depth = [''], 0
-  for character in text:
-    depth += (character == '(') - (character == ')')
-    if character == ',' and depth == 0:
-      labels.append('')
-    else:
-      labels[-1] += character
-  return [label.strip() for label in labels]
+  """The methods of `--methods`."""
+  return flag_groups.split_at_commas(text)
 
 
 def parse_method(text: str) -> tuple[str, dict[str, object]]:
@@ -61,42 +82,77 @@ def parse_method(text: str) -> tuple[str, dict[str, object]]:
   return method, overrides
 
 
-def _parse_seeds(texts: Sequence[str]) -> list[int]:
-  if not texts or not all(text.isdecimal() for text in texts):
-    raise app.UsageError(f'--seeds: expected whole numbers by commas, found {",".join(texts)!r}.')
-  return [int(text) for text in texts]
-
-
-def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
-  if flag_groups.given('seed'):
-    raise app.UsageError('--seed does nothing here; use --seeds.')
+def _plan() -> list[tuple[str, specs.RunSpec]]:
+  """Label and spec of each run; raises UsageError if the flags make none."""
   labels = split_methods(_METHODS.value)
   if len(set(labels)) < len(labels):
     raise app.UsageError(f'--methods: expected different methods, found {_METHODS.value!r}.')
   parsed = [parse_method(label) for label in labels]
   flag_groups.check_method_flags([method for method, _ in parsed])
-  folder = flag_groups.output_folder()
   plan = [
     (label, flag_groups.run_spec(method, overrides | dict(seed=seed)))
-    for seed in _parse_seeds(_SEEDS.value)
+    for seed in seeds_flag.chosen()
     for label, (method, overrides) in zip(labels, parsed, strict=True)
   ]
   flag_groups.check_family_flags([spec for _, spec in plan])
-  runs = [(label, folder / f'{label}-seed{spec.seed}') for label, spec in plan]
-  for (label, spec), (_, run) in zip(plan, runs, strict=True):
-    runner.train(spec, run, f'{label}-seed{spec.seed}', saving.from_flags())
-  table = table_lib.build_table(runs, network_lib.Network())
-  table.to_csv(folder / 'table.csv', index=False)
-  markdown = table_lib.to_markdown(table)
-  (folder / 'table.md').write_text(markdown)
+  return plan
+
+
+def _train(plan: Sequence[tuple[pathlib.Path, specs.RunSpec]]) -> None:
+  """Trains what is not complete; exits with status 1 if runs in other processes failed."""
+  how = saving.from_flags()
+  if _JOBS.value == 1:
+    for run, spec in plan:
+      runner.train(spec, run, run.name, how)
+    return
+  arguments = [f'--{name}={value}' for name, value in dataclasses.asdict(how).items()]
+  commands = {
+    run: [*flag_groups.to_arguments(spec), *arguments]
+    for run, spec in plan
+    if not runner.is_complete(spec, run)
+  }
+  failed = parallel.train_all(commands, _JOBS.value)
+  if failed:
+    logs = ', '.join(str(run / parallel.LOG) for run in failed)
+    sys.exit(f'{len(failed)} of {len(plan)} runs failed, see {logs}. The same command tries again.')
+
+
+def _write_reports(
+  runs: Sequence[tuple[str, pathlib.Path]], folder: pathlib.Path, network: network_lib.Network
+) -> None:
+  if _BUDGET.value is None:
+    budget = curves.cheapest(_AT.value, [curves.read_curve(run, network) for _, run in runs])
+  else:
+    budget = curves.Budget(_AT.value, _BUDGET.value * curves.SPENT[_AT.value][1])
+  table = table_lib.build_table(runs, network, budget)
+  summary = table_lib.build_summary(table)
+  for name, rows in dict(table=table, summary=summary).items():
+    rows.to_csv(folder / f'{name}.csv', index=False)
+    rows.to_parquet(folder / f'{name}.parquet', index=False)
+    (folder / f'{name}.md').write_text(table_lib.to_markdown(rows, budget))
   named = {run.name: run for _, run in runs}
   drawn = plots.plot_accuracy(named, folder / 'plots')
   drawn += freezing_plots.plot_comparison(named, folder / 'plots')
-  print(markdown)
+  drawn.append(report.write_comparison(runs, folder / report.FILE, network, budget))
+  print(table_lib.to_markdown(table, budget))
+  if table['seed'].nunique() > 1:
+    print(table_lib.to_markdown(summary, budget))
   for path in drawn:
     print(f'Wrote {path}')
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  if _BUDGET.value == 0:
+    raise app.UsageError('--budget must be above 0, found 0.')
+  network = network_flags.chosen_one()
+  plan, folder = _plan(), flag_groups.output_folder()
+  # A value of a flag may have slashes.
+  names = [f'{label}-seed{spec.seed}'.replace('/', '%2F') for label, spec in plan]
+  _train([(folder / name, spec) for name, (_, spec) in zip(names, plan, strict=True)])
+  runs = [(label, folder / name) for name, (label, _) in zip(names, plan, strict=True)]
+  _write_reports(runs, folder, network)
 
 
 if __name__ == '__main__':

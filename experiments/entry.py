@@ -7,7 +7,6 @@ import sys
 from absl import app
 from absl import flags
 
-from tff_lowrank import execution
 from tff_lowrank.simulation import stopping
 
 _DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of what went wrong.')
@@ -52,8 +51,15 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
   return run_main
 
 
+def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
+  """Runs the `main` of a binary that does not import TFF."""
+  app.run(guarded(main), flags_parser=_parse)
+
+
 def run(main: Callable[[Sequence[str]], None]) -> None:
   """Runs a binary's `main` on the command line."""
+  from tff_lowrank import execution  # Takes seconds, which not all binaries need.
+
   # TFF's own default context complains when it ends unused.
   execution.set_local_context()
-  app.run(guarded(main), flags_parser=_parse)
+  run_without_tff(main)

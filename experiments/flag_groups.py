@@ -369,6 +369,18 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
   return spec
 
 
+def split_at_commas(text: str) -> list[str]:
+  """The parts of `text` between commas, but not those in parentheses."""
+  parts, depth = [''], 0
+  for character in text:
+    depth += (character == '(') - (character == ')')
+    if character == ',' and depth == 0:
+      parts.append('')
+    else:
+      parts[-1] += character
+  return [part.strip() for part in parts]
+
+
 def parse_override(name: str, text: str) -> Any:
   """The value of flag `name` given as `text`, under the flag's own checks.
 
@@ -381,3 +393,13 @@ def parse_override(name: str, text: str) -> Any:
     return flag.parser.parse(text)
   except ValueError as e:
     raise app.UsageError(f'--{name}: {e}') from e
+
+
+def to_arguments(spec: specs.RunSpec) -> list[str]:
+  """The arguments of `experiments.train` that make `spec`: those that are not at their default."""
+  settings = spec.as_dict()
+  arguments = [f'--method={settings.pop("method")}']
+  for name, value in settings.items():
+    if value != flags.FLAGS[name].default:
+      arguments.append(f'--{name}={value}')
+  return arguments

@@ -19,6 +19,7 @@ from experiments import saving as saving_lib
 from experiments import specs
 from experiments.reports import freezing_plots
 from experiments.reports import plots
+from experiments.reports import report as report_lib
 from tff_lowrank import client_state
 from tff_lowrank import execution
 from tff_lowrank import learning
@@ -46,6 +47,7 @@ def train(
   folder: pathlib.Path,
   label: str,
   saving: saving_lib.Saving = saving_lib.Saving(),  # noqa: B008 (frozen)
+  is_enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
 ) -> bool:
   """Runs `spec` into `folder`, made if needed, from its newest checkpoint if it has one.
 
@@ -56,6 +58,7 @@ def train(
     folder: Where to; of this one run.
     label: Names the run in plots and progress.
     saving: How it is kept safe.
+    is_enough: Called with each round's row of metrics; true ends the run as a signal does.
 
   Returns:
     Whether there was anything to do: false for a run that was complete already.
@@ -63,24 +66,23 @@ def train(
   Raises:
     BlockingIOError: If another process runs in `folder`.
     checkpoint.MismatchError: If `folder` holds a run of other flags.
-    stopping.Stopped: If a signal ended the run.
+    stopping.Stopped: If a signal, or `is_enough`, ended the run.
   """
   folder.mkdir(parents=True, exist_ok=True)
   with folder_lock.FolderLock(folder), stopping.StopRequest() as stop:
+    if is_complete(spec, folder):
+      print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
+      return False
     before = provenance.read_record(folder / _RECORD)
-    if before is not None and _has_rows(folder):
-      checkpoint.check_same_run(folder, before['flags'], spec.as_dict())
-      if before['status'] == 'completed' and before['flags'].get('rounds') == spec.rounds:
-        print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
-        return False
     devices = [device.name for device in tf.config.list_logical_devices()]
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
       with _CONTEXTS[spec.context]():
-        _Run(spec, folder, saving).go(label, stop)
+        _Run(spec, folder, saving, is_enough).go(label, stop)
       plots.plot_accuracy({label: folder}, folder / 'plots')
       if spec.freezing_settings() is not None:
         freezing_plots.plot_run(folder, folder / 'plots')
+      report_lib.write_run(folder, label)
       record.update('completed')
     except stopping.Stopped:
       record.update('stopped')
@@ -89,6 +91,15 @@ def train(
       record.update_if_possible('failed', error=f'{type(e).__name__}: {e}')
       raise
   return True
+
+
+def is_complete(spec: specs.RunSpec, folder: pathlib.Path) -> bool:
+  """Whether `folder` holds the whole run; raises MismatchError if it holds a run of other flags."""
+  record = provenance.read_record(folder / _RECORD)
+  if record is None or not _has_rows(folder):
+    return False
+  checkpoint.check_same_run(folder, record['flags'], spec.as_dict())
+  return record['status'] == 'completed' and record['flags'].get('rounds') == spec.rounds
 
 
 def _has_rows(folder: pathlib.Path) -> bool:
@@ -132,8 +143,15 @@ def _build_evaluation(
 class _Run:
   """One run's parts, and the way through its rounds."""
 
-  def __init__(self, spec: specs.RunSpec, folder: pathlib.Path, saving: saving_lib.Saving):
+  def __init__(
+    self,
+    spec: specs.RunSpec,
+    folder: pathlib.Path,
+    saving: saving_lib.Saving,
+    is_enough: Callable[[Mapping[str, Any]], bool],
+  ):
     self._spec, self._folder, self._saving = spec, folder, saving
+    self._is_enough = is_enough
     self._task = tasks.build(
       spec.task,
       partition=spec.partition,
@@ -182,8 +200,8 @@ class _Run:
     if last < spec.rounds:
       raise stopping.Stopped(
         stop.signal_number,
-        f'Stopped by a signal after round {last} of {spec.rounds}; saved in {self._folder}. The '
-        'same command goes on from there.',
+        f'Stopped{" by a signal" if stop.is_made else ""} after round {last} of {spec.rounds}; '
+        f'saved in {self._folder}. The same command goes on from there.',
       )
     if self._trace is not None:
       self._trace.write(self._folder / freezing_trace.FILE)
@@ -253,14 +271,16 @@ class _Run:
       )
     evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
     last = saved = first - 1
+    enough = False
 
     def after_round(done: rounds_lib.Round) -> None:
-      nonlocal last, saved
+      nonlocal last, saved, enough
       last = done.number
       evaluated = None
       if last == spec.rounds or last % spec.eval_every == 0:
         evaluated = evaluate(done.state)
       row = recorder.record(done, evaluated)
+      enough = self._is_enough(row)
       for client_id, report in zip(done.client_ids, done.reports, strict=True):
         down, up = (
           ledger.to_bytes(ledger.total(report[direction]))
@@ -290,7 +310,7 @@ class _Run:
       range(first, spec.rounds + 1),
       after_round,
       absence=self._absence.reason,
-      should_stop=lambda: stop.is_made,
+      should_stop=lambda: enough or stop.is_made,
     )
     if saved < last:
       save(last, state)

@@ -2,29 +2,26 @@
 
   python -m experiments.train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
 
-writes DIR/run.json, metrics.csv, ledger.parquet, tensorboard/, plots/ and checkpoints/. The same
-command goes on with a run that was interrupted, and one with more --rounds with a complete run.
+writes DIR/run.json, metrics.csv, ledger.parquet, tensorboard/, plots/, report.html and
+checkpoints/. The same command goes on with a run that was interrupted, and one with more --rounds
+with a complete run.
 """
 
 from collections.abc import Sequence
 
 from absl import app
-from absl import flags
 
 from experiments import entry
 from experiments import flag_groups
+from experiments import method_flag
 from experiments import runner
 from experiments import saving
-from experiments import specs
-
-_METHOD = flags.DEFINE_enum('method', 'fed_avg', list(specs.METHOD_FLAGS), 'What to train with.')
 
 
 def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
-  flag_groups.check_method_flags([_METHOD.value])
-  spec = flag_groups.run_spec(_METHOD.value)
+  spec = flag_groups.run_spec(method_flag.chosen())
   flag_groups.check_family_flags([spec])
   folder = flag_groups.output_folder()
   if runner.train(spec, folder, spec.method, saving.from_flags()):

@@ -1,11 +1,12 @@
-"""The table of a comparison. Reads run folders only."""
+"""The tables of a comparison: of runs, and of methods over seeds. Reads run folders only."""
 
 from collections.abc import Sequence
-import json
 import pathlib
 
 import pandas as pd
 
+from experiments.reports import curves as curves_lib
+from experiments.reports import statistics
 from tff_lowrank.simulation import network as network_lib
 
 COLUMNS = (
@@ -14,6 +15,20 @@ COLUMNS = (
   'rounds',
   'final_accuracy',
   'final_personal_accuracy',
+  'compared_round',
+  'compared_accuracy',
+  'uplink_bytes',
+  'downlink_bytes',
+  'total_bytes',
+  'saving_percent',
+  'simulated_seconds',
+  'wall_seconds',
+)
+# What is averaged over seeds: a column with the mean, and one with half the 95 % interval.
+MEANS = (
+  'final_accuracy',
+  'final_personal_accuracy',
+  'compared_accuracy',
   'uplink_bytes',
   'downlink_bytes',
   'total_bytes',
@@ -24,79 +39,133 @@ COLUMNS = (
 BASELINE = 'fed_avg'
 
 
-def transfer_seconds(folder: pathlib.Path, network: network_lib.Network) -> float:
-  """The time that all rounds' messages take on `network`, the slowest client counting."""
-  entries = pd.read_parquet(folder / 'ledger.parquet')
-  by_client = entries.pivot_table(
-    index=['round', 'client'], columns='direction', values='bytes', aggfunc='sum'
-  )
-  rounds = by_client.groupby(level='round')
-  return sum(
-    network.round_seconds(zip(rows['downlink'], rows['uplink'], strict=True)) for _, rows in rounds
-  )
-
-
-def _last(column: pd.Series) -> float:
-  """The last cell that is not empty, or NaN."""
-  found = column.dropna()
-  return found.iloc[-1] if len(found) else float('nan')
-
-
-def summarize_run(
-  label: str, folder: pathlib.Path, network: network_lib.Network
+def _summarize_run(
+  label: str, folder: pathlib.Path, curve: pd.DataFrame, budget: curves_lib.Budget
 ) -> dict[str, object]:
   """A row of the table, but for the saving."""
-  metrics = pd.read_csv(folder / 'metrics.csv')
-  record = json.loads((folder / 'run.json').read_text())
-  last = metrics.iloc[-1]
+  record = curves_lib.read_record(folder)
+  last = curve.iloc[-1]
   up, down = int(last['cumulative_uplink_bytes']), int(last['cumulative_downlink_bytes'])
+  compared_round, compared_accuracy = budget.read_off(curve)
   return dict(
     method=label,
     seed=record['flags']['seed'],
     rounds=int(last['round']),
-    final_accuracy=metrics['eval_accuracy'].dropna().iloc[-1],
-    final_personal_accuracy=_last(metrics['eval_personal_accuracy']),
+    final_accuracy=curves_lib.last(curve['eval_accuracy']),
+    final_personal_accuracy=curves_lib.last(curve['eval_personal_accuracy']),
+    compared_round=compared_round,
+    compared_accuracy=compared_accuracy,
     uplink_bytes=up,
     downlink_bytes=down,
     total_bytes=up + down,
-    simulated_seconds=round(transfer_seconds(folder, network), 3),
+    simulated_seconds=round(last['seconds'], 3),
     wall_seconds=record['wall_seconds'],
   )
 
 
 def build_table(
-  runs: Sequence[tuple[str, pathlib.Path]], network: network_lib.Network
+  runs: Sequence[tuple[str, pathlib.Path]],
+  network: network_lib.Network,
+  budget: curves_lib.Budget | None = None,
 ) -> pd.DataFrame:
   """A row for each `(label, run folder)`.
 
   `saving_percent` is of total bytes against FedAvg's with the same seed, empty without one;
-  `simulated_seconds` is the messages' time on `network`, without computation.
+  `simulated_seconds` is the messages' time on `network`, without computation. `compared_accuracy`
+  is that at `budget`, by default the rounds of the shortest run.
   """
-  table = pd.DataFrame([summarize_run(label, folder, network) for label, folder in runs])
+  curves = [curves_lib.read_curve(folder, network) for _, folder in runs]
+  budget = budget or curves_lib.cheapest('rounds', curves)
+  table = pd.DataFrame(
+    [
+      _summarize_run(label, folder, curve, budget)
+      for (label, folder), curve in zip(runs, curves, strict=True)
+    ]
+  )
   baseline = table[table['method'] == BASELINE].set_index('seed')['total_bytes']
   reference = table['seed'].map(baseline)
   table['saving_percent'] = (100 * (1 - table['total_bytes'] / reference)).round(2)
+  table['compared_round'] = table['compared_round'].astype('Int64')
   return table[list(COLUMNS)]
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-  """The table in Markdown, bytes in MB (10^6); personal accuracies only if there are any."""
-  columns = ['method', 'seed', 'rounds', 'accuracy', 'personal accuracy', 'up MB', 'down MB',
-             'total MB', 'saving', 'transfer', 'wall']  # fmt: skip
-  is_personal = table['final_personal_accuracy'].notna().any()
-  if not is_personal:
-    columns.remove('personal accuracy')
-  lines = [f'| {" | ".join(columns)} |', '|---' + '|---:' * (len(columns) - 1) + '|']
-  for row in table.itertuples():
-    saving = '' if pd.isna(row.saving_percent) else f'{row.saving_percent:.1f} %'
-    accuracy = f'{row.final_accuracy:.4f}'
-    if is_personal:
-      personal = row.final_personal_accuracy
-      accuracy += ' | ' if pd.isna(personal) else f' | {personal:.4f}'
-    lines.append(
-      f'| {row.method} | {row.seed} | {row.rounds} | {accuracy} '
-      f'| {row.uplink_bytes / 1e6:.3f} | {row.downlink_bytes / 1e6:.3f} '
-      f'| {row.total_bytes / 1e6:.3f} | {saving} '
-      f'| {row.simulated_seconds:.1f} s | {row.wall_seconds:.1f} s |'
-    )
+def build_summary(table: pd.DataFrame) -> pd.DataFrame:
+  """A row for each method of `build_table`'s, in its order.
+
+  `method`, `seeds` (how many), of each of `MEANS` the mean over seeds and, called `_ci95`, half
+  its 95 % interval by Student's t, empty with one seed; and `pareto`: whether no other method has
+  at least its mean final accuracy for at most its mean total bytes. Where a seed has no value,
+  neither has the mean.
+  """
+  groups = table.groupby('method', sort=False)
+  columns = {'seeds': groups['seed'].count()}
+  for name in MEANS:
+    complete = groups[name].count() == columns['seeds']
+    columns[name] = groups[name].mean().where(complete)
+    width = statistics.half_width(groups[name].std(), columns['seeds'])
+    columns[f'{name}_ci95'] = pd.Series(width, index=complete.index).where(complete)
+  columns['pareto'] = statistics.is_on_pareto_front(
+    columns['total_bytes'], columns['final_accuracy']
+  )
+  return pd.DataFrame(columns).reset_index()
+
+
+# Column -> heading, format, and what to divide by.
+_SHOWN = {
+  'final_accuracy': ('accuracy', '.4f', 1),
+  'compared_accuracy': ('accuracy at {budget}', '.4f', 1),
+  'final_personal_accuracy': ('personal accuracy', '.4f', 1),
+  'uplink_bytes': ('up MB', '.3f', 1e6),
+  'downlink_bytes': ('down MB', '.3f', 1e6),
+  'total_bytes': ('total MB', '.3f', 1e6),
+  'saving_percent': ('saving', '.1f', 1),
+  'simulated_seconds': ('transfer', '.1f', 1),
+  'wall_seconds': ('wall', '.1f', 1),
+}
+_UNITS = {'saving_percent': ' %', 'simulated_seconds': ' s', 'wall_seconds': ' s'}
+
+
+def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.DataFrame:
+  """A table or summary as text under short headings, bytes in MB (10^6), `±` the 95 % interval.
+
+  Personal accuracies are there only if there are any, and those at `budget`, if it is given, only
+  if they differ from the final ones.
+  """
+  is_left_out = dict(
+    final_personal_accuracy=table['final_personal_accuracy'].isna().all(),
+    compared_accuracy=budget is None or table['compared_accuracy'].equals(table['final_accuracy']),
+    wall_seconds='seeds' in table,  # Of different machines, perhaps, and not of the methods.
+  )
+  columns = {name: table[name].astype(str) for name in ('method', 'seed', 'seeds', 'rounds')
+             if name in table}  # fmt: skip
+  for name, (heading, form, size) in _SHOWN.items():
+    if is_left_out.get(name):
+      continue
+    widths = table.get(f'{name}_ci95', pd.Series(float('nan'), table.index))
+    columns[heading.format(budget=budget)] = [
+      _cell(value / size, width / size, form) + (_UNITS.get(name, '') if pd.notna(value) else '')
+      for value, width in zip(table[name], widths, strict=True)
+    ]
+  if 'pareto' in table:
+    columns['Pareto front'] = table['pareto'].map({True: 'yes', False: ''})
+  return pd.DataFrame(columns)
+
+
+def _cell(value: float, width: float, form: str) -> str:
+  if pd.isna(value):
+    return ''
+  return f'{value:{form}}' + ('' if pd.isna(width) else f' ± {width:{form}}')
+
+
+def to_markdown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> str:
+  """What `shown` gives, in Markdown."""
+  return markdown(shown(table, budget))
+
+
+def markdown(texts: pd.DataFrame) -> str:
+  """A table of texts in Markdown: the first column on the left, the others on the right."""
+  lines = [f'| {" | ".join(texts)} |', '|---' + '|---:' * (texts.shape[1] - 1) + '|']
+  for row in texts.itertuples(index=False):
+    cells = (cell.replace('|', '\\|') for cell in row)
+    lines.append(f'| {" | ".join(cells)} |')
   return '\n'.join(lines) + '\n'

@@ -2,8 +2,10 @@ from absl import app
 import pandas as pd
 import pytest
 
+from experiments import runner
 from experiments.reports import table
 from tests.experiments import binaries
+from tests.experiments.run_folders import write_run
 
 FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
         '--batch_size=64')  # fmt: skip
@@ -47,9 +49,83 @@ def test_runs_methods_with_seeds_and_settings(tmp_path, capfd):
     (['--methods=lbgm:seed=2'], "Expected a flag of a run, found 'seed'"),
     (['--seeds=1,x'], "--seeds: expected whole numbers by commas, found '1,x'"),
     (['--seed=3'], '--seed does nothing here'),
+    (['--seeds=1,1'], 'expected different seeds'),
+    (['--budget=0'], '--budget must be above 0'),
+    (['--uplink_mbps=1,2'], 'expected one network, found 2'),
   ],
 )
 def test_refuses_bad_flags(tmp_path, arguments, message):
   with pytest.raises(app.UsageError, match=message):
     binaries.run('compare', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())
+
+
+def test_runs_in_processes_of_their_own(tmp_path, capfd):
+  binaries.run('train', *FAST, f'--output_dir={tmp_path / "here"}')
+  broken = f'fed_avg:task=mnist:data_dir={tmp_path}'
+  arguments = (*FAST, '--jobs=2', f'--output_dir={tmp_path / "out"}')
+  with pytest.raises(SystemExit, match='1 of 2 runs failed, see .*seed1/log.txt'):
+    binaries.run('compare', *arguments, f'--methods=fed_avg,{broken}')
+  # Slashes in labels stay in the folder.
+  failed, run = sorted((tmp_path / 'out').iterdir(), key=lambda path: 'mnist' not in path.name)
+  assert failed.name.startswith('fed_avg:task=mnist:data_dir=%2F')
+  assert 'lacks train-images' in (failed / 'log.txt').read_text()
+  assert run.name == 'fed_avg-seed1' and 'Wrote' in (run / 'log.txt').read_text()
+  there, here = (
+    pd.read_csv(folder / 'metrics.csv').drop(columns='round_seconds')
+    for folder in (run, tmp_path / 'here')
+  )
+  pd.testing.assert_frame_equal(there, here)
+  # What is complete is not trained again.
+  capfd.readouterr()
+  binaries.run('compare', *arguments, '--methods=fed_avg')
+  assert 'Training' not in capfd.readouterr().out
+  assert len(pd.read_csv(tmp_path / 'out' / 'table.csv')) == 1
+
+
+def test_writes_tables_and_report_at_a_budget(tmp_path, capfd, monkeypatch):
+  def pretend(spec, run, label, saving):
+    accuracies = [0.1 * r + 0.02 * spec.seed for r in range(1, spec.rounds + 1)]
+    write_run(run, spec.seed, 4000 if spec.method == 'fed_avg' else 1000, 4000, accuracies)
+
+  monkeypatch.setattr(runner, 'train', pretend)
+  binaries.run(
+    'compare', *FAST, '--rounds=3', '--methods=fed_avg,lbgm:rounds=2', '--seeds=1,2', '--at=bytes',
+    '--budget=0.07', '--uplink_mbps=8', '--downlink_mbps=8', f'--output_dir={tmp_path}',
+  )  # fmt: skip
+  rows = pd.read_csv(tmp_path / 'table.csv')
+  pd.testing.assert_frame_equal(
+    rows, pd.read_parquet(tmp_path / 'table.parquet').astype(rows.dtypes)
+  )
+  # Four times what client a has: FedAvg spends 32,000 bytes a round and LBGM 20,000.
+  assert rows['compared_round'].tolist() == [2, 2, 2, 2]
+  assert rows['rounds'].tolist() == [3, 2, 3, 2]
+  assert rows['compared_accuracy'].tolist() == pytest.approx([0.22, 0.22, 0.24, 0.24])
+  assert rows['final_accuracy'].tolist() == pytest.approx([0.32, 0.22, 0.34, 0.24])
+  # Client b: 24,000 and 15,000 bytes a round at 1 MB/s.
+  assert rows['simulated_seconds'].tolist() == pytest.approx([0.072, 0.03] * 2)
+  summary = pd.read_csv(tmp_path / 'summary.csv')
+  assert summary['method'].tolist() == ['fed_avg', 'lbgm:rounds=2']
+  assert summary['compared_accuracy'].tolist() == pytest.approx([0.23, 0.23])
+  assert summary['pareto'].tolist() == [True, True]
+  # Student's t for one degree of freedom: 12.706.
+  half = 12.706 * 0.02 / 2
+  assert summary['compared_accuracy_ci95'].tolist() == pytest.approx([half] * 2, rel=1e-4)
+  text = (tmp_path / 'summary.md').read_text()
+  assert '| method | seeds | accuracy | accuracy at 0.07 MB |' in text
+  assert 'Compared at 0.07 MB' in (tmp_path / 'report.html').read_text()
+  printed = capfd.readouterr().out
+  assert text in printed and str(tmp_path / 'report.html') in printed
+
+
+def test_without_a_budget_it_is_what_the_cheapest_spent(tmp_path, monkeypatch):
+  def pretend(spec, run, label, saving):
+    write_run(run, spec.seed, 4000 if spec.method == 'fed_avg' else 1000, 4000, [0.1, 0.2, 0.3])
+
+  monkeypatch.setattr(runner, 'train', pretend)
+  binaries.run(
+    'compare', *FAST, '--methods=fed_avg,lbgm', '--at=seconds', f'--output_dir={tmp_path}'
+  )
+  # LBGM's three rounds take b 3 x 8 x (12,000 / 9 + 3,000 / 3) / 10^6 = 0.056 s, FedAvg's
+  # 8 x (12,000 / 9 + 12,000 / 3) / 10^6 = 0.0427 s each.
+  assert pd.read_csv(tmp_path / 'table.csv')['compared_round'].tolist() == [1, 3]

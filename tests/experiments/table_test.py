@@ -1,35 +1,10 @@
-import json
-
 import pandas as pd
 import pytest
 
+from experiments.reports import curves
 from experiments.reports import table
-from tff_lowrank import ledger
+from tests.experiments.run_folders import write_run
 from tff_lowrank.simulation import network
-
-
-def write_run(folder, seed, up, down, accuracies, personal=None):
-  folder.mkdir()
-  book = ledger.Ledger()
-  rows = []
-  for r, accuracy in enumerate(accuracies, start=1):
-    for client, scale in (('a', 1), ('b', 3)):
-      for direction, size in ((ledger.UPLINK, up), (ledger.DOWNLINK, down)):
-        bits = {kind: 0 for kind in ledger.KINDS} | dict(payload=8 * scale * size)
-        book.enter(r, client, direction, bits, 0)
-    rows.append(
-      dict(
-        round=r,
-        eval_accuracy=accuracy,
-        eval_personal_accuracy=personal,
-        cumulative_uplink_bytes=book.total_bytes(ledger.UPLINK),
-        cumulative_downlink_bytes=book.total_bytes(ledger.DOWNLINK),
-      )
-    )
-  pd.DataFrame(rows).to_csv(folder / 'metrics.csv', index=False)
-  book.write(folder / 'ledger.parquet')
-  (folder / 'run.json').write_text(json.dumps(dict(flags=dict(seed=seed), wall_seconds=1.5)))
-  return folder
 
 
 def test_rows_by_hand(tmp_path):
@@ -65,3 +40,65 @@ def test_personal_accuracies_have_a_column(tmp_path):
   assert first.startswith('| fed_avg | 1 | 1 | 0.5000 |  | ')
   assert second.startswith('| pfedpara | 1 | 2 | 0.4000 | 0.7500 | ')
   assert header.count('|') == first.count('|') == second.count('|')
+
+
+def test_summary_by_hand(tmp_path):
+  runs = [
+    ('fed_avg', write_run(tmp_path / 'f1', 1, 1_000_000, 1_000_000, [0.90])),
+    ('lbgm', write_run(tmp_path / 'l1', 1, 500_000, 1_000_000, [0.80])),
+    ('worse', write_run(tmp_path / 'w1', 1, 500_000, 1_000_000, [0.70])),
+    ('fed_avg', write_run(tmp_path / 'f2', 2, 1_000_000, 1_000_000, [0.94])),
+    ('lbgm', write_run(tmp_path / 'l2', 2, 250_000, 1_000_000, [0.80])),
+    ('fed_avg', write_run(tmp_path / 'f3', 3, 1_000_000, 1_000_000, [0.92])),
+    ('lbgm', write_run(tmp_path / 'l3', 3, 500_000, 1_000_000, [None])),
+  ]
+  rows = table.build_table(runs, network.Network())
+  summary = table.build_summary(rows).set_index('method')
+  assert summary.index.tolist() == ['fed_avg', 'lbgm', 'worse']
+  assert summary['seeds'].tolist() == [3, 3, 1]
+  fed_avg = summary.loc['fed_avg']
+  assert fed_avg['final_accuracy'] == pytest.approx(0.92)
+  # Standard deviation 0.02, and Student's t for two degrees of freedom is 4.303.
+  assert fed_avg['final_accuracy_ci95'] == pytest.approx(4.303 * 0.02 / 3**0.5, rel=1e-3)
+  assert fed_avg['total_bytes'] == 8_000_000 and fed_avg['total_bytes_ci95'] == 0
+  # A seed of `lbgm` has no accuracy; its bytes are 6, 5 and 6 MB.
+  assert pd.isna(summary.loc['lbgm', 'final_accuracy'])
+  assert pd.isna(summary.loc['lbgm', 'final_accuracy_ci95'])
+  assert summary.loc['lbgm', 'total_bytes'] == pytest.approx(17e6 / 3)
+  assert pd.isna(summary.loc['worse', 'final_accuracy_ci95'])
+  assert summary['pareto'].tolist() == [True, False, True]
+  lines = table.to_markdown(summary.reset_index()).splitlines()
+  assert lines[0].startswith('| method | seeds | accuracy | up MB |')
+  assert lines[2].startswith('| fed_avg | 3 | 0.9200 ± 0.0497 | 4.000 ± 0.000 |')
+  assert lines[4].startswith('| worse | 1 | 0.7000 | 2.000 |')
+  assert lines[4].endswith('| yes |')
+
+
+@pytest.mark.parametrize(
+  'spent, amount, rounds, accuracies',
+  [
+    ('rounds', 2, [2, 2], [0.6, 0.4]),
+    # Rounds of `full` cost 8 MB, of `half` 6 MB.
+    ('bytes', 18e6, [2, 3], [0.6, 0.5]),
+    ('bytes', 7.9e6, [None, 1], [None, 0.3]),
+    # Client b takes 6 s and 4.5 s for 8 Mbit in a round.
+    ('seconds', 12, [2, 2], [0.6, 0.4]),
+    ('seconds', 1000, [3, 3], [0.7, 0.5]),
+  ],
+)
+def test_compared_at_a_budget(tmp_path, spent, amount, rounds, accuracies):
+  runs = [
+    ('full', write_run(tmp_path / 'f', 1, 1_000_000, 1_000_000, [0.5, 0.6, 0.7])),
+    ('half', write_run(tmp_path / 'h', 1, 500_000, 1_000_000, [0.3, 0.4, 0.5])),
+  ]
+  link = network.Network(downlink_mbps=8, uplink_mbps=8)
+  rows = table.build_table(runs, link, curves.Budget(spent, amount))
+  assert [None if pd.isna(r) else r for r in rows['compared_round']] == rounds
+  assert [None if pd.isna(a) else a for a in rows['compared_accuracy']] == accuracies
+  assert rows['final_accuracy'].tolist() == [0.7, 0.5]
+
+
+def test_bars_in_labels_do_not_break_the_table(tmp_path):
+  runs = [('a|b', write_run(tmp_path / 'f', 1, 1, 1, [0.5]))]
+  text = table.to_markdown(table.build_table(runs, network.Network()))
+  assert text.splitlines()[2].startswith('| a\\|b | 1 | 1 |')

@@ -9,11 +9,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):  # noqa: N818 (nothing is wrong)
-  """A run was asked to stop, and has saved."""
+  """A run was asked to stop, and has saved; `signal_number` is None if no signal asked."""
 
-  def __init__(self, signal_number: int, message: str):
+  def __init__(self, signal_number: int | None, message: str):
     super().__init__(message)
-    self.exit_status = 128 + signal_number
+    self.signal_number = signal_number
+
+  @property
+  def exit_status(self) -> int:
+    """As the shell has it."""
+    return 128 + (self.signal_number or 0)
 
 
 class StopRequest:

@@ -1,0 +1,105 @@
+"""Trains runs in processes of their own, several at a time."""
+
+from collections.abc import Mapping, Sequence
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from tff_lowrank.simulation import stopping
+
+LOG = 'log.txt'
+
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_POLL_SECONDS = 0.1
+
+
+def _start(folder: pathlib.Path, arguments: Sequence[str]) -> subprocess.Popen:
+  """Starts to train into `folder`, in a session of its own, which Ctrl-C does not reach."""
+  folder.mkdir(parents=True, exist_ok=True)
+  path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get('PYTHONPATH'))))
+  with open(folder / LOG, 'ab') as log:
+    return subprocess.Popen(
+      [sys.executable, '-m', 'experiments.train', *arguments, f'--output_dir={folder}'],
+      env=os.environ | dict(PYTHONPATH=path),
+      stdin=subprocess.DEVNULL,
+      stdout=log,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,
+    )
+
+
+def _report(folder: pathlib.Path, status: int) -> None:
+  log = folder / LOG
+  last = log.read_text(errors='replace').splitlines()[-3:]
+  print(f'{folder.name} failed with status {status}. From {log}:', *last, sep='\n  ',
+        file=sys.stderr, flush=True)  # fmt: skip
+
+
+class _Pool:
+  """The processes that are running, by run folder."""
+
+  def __init__(self):
+    self.running: dict[pathlib.Path, subprocess.Popen] = {}
+
+  def take_ended(self) -> list[tuple[pathlib.Path, int]]:
+    """Folder and exit status of the processes that have ended since the last call."""
+    ended = [(f, p.returncode) for f, p in self.running.items() if p.poll() is not None]
+    for folder, _ in ended:
+      del self.running[folder]
+    return ended
+
+  def terminate(self) -> None:
+    for process in self.running.values():
+      process.terminate()
+
+  def kill(self) -> None:
+    for process in self.running.values():
+      process.kill()
+      process.wait()
+
+
+def train_all(commands: Mapping[pathlib.Path, Sequence[str]], jobs: int) -> list[pathlib.Path]:
+  """Runs `python -m experiments.train` for each run folder, at most `jobs` at the same time.
+
+  What a run prints goes to log.txt in its folder. A failure is reported at once, and the other
+  runs go on. Ctrl-C and SIGTERM are passed on as SIGTERM, after which each run saves itself; a
+  second one kills what is still running.
+
+  Args:
+    commands: Run folder -> its flags, but for --output_dir.
+    jobs: At least 1.
+
+  Returns:
+    The folders of the runs that failed.
+
+  Raises:
+    stopping.Stopped: If a signal came before all runs had ended.
+  """
+  waiting, pool, failed, is_told = list(commands.items()), _Pool(), [], False
+  with stopping.StopRequest() as stop:
+    try:
+      while pool.running or (waiting and not stop.is_made):
+        while waiting and len(pool.running) < jobs and not stop.is_made:
+          folder, arguments = waiting.pop(0)
+          print(f'Training {folder.name}', flush=True)
+          pool.running[folder] = _start(folder, arguments)
+        if stop.is_made and not is_told:
+          pool.terminate()
+          is_told = True
+        for folder, status in pool.take_ended():
+          if status == 0:
+            print(f'{folder.name} is complete', flush=True)
+          elif not is_told:
+            failed.append(folder)
+            _report(folder, status)
+        time.sleep(_POLL_SECONDS)
+    finally:
+      pool.kill()
+  if stop.is_made:
+    raise stopping.Stopped(
+      stop.signal_number,
+      'Stopped by a signal; runs are saved. The same command goes on from there.',
+    )
+  return failed

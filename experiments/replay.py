@@ -1,0 +1,97 @@
+"""The simulated time of recorded runs on any networks, from their ledgers, without training.
+
+  python -m experiments.replay --runs=runs/demo --uplink_mbps=3,50 --downlink_mbps=9,100 \\
+    --latency_ms=20 --compute_seconds=0.5 --csv=replay.csv
+
+--runs are folders of runs or of comparisons, by commas. Prints a row for each run and network, and
+writes it to --csv.
+"""
+
+from collections.abc import Sequence
+import pathlib
+
+from absl import app
+from absl import flags
+import pandas as pd
+
+from experiments import entry
+from experiments import network_flags
+from experiments.reports import curves
+from tff_lowrank.simulation import network as network_lib
+
+_RUNS = flags.DEFINE_string('runs', None, 'Folders of runs or comparisons, by commas.')
+_COMPUTE_SECONDS = flags.DEFINE_float(
+  'compute_seconds', 0.0, 'That each client computes in each of its rounds.', lower_bound=0
+)
+_CSV = flags.DEFINE_string('csv', None, 'File to write the table to.')
+
+
+def find_runs(text: str) -> list[pathlib.Path]:
+  """The folders of runs in `--runs`, those in the folder of a comparison by name.
+
+  Names may have commas. Raises UsageError if one is not there.
+  """
+  found, start = [], 0
+  parts = text.split(',')
+  while start < len(parts):
+    # The longest name that is there.
+    for end in range(len(parts), start, -1):
+      folder = pathlib.Path(','.join(parts[start:end]))
+      runs = (
+        [folder]
+        if (folder / 'run.json').exists()
+        else sorted(path.parent for path in folder.glob('*/run.json'))
+      )
+      if runs:
+        break
+    else:
+      raise app.UsageError(
+        f'--runs: expected folders with run.json, or of such folders, found {parts[start]!r}.'
+      )
+    found += runs
+    start = end
+  return found
+
+
+def replay(
+  run: pathlib.Path, network: network_lib.Network, compute_seconds: float
+) -> dict[str, object]:
+  """A row of the table; raises ValueError if the run has no files that can be replayed."""
+  try:
+    curve = curves.read_curve(run, network, compute_seconds)
+  except (FileNotFoundError, pd.errors.EmptyDataError) as e:
+    raise ValueError(f'{run} has no rounds to replay: {e}') from e
+  flags_of_run = curves.read_record(run)['flags']
+  last = curve.iloc[-1]
+  return dict(
+    run=str(run),
+    method=flags_of_run['method'],
+    seed=flags_of_run['seed'],
+    uplink_mbps=network.uplink_mbps,
+    downlink_mbps=network.downlink_mbps,
+    latency_ms=1000 * network.latency_seconds,
+    compute_seconds=compute_seconds,
+    rounds=int(last['rounds']),
+    total_bytes=int(last['bytes']),
+    final_accuracy=curves.last(curve['eval_accuracy']),
+    simulated_seconds=round(last['seconds'], 3),
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  if not _RUNS.value:
+    raise app.UsageError('--runs: expected folders of runs, found none.')
+  runs, networks = find_runs(_RUNS.value), network_flags.chosen()
+  table = pd.DataFrame(
+    [replay(run, network, _COMPUTE_SECONDS.value) for network in networks for run in runs]
+  )
+  print(table.to_string(index=False))
+  if _CSV.value:
+    table.to_csv(_CSV.value, index=False)
+    print(f'Wrote {_CSV.value}')
+
+
+if __name__ == '__main__':
+  entry.run_without_tff(main)

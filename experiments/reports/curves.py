@@ -1,0 +1,97 @@
+"""What a run had spent after each round, and how good its model was. Reads run folders only."""
+
+from collections.abc import Iterable
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import pandas as pd
+
+from tff_lowrank.simulation import network as network_lib
+
+# What a run spends, with its unit and how many of the curve's make one of these.
+SPENT = {'rounds': ('rounds', 1), 'bytes': ('MB', 1e6), 'seconds': ('s', 1)}
+
+
+def read_record(run: pathlib.Path) -> dict[str, Any]:
+  """What run.json says; raises FileNotFoundError where there is none."""
+  path = run / 'run.json'
+  if not path.exists():
+    raise FileNotFoundError(f'Expected the folder of a run, with run.json; {run} is none.')
+  return json.loads(path.read_text())
+
+
+def read_metrics(run: pathlib.Path) -> pd.DataFrame:
+  """The run's metrics.csv with what all rounds so far spent: `rounds` and `bytes`, both ways."""
+  metrics = pd.read_csv(run / 'metrics.csv')
+  return metrics.assign(
+    rounds=metrics['round'],
+    bytes=metrics['cumulative_uplink_bytes'] + metrics['cumulative_downlink_bytes'],
+  )
+
+
+def round_seconds(
+  run: pathlib.Path, network: network_lib.Network, compute_seconds: float = 0.0
+) -> pd.Series:
+  """The simulated time of each round that had messages, by round.
+
+  Args:
+    run: The folder of a run, with its ledger.
+    network: Carries the messages; the slowest client of a round counts.
+    compute_seconds: That each client computes in a round.
+  """
+  entries = pd.read_parquet(
+    run / 'ledger.parquet', columns=['round', 'client', 'direction', 'bytes']
+  )
+  by_client = entries.pivot_table(
+    index=['round', 'client'], columns='direction', values='bytes', aggfunc='sum', fill_value=0
+  ).reindex(columns=['downlink', 'uplink'], fill_value=0)
+  # All clients of all rounds at once: the network's arithmetic is by element.
+  seconds = network.client_seconds(by_client['downlink'], by_client['uplink'], compute_seconds)
+  return seconds.groupby(level='round').max()
+
+
+def read_curve(
+  run: pathlib.Path, network: network_lib.Network, compute_seconds: float = 0.0
+) -> pd.DataFrame:
+  """`read_metrics`, and the simulated `seconds` that all rounds so far took."""
+  metrics = read_metrics(run)
+  seconds = metrics['round'].map(round_seconds(run, network, compute_seconds)).fillna(0.0)
+  return metrics.assign(seconds=seconds.cumsum())
+
+
+def last(column: pd.Series) -> float:
+  """The last cell that is not empty, or NaN."""
+  found = column.dropna()
+  return found.iloc[-1] if len(found) else float('nan')
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """What runs are compared at: each by its last evaluation that had not spent more.
+
+  spent: of `SPENT`.
+  amount: rounds, bytes or seconds.
+  """
+
+  spent: str
+  amount: float
+
+  def __str__(self) -> str:
+    unit, size = SPENT[self.spent]
+    amount = f'{self.amount / size:.2f}'.rstrip('0').rstrip('.')
+    return f'{amount} {unit}'
+
+  def read_off(self, curve: pd.DataFrame) -> tuple[int | None, float]:
+    """Round and accuracy of that evaluation; none and NaN if the first came later."""
+    evaluated = curve.dropna(subset='eval_accuracy')
+    within = evaluated[evaluated[self.spent] <= self.amount]
+    if within.empty:
+      return None, float('nan')
+    return int(within['round'].iloc[-1]), within['eval_accuracy'].iloc[-1]
+
+
+def cheapest(spent: str, curves: Iterable[pd.DataFrame]) -> Budget:
+  """The budget that the run which spent least had spent in all."""
+  return Budget(spent, min(curve[spent].iloc[-1] for curve in curves))

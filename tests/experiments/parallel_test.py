@@ -1,0 +1,104 @@
+"""Real processes, which only pretend to train."""
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+
+import pytest
+
+from experiments import parallel
+from tff_lowrank.simulation import stopping
+
+# What it is told to do is its first argument after `-m experiments.train`.
+PRETENDER = """#!{python}
+import pathlib, signal, sys, time
+how, folder = sys.argv[3], pathlib.Path(sys.argv[-1].removeprefix('--output_dir='))
+
+def save(number, frame):
+  (folder / 'saved').write_text(str(number))
+  sys.exit(143)
+
+signal.signal(signal.SIGTERM, save)
+print('pretending', *sys.argv[1:4])
+with open(folder.parent / 'events', 'a') as events:
+  print('start', file=events, flush=True)
+  if how == '--fail':
+    print('It is broken.', file=sys.stderr)
+    sys.exit(3)
+  time.sleep(60 if how == '--hang' else 0.3)
+  print('end', file=events, flush=True)
+(folder / 'done').touch()
+"""
+
+
+@pytest.fixture(autouse=True)
+def pretender(tmp_path, monkeypatch):
+  path = tmp_path / 'pretender'
+  path.write_text(PRETENDER.format(python=sys.executable))
+  path.chmod(path.stat().st_mode | stat.S_IXUSR)
+  monkeypatch.setattr(sys, 'executable', str(path))
+
+
+def test_at_most_so_many_at_a_time(tmp_path, capsys):
+  commands = {tmp_path / name: ['--work', '--rounds=3'] for name in 'abcde'}
+  assert parallel.train_all(commands, jobs=2) == []
+  running, most = 0, 0
+  for event in (tmp_path / 'events').read_text().split():
+    running += 1 if event == 'start' else -1
+    most = max(most, running)
+  assert most == 2 and running == 0
+  assert all((folder / 'done').exists() for folder in commands)
+  # `-m experiments.train` and the flags, and the output in the log.
+  log = (tmp_path / 'a' / parallel.LOG).read_text()
+  assert log == 'pretending -m experiments.train --work\n'
+  assert 'a is complete' in capsys.readouterr().out
+
+
+def test_a_failure_is_told_and_the_others_finish(tmp_path, capsys):
+  commands = {tmp_path / 'a': ['--fail'], tmp_path / 'b': ['--work'], tmp_path / 'c': ['--work']}
+  assert parallel.train_all(commands, jobs=1) == [tmp_path / 'a']
+  assert (tmp_path / 'b' / 'done').exists() and (tmp_path / 'c' / 'done').exists()
+  told = capsys.readouterr().err
+  assert 'a failed with status 3' in told
+  assert str(tmp_path / 'a' / parallel.LOG) in told and 'It is broken.' in told
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_each_save(tmp_path, number):
+  def interrupt():
+    deadline = time.monotonic() + 30
+    events = tmp_path / 'events'
+    while time.monotonic() < deadline:
+      if events.exists() and events.read_text().count('start') == 2:
+        break
+      time.sleep(0.02)
+    os.kill(os.getpid(), number)
+
+  commands = {tmp_path / name: ['--hang'] for name in 'abc'}
+  thread = threading.Thread(target=interrupt)
+  thread.start()
+  start = time.monotonic()
+  with pytest.raises(stopping.Stopped) as stopped:
+    parallel.train_all(commands, jobs=2)
+  thread.join()
+  assert stopped.value.exit_status == 128 + number
+  assert time.monotonic() - start < 40
+  for name in 'ab':
+    assert (tmp_path / name / 'saved').read_text() == str(int(signal.SIGTERM))
+  assert not (tmp_path / 'c').exists()
+
+
+def test_nothing_is_left_running_after_an_error(tmp_path, monkeypatch):
+  started = []
+
+  def fail(self):
+    started.extend(self.running.values())
+    raise RuntimeError('no more')
+
+  monkeypatch.setattr(parallel._Pool, 'take_ended', fail)
+  with pytest.raises(RuntimeError, match='no more'):
+    parallel.train_all({tmp_path / 'a': ['--hang']}, jobs=1)
+  assert [process.returncode for process in started] == [-signal.SIGKILL]
