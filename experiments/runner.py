@@ -116,10 +116,12 @@ def _build_evaluation(
   store: client_state.Store,
 ) -> Callable[[Any], dict[str, float]]:
   """A function from the server's state to the metrics of all evaluations of the task."""
-  central = evaluation.build_evaluation(model, task.test, task.preprocess)
+  central = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
   if task.client_test is None:
     return lambda state: central(process.get_model_weights(state))
-  personal = evaluation.build_personal_evaluation(model, process, task.client_test, task.preprocess)
+  personal = evaluation.build_personal_evaluation(
+    model, process, task.client_test, task.preprocess, task.eval_batch_size
+  )
   return lambda state: central(process.get_model_weights(state)) | personal(state, store.read)
 
 
@@ -156,7 +158,9 @@ class _Run:
     )
     metrics_type = self._process.next.type_signature.result.metrics.member
     columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))
-    evaluated = () if self._task.client_test is None else evaluation.PERSONAL_METRICS
+    evaluated = tuple(self._task.objective.metrics)
+    if self._task.client_test is not None:
+      evaluated += evaluation.PERSONAL_METRICS
     try:
       with recorder_lib.Recorder(self._folder, columns, evaluated) as recorder:
         checkpoints = checkpoint.Checkpoints(

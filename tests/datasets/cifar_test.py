@@ -7,11 +7,13 @@ import pytest
 
 from tff_lowrank.datasets import cifar
 
+BINARY = cifar.VERSIONS['cifar10'][0]
+
 
 @pytest.fixture
 def folder(tmp_path, rng):
   """A tiny data set in the original format: two images a file."""
-  for name in cifar.FILES:
+  for name in BINARY.files:
     records = rng.integers(0, 256, (2, 3073)).astype(np.uint8)
     records[:, 0] %= 10
     (tmp_path / name).write_bytes(records.tobytes())
@@ -33,13 +35,13 @@ def test_finds_the_folder_and_the_archive(folder, tmp_path):
   expected = cifar.load_arrays(str(folder))
   outer = tmp_path / 'outer'
   outer.mkdir()
-  with tarfile.open(outer / cifar.ARCHIVE, 'w:gz') as archive:
-    for name in cifar.FILES:
-      archive.add(folder / name, f'{cifar.FOLDER}/{name}')
+  with tarfile.open(outer / BINARY.archive, 'w:gz') as archive:
+    for name in BINARY.files:
+      archive.add(folder / name, f'{BINARY.folder}/{name}')
   from_archive = cifar.load_arrays(str(outer))
-  (outer / cifar.FOLDER).mkdir()
-  for name in cifar.FILES:
-    (folder / name).rename(outer / cifar.FOLDER / name)
+  (outer / BINARY.folder).mkdir()
+  for name in BINARY.files:
+    (folder / name).rename(outer / BINARY.folder / name)
   for got in (from_archive, cifar.load_arrays(str(outer))):
     for a, b in zip(got, expected, strict=True):
       np.testing.assert_array_equal(a.x, b.x)
@@ -86,6 +88,6 @@ def test_damaged_files_are_refused(folder, damage, message):
 
 
 def test_damaged_archive_is_refused(tmp_path):
-  (tmp_path / cifar.ARCHIVE).write_bytes(b'no archive')
+  (tmp_path / BINARY.archive).write_bytes(b'no archive')
   with pytest.raises(ValueError, match='expected a whole tar archive'):
     cifar.load_arrays(str(tmp_path))

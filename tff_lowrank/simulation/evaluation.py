@@ -12,6 +12,8 @@ from tff_lowrank import learning
 from tff_lowrank.datasets import arrays
 
 BATCH_SIZE = 1000
+# Test sets up to this size are kept as they are after preprocessing, too.
+_CACHED_BYTES = 64 << 20
 
 PERSONAL_METRICS = ('personal_loss', 'personal_accuracy', 'personal_accuracy_by_examples')
 
@@ -48,13 +50,16 @@ def build_evaluation(
   model: tff.learning.models.FunctionalModel,
   test: arrays.Split,
   preprocess: Callable[[Any], Any],
+  batch_size: int = BATCH_SIZE,
 ) -> Callable[[tff.learning.models.ModelWeights], collections.OrderedDict[str, float]]:
   """A function from model weights to the model's metrics on all of `test`.
 
   It runs as a TFF computation, on the context in place when it is called.
   """
   dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=test.x, y=test.y))
-  dataset = dataset.batch(BATCH_SIZE).map(preprocess).cache()
+  dataset = dataset.batch(batch_size).map(preprocess)
+  if test.x.nbytes <= _CACHED_BYTES:
+    dataset = dataset.cache()
   metrics_on = _build_metrics_on(model)
 
   def evaluate(weights):
@@ -69,6 +74,7 @@ def build_personal_evaluation(
   process: learning.ClientStatefulLearningProcess,
   test: arrays.ExampleClientData,
   preprocess: Callable[[Any], Any],
+  batch_size: int = BATCH_SIZE,
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
 
@@ -82,6 +88,7 @@ def build_personal_evaluation(
     process: Whose clients are evaluated.
     test: Each client's test examples.
     preprocess: As in `tasks.Task`.
+    batch_size: Test examples that are evaluated at once.
 
   Returns:
     A function of the server's state and of `read`, from client ids to the clients' memory in
@@ -100,7 +107,7 @@ def build_personal_evaluation(
   def dataset(client_id):
     examples = test.examples(client_id)
     prepared = preprocess(collections.OrderedDict(x=examples.x, y=examples.y))
-    return tf.data.Dataset.from_tensor_slices(prepared).batch(BATCH_SIZE)
+    return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)
 
   datasets = [dataset(c) for c in client_ids]
   metrics_on = _build_metrics_on(model)
