@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
 
+from tff_lowrank import learning
 from tff_lowrank import tasks
 from tff_lowrank.datasets import arrays
+from tff_lowrank.simulation import batches
+from tff_lowrank.simulation import evaluation
 
 
 def build(name='digits', **settings):
@@ -112,3 +117,68 @@ def test_tasks_with_other_models(monkeypatch):
     ('cifar10_vgg16_quarter', 957_210),
   ):
     assert build(name).keras_model_fn().count_params() == count
+
+
+# Those that are quick to compile.
+QUICK = ('digits', 'mnist_two_fc', 'qmnist_two_fc', 'emnist_two_fc', 'stackoverflow_tags',
+         'stackexchange_nwp_small', 'keywords')  # fmt: skip
+OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in tasks.NAMES if n not in QUICK]
+
+
+def partitions(name):
+  """Those of `natural` and `iid` that the task has."""
+  for partition in ('natural', 'iid'):
+    try:
+      tasks.check_partition(name, partition)
+    except ValueError:
+      continue
+    yield partition
+
+
+@pytest.mark.parametrize('name', [*QUICK, *OTHERS])
+def test_two_rounds_of_every_task(name):
+  data_dir = None if name == 'digits' else tasks.SYNTHETIC
+  for partition in partitions(name):
+    task = build(name, partition=partition, data_dir=data_dir, num_clients=3)
+  model = task.build_model(1)
+  assert list(task.objective.metrics)[:2] == ['loss', 'accuracy']
+  process = learning.build_fed_avg(model, tff.learning.optimizers.build_sgdm(0.01))
+  evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
+  state = process.initialize()
+  cut, clients = batches.ClientBatches(1, 4, 1), task.train.client_ids[:2]
+  for number in (1, 2):
+    data = [cut.dataset(task.train, c, number, task.preprocess) for c in clients]
+    state = process.next(state, [()] * len(data), data).state
+  found = evaluate(process.get_model_weights(state))
+  assert list(found) == list(task.objective.metrics)
+  assert np.isfinite(list(found.values())).all() and 0 <= found['accuracy'] <= 1
+
+
+def test_bag_of_words_are_shares_of_known_words():
+  task = build('stackoverflow_tags', partition='natural', data_dir=tasks.SYNTHETIC)
+  num_words = task.keras_model_fn().input_shape[-1]
+  x = np.int32([[2, 0, 2, num_words], [num_words] * 4])
+  shares = task.preprocess(dict(x=x, y=None))['x'].numpy()
+  np.testing.assert_allclose(shares[0, :3], [1 / 3, 0, 2 / 3], rtol=1e-6)
+  assert shares.shape == (2, num_words) and not shares[1].any()
+
+
+def test_cifar100_is_cropped_and_standardized(rng):
+  task = build('cifar100', data_dir=tasks.SYNTHETIC)
+  x = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+  prepared = task.preprocess(dict(x=x, y=None))['x']
+  inner = x[:, 4:28, 4:28].astype(np.float32)
+  mean, std = (f(inner, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.std))
+  np.testing.assert_allclose(prepared, (inner - mean) / std, atol=1e-5)
+  assert task.keras_model_fn().output_shape == (None, 100)
+
+
+def test_untrained_loss_is_that_of_tffs_baseline():
+  """On one batch without padding, where both count the same tokens."""
+  task = build('stackoverflow_nwp', partition='natural', data_dir=tasks.SYNTHETIC)
+  keras_model = task.keras_model_fn()
+  rng = np.random.default_rng(0)
+  x, y = rng.integers(1, 40, (2, 3, 20)).astype(np.int32)
+  logits = keras_model(x)
+  expected = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
+  np.testing.assert_allclose(task.objective.loss(y_true=y, y_pred=logits), expected, rtol=1e-5)

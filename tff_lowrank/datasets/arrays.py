@@ -78,7 +78,9 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
 
     def dataset_fn(client_id: tf.Tensor) -> tf.data.Dataset:
       tensors = tf.numpy_function(
-        lambda c: tuple(self.examples(c.decode())), [client_id], [s.dtype for s in spec.values()]
+        lambda c: tuple(self.examples(np.asarray(c).item().decode())),
+        [client_id],
+        [s.dtype for s in spec.values()],
       )
       for tensor, tensor_spec in zip(tensors, spec.values(), strict=True):
         tensor.set_shape([None, *tensor_spec.shape])

@@ -28,7 +28,7 @@ FILE = 'users.json'
 TEST_FRACTION = 0.1
 
 _SENTENCE_END = re.compile(r'(?<=[.!?])\s+|\n+')
-_URL = re.compile(r'https?://\S+')
+_URL = re.compile(r'https?://\S*[^\s.,!?)]')
 _WORD = re.compile(r"<URL>|[a-z0-9'-]+|[^\sa-z0-9'-]")
 
 _SYNTHETIC = {
