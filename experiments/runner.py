@@ -125,21 +125,26 @@ def _build_evaluation(
   return lambda state: central(process.get_model_weights(state)) | personal(state, store.read)
 
 
+def build_task(spec: specs.RunSpec) -> tasks.Task:
+  """Loads what `spec` trains on; errors are those of `tasks.build`."""
+  return tasks.build(
+    spec.task,
+    partition=spec.partition,
+    num_clients=spec.num_clients,
+    seed=spec.seed,
+    data_dir=spec.data_dir,
+    client_test_fraction=spec.client_test_fraction,
+    model_family=spec.model_family,
+    gamma=spec.gamma,
+  )
+
+
 class _Run:
   """One run's parts, and the way through its rounds."""
 
   def __init__(self, spec: specs.RunSpec, folder: pathlib.Path, saving: saving_lib.Saving):
     self._spec, self._folder, self._saving = spec, folder, saving
-    self._task = tasks.build(
-      spec.task,
-      partition=spec.partition,
-      num_clients=spec.num_clients,
-      seed=spec.seed,
-      data_dir=spec.data_dir,
-      client_test_fraction=spec.client_test_fraction,
-      model_family=spec.model_family,
-      gamma=spec.gamma,
-    )
+    self._task = build_task(spec)
     self._model = self._task.build_model(spec.seed)
     self._process = methods.build_process(
       spec, self._model, self._task.keras_model_fn, len(self._task.train.client_ids)
