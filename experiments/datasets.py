@@ -9,7 +9,8 @@
 has and of which labels, and draws the partition into --output_dir (runs/datasets).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import pathlib
 
 from absl import app
@@ -58,14 +59,23 @@ def list_data_sets() -> None:
         print(f'  {key + ":":<10}{value}')
 
 
+def _partitions(task: str) -> Iterator[str]:
+  """Those of `natural` and `iid` that the task has."""
+  for partition in ('natural', 'iid'):
+    with contextlib.suppress(ValueError):
+      tasks.check_partition(task, partition)
+      yield partition
+
+
 def _load(task: str, data_dir: str | None) -> tasks.Task:
-  """The task with clients of its own, or with one client."""
-  try:
-    tasks.check_partition(task, tasks.NATURAL)
-    partition = tasks.NATURAL
-  except ValueError:
-    partition = 'iid'
-  return tasks.build(task, partition=partition, num_clients=1, seed=1, data_dir=data_dir)
+  """The task with clients of its own or, if their files are missing too, with one client."""
+  missing = None
+  for partition in _partitions(task):
+    try:
+      return tasks.build(task, partition=partition, num_clients=1, seed=1, data_dir=data_dir)
+    except FileNotFoundError as e:
+      missing = missing or e
+  raise missing
 
 
 def check_data_sets(data_dir: str) -> bool:

@@ -13,6 +13,7 @@ from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank import learning
 from tff_lowrank import tasks
+from tff_lowrank.datasets import partition
 from tff_lowrank.freezing import aggressive
 from tff_lowrank.freezing import control
 from tff_lowrank.freezing import settings as freezing_settings
@@ -31,7 +32,8 @@ _CLIENTS_PER_ROUND = flags.DEFINE_integer(
 _PARTITION = flags.DEFINE_string(
   'partition',
   'iid',
-  "`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural`: the data set's clients.",
+  '`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural` or '
+  "`natural:CLIENTS`, all or some of the data set's own clients.",
 )
 _CLIENT_EPOCHS = flags.DEFINE_integer(
   'client_epochs', 1, 'Passes of a client over its data in a round.', lower_bound=1
@@ -57,6 +59,12 @@ _SERVER_MOMENTUM = flags.DEFINE_float(
   'Momentum of the server, with --server_optimizer=sgd.',
   lower_bound=0,
   upper_bound=1,
+)
+_SERVER_EPSILON = flags.DEFINE_float(
+  'server_epsilon',
+  None,
+  "Degree of adaptivity of the server optimizer, without --server_optimizer=sgd; TFF's by default.",
+  lower_bound=0,
 )
 _CLIENT_WEIGHTING = flags.DEFINE_enum(
   'client_weighting', 'num_examples', ('num_examples', 'uniform'), 'Weights of the mean.'
@@ -273,11 +281,17 @@ def _check(spec: specs.RunSpec) -> None:
     raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
   if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():
     raise app.UsageError(f'--downlink={spec.downlink} does nothing under --method={spec.method}.')
-  if spec.partition == tasks.NATURAL:
+  if partition.is_natural(spec.partition):
     if given('num_clients'):
       raise app.UsageError(
-        f'--num_clients={spec.num_clients} does nothing under --partition=natural; the data set '
-        'has the clients.'
+        f'--num_clients={spec.num_clients} does nothing under --partition={spec.partition}; '
+        'give `natural:CLIENTS` for some of the clients.'
+      )
+    count = partition.parse_natural(spec.partition)
+    if count is not None and spec.clients_per_round > count:
+      raise app.UsageError(
+        f'--clients_per_round must be at most {count} under --partition={spec.partition}, found '
+        f'{spec.clients_per_round}.'
       )
   elif spec.clients_per_round > spec.num_clients:
     raise app.UsageError(
@@ -288,6 +302,10 @@ def _check(spec: specs.RunSpec) -> None:
     raise app.UsageError(
       f'--server_momentum={spec.server_momentum} does nothing under '
       f'--server_optimizer={spec.server_optimizer}; it belongs to sgd.'
+    )
+  if spec.server_epsilon is not None and spec.server_optimizer == 'sgd':
+    raise app.UsageError(
+      f'--server_epsilon={spec.server_epsilon} does nothing under --server_optimizer=sgd.'
     )
   if spec.server_momentum == 1:
     raise app.UsageError('--server_momentum must be below 1, found 1.')
@@ -316,6 +334,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     server_optimizer=_SERVER_OPTIMIZER.value,
     server_learning_rate=_SERVER_LEARNING_RATE.value,
     server_momentum=_SERVER_MOMENTUM.value,
+    server_epsilon=_SERVER_EPSILON.value,
     client_weighting=_CLIENT_WEIGHTING.value,
     seed=_SEED.value,
     eval_every=_EVAL_EVERY.value,

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from tff_lowrank import freezing
+from tff_lowrank.datasets import partition
 
 _APF = (
   'apf_stability_threshold',
@@ -64,6 +65,7 @@ class RunSpec:
   server_optimizer: str
   server_learning_rate: float
   server_momentum: float
+  server_epsilon: float | None
   client_weighting: str
   seed: int
   eval_every: int
@@ -96,8 +98,10 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
-    if self.partition == 'natural':
+    if partition.is_natural(self.partition):
       others.add('num_clients')
+    if self.server_epsilon is None:
+      others.add('server_epsilon')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
   @property

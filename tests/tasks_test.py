@@ -68,6 +68,22 @@ def test_clients_of_the_data_sets_own(tmp_path, rng):
   assert not x[..., 1].any()
 
 
+def test_some_of_the_data_sets_own_clients():
+  whole = build('stackexchange_tags', partition='natural', data_dir=tasks.SYNTHETIC).train
+  chosen = set()
+  for seed in range(6):
+    train = build(
+      'stackexchange_tags', partition='natural:2', data_dir=tasks.SYNTHETIC, seed=seed
+    ).train
+    assert len(train.client_ids) == 2 and train.client_ids == sorted(train.client_ids)
+    chosen.add(tuple(train.client_ids))
+    for client in train.client_ids:
+      np.testing.assert_array_equal(train.examples(client).x, whole.examples(client).x)
+  assert 1 < len(chosen) <= 3
+  with pytest.raises(ValueError, match='Expected at least 4 clients, found 3'):
+    build('stackexchange_tags', partition='natural:4', data_dir=tasks.SYNTHETIC)
+
+
 def test_writers(shared_data):
   task = build('qmnist_two_fc', partition='natural', data_dir=str(shared_data))
   assert len(task.train.client_ids) == 539
@@ -120,7 +136,7 @@ def test_tasks_with_other_models(monkeypatch):
 
 
 # Those that are quick to compile.
-QUICK = ('digits', 'mnist_two_fc', 'qmnist_two_fc', 'emnist_two_fc', 'stackoverflow_tags',
+QUICK = ('mnist_two_fc', 'qmnist_two_fc', 'emnist_two_fc', 'stackoverflow_tags',
          'stackexchange_nwp_small', 'keywords')  # fmt: skip
 OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in tasks.NAMES if n not in QUICK]
 

@@ -286,18 +286,18 @@ _RECIPES = collections.OrderedDict(
 
 NAMES = tuple(_RECIPES)
 
-NATURAL = 'natural'
-
 
 def check_partition(name: str, partition: str) -> None:
   """Raises ValueError if `partition` is none of those that the task called `name` has."""
   recipe = _RECIPES[name]
-  if partition != NATURAL or recipe.natural is None:
+  if not partition_lib.is_natural(partition) or recipe.natural is None:
     partition_lib.parse(partition)
-  if partition != NATURAL and recipe.central is None:
-    raise ValueError(
-      f'{name} has clients of its own: the partition must be `{NATURAL}`, found {partition!r}.'
-    )
+    if recipe.central is None:
+      raise ValueError(
+        f'{name} has clients of its own: the partition must be `natural`, found {partition!r}.'
+      )
+  else:
+    partition_lib.parse_natural(partition)
 
 
 def build(
@@ -315,10 +315,11 @@ def build(
 
   Args:
     name: One of `NAMES`.
-    partition: How to split the training examples, see `datasets.partition.parse`; or `'natural'`
-      for the data set's own clients, such as writers or speakers, where it has them.
-    num_clients: Over how many clients; nothing to natural clients.
-    seed: Decides the partition.
+    partition: How to split the training examples, see `datasets.partition.parse`; or, where the
+      data set has clients of its own, such as writers or speakers, `'natural'` for all of them and
+      `'natural:CLIENTS'` for some.
+    num_clients: Over how many clients; nothing to natural ones.
+    seed: Decides the partition, or which clients.
     data_dir: Where the data set's files are, for all but the embedded one; or `SYNTHETIC`.
     client_test_fraction: In [0, 1): the share of each client's own examples that it does not
       train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
@@ -335,9 +336,11 @@ def build(
   checks.check_in_range('client_test_fraction', client_test_fraction, 0, 1)
   if client_test_fraction == 1:
     raise ValueError('`client_test_fraction` must be below 1, found 1.')
-  if partition == NATURAL:
+  if partition_lib.is_natural(partition):
     parts = _RECIPES[name].natural(data_dir)
-    train = parts.train
+    train, count = parts.train, partition_lib.parse_natural(partition)
+    if count is not None:
+      train = train.chosen(count, seed)
   else:
     parts = _RECIPES[name].central(data_dir)
     indices = partition_lib.parse(partition)(parts.train.y, num_clients, seed)

@@ -1,3 +1,4 @@
+import dataclasses
 import http.server
 import threading
 
@@ -56,13 +57,13 @@ def test_checks_what_is_there(tmp_path, capsys):
     (tmp_path / name).write_bytes((shakespeare_test.EXCERPT / name).read_bytes())
   run(tmp_path, '--check', f'--data_dir={tmp_path}')
   printed = capsys.readouterr().out
-  assert 'shakespeare: here, 3 clients' in printed and 'digits: here, 1 clients' in printed
-  assert 'mnist: missing. mnist: ' in printed and 'lacks train-images' in printed
+  assert 'here: shakespeare, 3 clients' in printed and 'here: digits, 1 clients' in printed
+  assert 'missing: mnist: ' in printed and 'lacks train-images' in printed
   (tmp_path / 'stackoverflow.sqlite').write_text('no database')
   (tmp_path / 'stackoverflow.word_count').write_text('a 1')
   with pytest.raises(ValueError, match='has damaged files; see above'):
     run(tmp_path, '--check', f'--data_dir={tmp_path}')
-  assert 'stackoverflow: DAMAGED. ' in capsys.readouterr().out
+  assert 'DAMAGED: stackoverflow: ' in capsys.readouterr().out
 
 
 def test_downloads(tmp_path, monkeypatch, capsys):
@@ -75,9 +76,8 @@ def test_downloads(tmp_path, monkeypatch, capsys):
     thread.start()
     url = f'http://127.0.0.1:{server.server_port}/shakespeare.sqlite'
     remote = (download.RemoteFile(url),)
-    monkeypatch.setattr(
-      catalog.DATA_SETS['shakespeare'].__class__, 'remote', property(lambda self: remote)
-    )
+    served = dataclasses.replace(catalog.DATA_SETS['shakespeare'], remote=remote)
+    monkeypatch.setitem(catalog.DATA_SETS, 'shakespeare', served)
     try:
       run(tmp_path, '--download=shakespeare', f'--data_dir={tmp_path / "data"}')
     finally:

@@ -67,6 +67,17 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
     checks.check_in_range('test_fraction', test_fraction, 0, 1)
     return _HeldOut(self, 0, test_fraction, seed), _HeldOut(self, 1, test_fraction, seed)
 
+  def chosen(self, num_clients: int, seed: int) -> 'ExampleClientData':
+    """`num_clients` of the clients at random, without the others.
+
+    Raises ValueError if there are fewer.
+    """
+    ids = self.client_ids
+    if num_clients > len(ids):
+      raise ValueError(f'Expected at least {num_clients} clients, found {len(ids)}.')
+    positions = np.random.default_rng(seed).choice(len(ids), num_clients, replace=False)
+    return _Chosen(self, [ids[i] for i in sorted(positions)])
+
   def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
     examples = self.examples(client_id)
     return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
@@ -108,6 +119,20 @@ def _held_out_positions(
   mixed = rng.permutation(num_examples)
   count = min(round(test_fraction * num_examples), max(num_examples - 1, 0))
   return np.sort(mixed[count:]), np.sort(mixed[:count])
+
+
+class _Chosen(ExampleClientData):
+  """Some clients of `whole`; the others are still there for whoever asks for their examples."""
+
+  def __init__(self, whole: ExampleClientData, client_ids: list[str]):
+    self._whole, self._client_ids = whole, client_ids
+
+  @property
+  def client_ids(self) -> list[str]:
+    return self._client_ids
+
+  def examples(self, client_id: str) -> Split:
+    return self._whole.examples(client_id)
 
 
 class _HeldOut(ExampleClientData):
