@@ -31,12 +31,17 @@ _SENTENCE_END = re.compile(r'(?<=[.!?])\s+|\n+')
 _URL = re.compile(r'https?://\S*[^\s.,!?)]')
 _WORD = re.compile(r"<URL>|[a-z0-9'-]+|[^\sa-z0-9'-]")
 
+
+def _question(year: int, kind: str) -> dict[str, Any]:
+  text = f'A cup of {kind} is nice. Is it? I like it.'
+  return {
+    'k': 'q', 'd': str(year), 't': text, 'title': 'How to brew?', 'tags': ['coffee', kind]
+  }  # fmt: skip
+
+
 _SYNTHETIC = {
-  f'site/{user}': [
-    {'k': 'q', 'd': f'20{year}', 't': text, 'title': 'How to brew?', 'tags': ['coffee', tag]}
-    for year, text in enumerate((f'A cup of {tag} is nice. Is it? I like it.',) * 10, 10)
-  ]
-  for user, tag in enumerate(('espresso', 'filter', 'mocha'))
+  f'site/{kind}': [_question(year, kind) for year in range(2010, 2020)]
+  for kind in ('espresso', 'filter', 'mocha')
 }
 
 
