@@ -61,7 +61,7 @@ def list_data_sets() -> None:
 
 def _partitions(task: str) -> Iterator[str]:
   """Those of `natural` and `iid` that the task has."""
-  for partition in ('natural', 'iid'):
+  for partition in (tasks.NATURAL, 'iid'):
     with contextlib.suppress(ValueError):
       tasks.check_partition(task, partition)
       yield partition
@@ -72,7 +72,10 @@ def _load(task: str, data_dir: str | None) -> tasks.Task:
   missing = None
   for partition in _partitions(task):
     try:
-      return tasks.build(task, partition=partition, num_clients=1, seed=1, data_dir=data_dir)
+      num_clients = 0 if partition == tasks.NATURAL else 1
+      return tasks.build(
+        task, partition=partition, num_clients=num_clients, seed=1, data_dir=data_dir
+      )
     except FileNotFoundError as e:
       missing = missing or e
   raise missing

@@ -13,7 +13,6 @@ from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank import learning
 from tff_lowrank import tasks
-from tff_lowrank.datasets import partition
 from tff_lowrank.freezing import aggressive
 from tff_lowrank.freezing import control
 from tff_lowrank.freezing import settings as freezing_settings
@@ -24,7 +23,11 @@ from tff_lowrank.models import families
 _TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
 _ROUNDS = flags.DEFINE_integer('rounds', 100, 'Training rounds.', lower_bound=1)
 _NUM_CLIENTS = flags.DEFINE_integer(
-  'num_clients', 100, 'Clients the training examples are partitioned over.', lower_bound=1
+  'num_clients',
+  None,
+  'Clients the training examples are partitioned over, 100 if not given; of natural ones, how many '
+  'of them, all if not given.',
+  lower_bound=1,
 )
 _CLIENTS_PER_ROUND = flags.DEFINE_integer(
   'clients_per_round', 10, 'Clients sampled in each round; 0 is all of them.', lower_bound=0
@@ -32,14 +35,20 @@ _CLIENTS_PER_ROUND = flags.DEFINE_integer(
 _PARTITION = flags.DEFINE_string(
   'partition',
   'iid',
-  '`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural` or '
-  "`natural:CLIENTS`, all or some of the data set's own clients.",
+  '`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural`: the data '
+  "set's own clients.",
 )
 _CLIENT_EPOCHS = flags.DEFINE_integer(
   'client_epochs', 1, 'Passes of a client over its data in a round.', lower_bound=1
 )
 _BATCH_SIZE = flags.DEFINE_integer(
   'batch_size', 20, "Examples a local step; 0 is the client's whole data.", lower_bound=0
+)
+_CLIENT_MAX_ELEMENTS = flags.DEFINE_integer(
+  'client_max_elements',
+  0,
+  'Examples that a client trains on in a round at most, anew drawn in each; 0 is all.',
+  lower_bound=0,
 )
 _CLIENT_OPTIMIZER = flags.DEFINE_enum(
   'client_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the local steps.'
@@ -164,6 +173,11 @@ _CLIENT_TEST_FRACTION = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
+_EVALUATE_AFTER_TRAINING = flags.DEFINE_bool(
+  'evaluate_after_training',
+  False,
+  'Test the clients also after a round of local training each, of which nothing is kept.',
+)
 _MODEL_FAMILY = flags.DEFINE_enum(
   'model_family',
   'original',
@@ -233,6 +247,11 @@ def _with_family(spec: specs.RunSpec, is_given: bool) -> specs.RunSpec:
 def _check_personal(spec: specs.RunSpec) -> None:
   if spec.client_test_fraction == 1:
     raise app.UsageError('--client_test_fraction must be below 1, found 1.')
+  if spec.evaluate_after_training and not spec.client_test_fraction:
+    raise app.UsageError(
+      '--evaluate_after_training tests each client on its own examples: give their share, as '
+      '--client_test_fraction=0.2.'
+    )
   if spec.method in specs.PERSONAL_METHODS and not spec.client_test_fraction:
     raise app.UsageError(
       f"--method={spec.method} trains a model for each client: give the share of a client's "
@@ -281,19 +300,7 @@ def _check(spec: specs.RunSpec) -> None:
     raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
   if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():
     raise app.UsageError(f'--downlink={spec.downlink} does nothing under --method={spec.method}.')
-  if partition.is_natural(spec.partition):
-    if given('num_clients'):
-      raise app.UsageError(
-        f'--num_clients={spec.num_clients} does nothing under --partition={spec.partition}; '
-        'give `natural:CLIENTS` for some of the clients.'
-      )
-    count = partition.parse_natural(spec.partition)
-    if count is not None and spec.clients_per_round > count:
-      raise app.UsageError(
-        f'--clients_per_round must be at most {count} under --partition={spec.partition}, found '
-        f'{spec.clients_per_round}.'
-      )
-  elif spec.clients_per_round > spec.num_clients:
+  if spec.num_clients and spec.clients_per_round > spec.num_clients:
     raise app.UsageError(
       f'--clients_per_round must be at most --num_clients={spec.num_clients}, found '
       f'{spec.clients_per_round}.'
@@ -329,6 +336,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     partition=_PARTITION.value,
     client_epochs=_CLIENT_EPOCHS.value,
     batch_size=_BATCH_SIZE.value,
+    client_max_elements=_CLIENT_MAX_ELEMENTS.value,
     client_optimizer=_CLIENT_OPTIMIZER.value,
     client_learning_rate=_CLIENT_LEARNING_RATE.value,
     server_optimizer=_SERVER_OPTIMIZER.value,
@@ -356,6 +364,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     apf_zero_update=_APF_ZERO_UPDATE.value,
     apf_mask_policy=_APF_MASK_POLICY.value,
     client_test_fraction=_CLIENT_TEST_FRACTION.value,
+    evaluate_after_training=_EVALUATE_AFTER_TRAINING.value,
     model_family=_MODEL_FAMILY.value,
     fedpara_gamma=_FEDPARA_GAMMA.value,
     fed_prox_mu=_FED_PROX_MU.value,
@@ -363,6 +372,8 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
   )
   overrides = overrides or {}
   spec = specs.RunSpec(**{**settings, **overrides})
+  if spec.num_clients is None:
+    spec = dataclasses.replace(spec, num_clients=0 if spec.partition == tasks.NATURAL else 100)
   spec = _with_family(spec, given('model_family') or 'model_family' in overrides)
   _check(spec)
   _check_personal(spec)

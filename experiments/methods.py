@@ -30,6 +30,11 @@ def _optimizer(
   return builders[name](learning_rate, **({} if epsilon is None else dict(epsilon=epsilon)))
 
 
+def build_client_optimizer(spec: specs.RunSpec) -> tff.learning.optimizers.Optimizer:
+  """Of the clients' local steps."""
+  return _optimizer(spec.client_optimizer, spec.client_learning_rate)
+
+
 def _lbgm(spec: specs.RunSpec) -> dict[str, object]:
   return dict(threshold=spec.lbgm_threshold, granularity=spec.lbgm_granularity)
 
@@ -126,7 +131,7 @@ def build_process(
     build = functools.partial(build, num_clients=num_clients)
   return build(
     model,
-    _optimizer(spec.client_optimizer, spec.client_learning_rate),
+    build_client_optimizer(spec),
     _optimizer(
       spec.server_optimizer, spec.server_learning_rate, spec.server_momentum, spec.server_epsilon
     ),

@@ -1,6 +1,6 @@
 """Runs one spec into a run folder, or goes on with it where it was left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import json
 import pathlib
@@ -114,13 +114,22 @@ def _build_evaluation(
   model: tff.learning.models.FunctionalModel,
   process: learning.ClientStatefulLearningProcess,
   store: client_state.Store,
+  after_training: Mapping[str, Any],
 ) -> Callable[[Any], dict[str, float]]:
-  """A function from the server's state to the metrics of all evaluations of the task."""
+  """A function from the server's state to the metrics of all evaluations of the task.
+
+  `after_training` is what `evaluation.build_personal_evaluation` takes for it, or empty.
+  """
   central = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
   if task.client_test is None:
     return lambda state: central(process.get_model_weights(state))
   personal = evaluation.build_personal_evaluation(
-    model, process, task.client_test, task.preprocess, task.eval_batch_size
+    model,
+    process,
+    task.client_test,
+    task.preprocess,
+    batch_size=task.eval_batch_size,
+    **after_training,
   )
   return lambda state: central(process.get_model_weights(state)) | personal(state, store.read)
 
@@ -166,6 +175,8 @@ class _Run:
     evaluated = tuple(self._task.objective.metrics)
     if self._task.client_test is not None:
       evaluated += evaluation.PERSONAL_METRICS
+    if self._spec.evaluate_after_training:
+      evaluated += (evaluation.TRAINED_ACCURACY,)
     try:
       with recorder_lib.Recorder(self._folder, columns, evaluated) as recorder:
         checkpoints = checkpoint.Checkpoints(
@@ -243,8 +254,16 @@ class _Run:
   ) -> int:
     """Runs from round `first` and returns the last round that is done, which is saved."""
     spec, task = self._spec, self._task
-    evaluate = _build_evaluation(task, self._model, self._process, store)
-    batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
+    batches = batches_lib.ClientBatches(
+      spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
+    )
+    after_training = {}
+    if spec.evaluate_after_training:
+      after_training = dict(
+        client_optimizer=methods.build_client_optimizer(spec),
+        train_dataset=lambda client: batches.dataset(task.train, client, 0, task.preprocess),
+      )
+    evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
     last = saved = first - 1
 
     def after_round(done: rounds_lib.Round) -> None:

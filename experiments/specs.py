@@ -5,7 +5,6 @@ import dataclasses
 from typing import Any
 
 from tff_lowrank import freezing
-from tff_lowrank.datasets import partition
 
 _APF = (
   'apf_stability_threshold',
@@ -50,7 +49,10 @@ OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-  """The settings of one run; the fields are the flags of the same names."""
+  """The settings of one run; the fields are the flags of the same names.
+
+  `num_clients` is 0 for all of the data set's own clients.
+  """
 
   task: str
   method: str
@@ -60,6 +62,7 @@ class RunSpec:
   partition: str
   client_epochs: int
   batch_size: int
+  client_max_elements: int
   client_optimizer: str
   client_learning_rate: float
   server_optimizer: str
@@ -87,6 +90,7 @@ class RunSpec:
   apf_zero_update: str
   apf_mask_policy: str
   client_test_fraction: float
+  evaluate_after_training: bool
   model_family: str
   fedpara_gamma: float
   fed_prox_mu: float
@@ -98,8 +102,6 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
-    if partition.is_natural(self.partition):
-      others.add('num_clients')
     if self.server_epsilon is None:
       others.add('server_epsilon')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}

@@ -53,7 +53,13 @@ def test_clients_of_the_data_sets_own(tmp_path, rng):
     y=np.arange(40) % 4,
     speaker=np.repeat([0, 1], [28, 12]),
   )
-  task = build('keywords', partition='natural', data_dir=str(tmp_path), client_test_fraction=0.25)
+  task = build(
+    'keywords',
+    partition='natural',
+    num_clients=0,
+    data_dir=str(tmp_path),
+    client_test_fraction=0.25,
+  )
   assert task.train.client_ids == task.client_test.client_ids == ['speaker_0', 'speaker_1']
   whole = task.train.num_examples('speaker_0') + task.client_test.num_examples('speaker_0')
   assert task.client_test.num_examples('speaker_0') == round(0.25 * whole)
@@ -69,25 +75,40 @@ def test_clients_of_the_data_sets_own(tmp_path, rng):
 
 
 def test_some_of_the_data_sets_own_clients():
-  whole = build('stackexchange_tags', partition='natural', data_dir=tasks.SYNTHETIC).train
+  whole = build(
+    'stackexchange_tags', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC
+  ).train
   chosen = set()
   for seed in range(6):
     train = build(
-      'stackexchange_tags', partition='natural:2', data_dir=tasks.SYNTHETIC, seed=seed
+      'stackexchange_tags',
+      partition='natural',
+      num_clients=2,
+      data_dir=tasks.SYNTHETIC,
+      seed=seed,
     ).train
     assert len(train.client_ids) == 2 and train.client_ids == sorted(train.client_ids)
     chosen.add(tuple(train.client_ids))
     for client in train.client_ids:
       np.testing.assert_array_equal(train.examples(client).x, whole.examples(client).x)
   assert 1 < len(chosen) <= 3
-  with pytest.raises(ValueError, match='Expected at least 4 clients, found 3'):
-    build('stackexchange_tags', partition='natural:4', data_dir=tasks.SYNTHETIC)
+  with pytest.raises(ValueError, match='There are 3 clients, expected 4 or more'):
+    build('stackexchange_tags', partition='natural', num_clients=4, data_dir=tasks.SYNTHETIC)
 
 
 def test_writers(shared_data):
-  task = build('qmnist_two_fc', partition='natural', data_dir=str(shared_data))
+  task = build('qmnist_two_fc', partition='natural', num_clients=0, data_dir=str(shared_data))
   assert len(task.train.client_ids) == 539
   assert task.keras_model_fn().count_params() == 203_530
+  some, other = (
+    build('qmnist_two_fc', partition='natural', num_clients=5, seed=s, data_dir=str(shared_data))
+    for s in (1, 2)
+  )
+  some = some.train
+  assert len(some.client_ids) == 5 and set(some.client_ids) < set(task.train.client_ids)
+  assert set(some.client_ids) != set(other.train.client_ids)
+  client = some.client_ids[0]
+  np.testing.assert_array_equal(some.examples(client).x, task.train.examples(client).x)
   with pytest.raises(ValueError, match="must be `natural`, found 'iid'"):
     build('qmnist')
 
@@ -128,6 +149,7 @@ def test_tasks_with_other_models(monkeypatch):
   monkeypatch.setattr(tasks.cifar, 'load_arrays', loaded((32, 32, 3)))
   for name, count in (
     ('mnist_two_fc', 203_530),
+    ('cifar10_cnn', 657_080),
     ('cifar10', 62_006),
     ('cifar10_vgg16', 15_253_578),
     ('cifar10_vgg16_quarter', 957_210),
@@ -155,7 +177,9 @@ def partitions(name):
 def test_two_rounds_of_every_task(name):
   data_dir = None if name == 'digits' else tasks.SYNTHETIC
   for partition in partitions(name):
-    task = build(name, partition=partition, data_dir=data_dir, num_clients=3)
+    task = build(
+      name, partition=partition, data_dir=data_dir, num_clients=0 if partition == 'natural' else 3
+    )
   model = task.build_model(1)
   assert list(task.objective.metrics)[:2] == ['loss', 'accuracy']
   process = learning.build_fed_avg(model, tff.learning.optimizers.build_sgdm(0.01))
@@ -171,7 +195,7 @@ def test_two_rounds_of_every_task(name):
 
 
 def test_bag_of_words_are_shares_of_known_words():
-  task = build('stackoverflow_tags', partition='natural', data_dir=tasks.SYNTHETIC)
+  task = build('stackoverflow_tags', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC)
   num_words = task.keras_model_fn().input_shape[-1]
   x = np.int32([[2, 0, 2, num_words], [num_words] * 4])
   shares = task.preprocess(dict(x=x, y=None))['x'].numpy()
@@ -191,7 +215,7 @@ def test_cifar100_is_cropped_and_standardized(rng):
 
 def test_untrained_loss_is_that_of_tffs_baseline():
   """On one batch without padding, where both count the same tokens."""
-  task = build('stackoverflow_nwp', partition='natural', data_dir=tasks.SYNTHETIC)
+  task = build('stackoverflow_nwp', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC)
   keras_model = task.keras_model_fn()
   rng = np.random.default_rng(0)
   x, y = rng.integers(1, 40, (2, 3, 20)).astype(np.int32)

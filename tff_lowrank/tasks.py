@@ -264,12 +264,15 @@ _RECIPES = collections.OrderedDict(
   mnist=_mnist_like('mnist'),
   mnist_two_fc=_mnist_like('mnist', models.build_two_fc),
   fashion_mnist=_mnist_like('fashion_mnist'),
+  fashion_mnist_two_fc=_mnist_like('fashion_mnist', models.build_two_fc),
   qmnist=_qmnist(models.build_cnn),
   qmnist_two_fc=_qmnist(models.build_two_fc),
   emnist_digits=_emnist(True, functools.partial(models.build_emnist_cnn, 10)),
   emnist=_emnist(False, models.build_emnist_cnn),
   emnist_two_fc=_emnist(False, functools.partial(models.build_two_fc, num_classes=62)),
   cifar10=_cifar10(models.build_lenet5),
+  cifar10_cnn=_cifar10(functools.partial(models.build_cnn, (32, 32, 3))),
+  cifar10_resnet18=_cifar10(models.build_resnet18),
   cifar10_vgg16=_cifar10(models.build_vgg16),
   cifar10_vgg16_quarter=_cifar10(functools.partial(models.build_vgg16, width_multiplier=0.25)),
   cifar100=_cifar100(),
@@ -286,18 +289,18 @@ _RECIPES = collections.OrderedDict(
 
 NAMES = tuple(_RECIPES)
 
+NATURAL = 'natural'
+
 
 def check_partition(name: str, partition: str) -> None:
   """Raises ValueError if `partition` is none of those that the task called `name` has."""
   recipe = _RECIPES[name]
-  if not partition_lib.is_natural(partition) or recipe.natural is None:
+  if partition != NATURAL or recipe.natural is None:
     partition_lib.parse(partition)
-    if recipe.central is None:
-      raise ValueError(
-        f'{name} has clients of its own: the partition must be `natural`, found {partition!r}.'
-      )
-  else:
-    partition_lib.parse_natural(partition)
+  if partition != NATURAL and recipe.central is None:
+    raise ValueError(
+      f'{name} has clients of its own: the partition must be `{NATURAL}`, found {partition!r}.'
+    )
 
 
 def build(
@@ -315,11 +318,10 @@ def build(
 
   Args:
     name: One of `NAMES`.
-    partition: How to split the training examples, see `datasets.partition.parse`; or, where the
-      data set has clients of its own, such as writers or speakers, `'natural'` for all of them and
-      `'natural:CLIENTS'` for some.
-    num_clients: Over how many clients; nothing to natural ones.
-    seed: Decides the partition, or which clients.
+    partition: How to split the training examples, see `datasets.partition.parse`; or `'natural'`
+      for the data set's own clients, such as writers or speakers, where it has them.
+    num_clients: Over how many clients; of natural ones how many, which the seed decides, 0 for all.
+    seed: Decides the partition.
     data_dir: Where the data set's files are, for all but the embedded one; or `SYNTHETIC`.
     client_test_fraction: In [0, 1): the share of each client's own examples that it does not
       train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
@@ -336,11 +338,9 @@ def build(
   checks.check_in_range('client_test_fraction', client_test_fraction, 0, 1)
   if client_test_fraction == 1:
     raise ValueError('`client_test_fraction` must be below 1, found 1.')
-  if partition_lib.is_natural(partition):
+  if partition == NATURAL:
     parts = _RECIPES[name].natural(data_dir)
-    train, count = parts.train, partition_lib.parse_natural(partition)
-    if count is not None:
-      train = train.chosen(count, seed)
+    train = parts.train.sample(num_clients, seed) if num_clients else parts.train
   else:
     parts = _RECIPES[name].central(data_dir)
     indices = partition_lib.parse(partition)(parts.train.y, num_clients, seed)

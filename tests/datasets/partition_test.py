@@ -146,11 +146,3 @@ def test_refuses_what_cannot_be_split():
     partition.dirichlet(labels, 2, 0, alpha=0)
   with pytest.raises(ValueError, match='left a client of 50 without examples'):
     partition.dirichlet(np.zeros(50, int), 50, 0, alpha=0.01)
-
-
-def test_natural_clients():
-  assert partition.parse_natural('natural') is None and partition.parse_natural('natural:7') == 7
-  assert partition.is_natural('natural:x') and not partition.is_natural('iid')
-  for spec in ('natural:', 'natural:0', 'natural:-1', 'natural:1.5', 'iid', 'naturally'):
-    with pytest.raises(ValueError, match=f'Expected `natural`.*found {spec!r}'):
-      partition.parse_natural(spec)

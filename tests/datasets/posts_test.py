@@ -50,7 +50,7 @@ def batches(baseline, client):
 )
 def test_agrees_with_tffs_baselines(name, build):
   baseline = build(SPEC, use_synthetic_data=True)
-  task = tasks.build(name, partition='natural', num_clients=1, seed=1, data_dir=tff_files.SYNTHETIC)
+  task = tasks.build(name, partition='natural', num_clients=0, seed=1, data_dir=tff_files.SYNTHETIC)
   assert len(task.train.client_ids) == 3
   for client in task.train.client_ids:
     examples = task.train.examples(client)

@@ -17,11 +17,14 @@ KERNELS, BIASES = (64 * 64, 64 * 10), (64, 10)
 
 
 def test_a_client_keeps_its_last_layer(tmp_path):
-  binaries.run('train', *TESTED, '--method=fed_per', f'--output_dir={tmp_path}')
+  binaries.run(
+    'train', *TESTED, '--method=fed_per', '--evaluate_after_training', f'--output_dir={tmp_path}'
+  )
   metrics = pd.read_csv(tmp_path / 'metrics.csv')
   assert metrics['uplink_bytes'].tolist() == [2 * 4 * (KERNELS[0] + BIASES[0])] * 2
   assert metrics['eval_personal_accuracy'].between(0, 1).all()
   assert metrics['eval_personal_accuracy_by_examples'].between(0, 1).all()
+  assert metrics['eval_personal_accuracy_after_training'].between(0, 1).all()
   flags = json.loads((tmp_path / 'run.json').read_text())['flags']
   assert flags['client_test_fraction'] == 0.2
   assert flags['model_family'] == 'original' and 'fedpara_gamma' not in flags
@@ -66,6 +69,7 @@ def test_no_personal_evaluation_by_default(tmp_path):
     (['--method=pfedpara'], 'as --client_test_fraction=0.2'),
     (['--method=fedpara', '--model_family=low_rank'], 'contradicts --method=fedpara'),
     (['--fedpara_gamma=0.3'], '--fedpara_gamma does nothing under --model_family=original'),
+    (['--evaluate_after_training'], 'as --client_test_fraction=0.2'),
     (['--client_test_fraction=1'], '--client_test_fraction must be below 1'),
     (['--method=local_only', '--client_test_fraction=0.2', '--uplink=float16'],
      '--uplink=float16 does nothing under --method=local_only'),

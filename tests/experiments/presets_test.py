@@ -38,8 +38,8 @@ def test_there_are_presets():
 
 
 QUICK = ('adaptive_stackoverflow_tags',)
-SLOW = ('pfedpara_writers', 'adaptive_emnist', 'adaptive_cifar100', 'adaptive_shakespeare',
-        'adaptive_stackoverflow_nwp', 'apf_keywords')  # fmt: skip
+SLOW = ('pfedpara_own_data', 'adaptive_emnist', 'adaptive_cifar100', 'adaptive_shakespeare',
+        'adaptive_stackoverflow_nwp', 'keywords_apf')  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,7 @@ SLOW = ('pfedpara_writers', 'adaptive_emnist', 'adaptive_cifar100', 'adaptive_sh
 def test_preset_runs_two_rounds(name, tmp_path):
   binaries.run(
     'compare', f'--flagfile={FOLDER / name}.flags', '--data_dir=synthetic', '--rounds=2',
-    '--clients_per_round=2', '--partition=natural:2',
-    f'--output_dir={tmp_path}',
+    '--clients_per_round=2', '--num_clients=2', f'--output_dir={tmp_path}',
   )  # fmt: skip
   table = pd.read_csv(tmp_path / 'table.csv')
   assert table['final_accuracy'].between(0, 1).all() and (table['total_bytes'] > 0).all()

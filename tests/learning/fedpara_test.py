@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tests.freezing import numpy_apf
 from tests.learning import linear
 from tff_lowrank import freezing
 from tff_lowrank import layers
@@ -39,8 +40,9 @@ def model():
   )
 
 
-def centralised(weights, x, y, passes=1):
-  """SGD on the factors that starts from `weights`."""
+def centralised(weights, x, y, passes=1, pinned=None):
+  """SGD on the factors that starts from `weights`, where `pinned` coordinates stay."""
+  pinned = pinned or [np.zeros(w.shape, bool) for w in weights]
   keras = keras_model()
   for variable, value in zip(keras.trainable_variables, weights, strict=True):
     variable.assign(value)
@@ -48,8 +50,8 @@ def centralised(weights, x, y, passes=1):
     with tf.GradientTape() as tape:
       loss = LOSS(y[start : start + BATCH], keras(x[start : start + BATCH], training=True))
     gradients = tape.gradient(loss, keras.trainable_variables)
-    for variable, gradient in zip(keras.trainable_variables, gradients, strict=True):
-      variable.assign_sub(RATE * gradient)
+    for variable, gradient, pin in zip(keras.trainable_variables, gradients, pinned, strict=True):
+      variable.assign_sub(np.where(pin, 0, RATE * gradient))
   return [v.numpy() for v in keras.trainable_variables]
 
 
@@ -76,6 +78,33 @@ def test_factors_are_averaged(rng, model):
   trained = [centralised(model.initial_weights[0], x, y) for x, y in clients]
   for weight, a, b in zip(got, *trained, strict=True):
     np.testing.assert_allclose(weight, (4 * a + 12 * b) / 16, atol=1e-5)
+
+
+def test_apf_freezes_factors(rng, model):
+  settings = freezing.Settings(stability_threshold=0.5, ema_decay=0.6)
+  process = learning.build_apf_fed_avg(model, sgd(RATE), freezing_settings=settings)
+  wanted = [np.float64(w) for w in model.initial_weights[0]]
+  ends = np.cumsum([w.size for w in wanted])
+  apf = numpy_apf.NumpyApf(ends[-1], settings.stability_threshold, settings.ema_decay)
+  state, memory = process.initialize(), [process.initialize_client()] * 2
+  most = 0
+  for _ in range(12):
+    clients = [linear.examples(rng, 8) for _ in range(2)]
+    output = process.next(state, memory, [linear.dataset(x, y, BATCH) for x, y in clients])
+    state, memory = output.state, output.client_states
+    frozen = apf.frozen
+    parts = np.split(frozen, ends[:-1])
+    pinned = [part.reshape(w.shape) for part, w in zip(parts, wanted, strict=True)]
+    trained = [centralised(wanted, x, y, pinned=pinned) for x, y in clients]
+    means = [np.mean(pair, 0) for pair in zip(*trained, strict=True)]
+    apf.check(np.concatenate([np.ravel(new - w) for new, w in zip(means, wanted, strict=True)]))
+    wanted = means
+    for a, b in zip(process.get_model_weights(state).trainable, wanted, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-4)
+    bits = [sum(int(b) for b in report['uplink'].values()) for report in output.reports]
+    assert bits == [32 * int((~frozen).sum())] * 2
+    most = max(most, int(frozen.sum()))
+  assert most > 10
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,15 @@ def test_batch_size_zero_is_everything_at_once(data):
   assert labels(batches.ClientBatches(1, 0, 0), data, 'client_1') == [[7, 8, 9]]
 
 
+@pytest.mark.parametrize('batch_size', [0, 4])
+def test_max_elements_bounds_a_round_and_draws_anew(data, batch_size):
+  spec = batches.ClientBatches(2, batch_size, 0, max_elements=5)
+  rounds = [np.concatenate(labels(spec, data, round_num=number)) for number in range(20)]
+  assert all(len(set(flat)) == len(flat) == 5 for flat in rounds)
+  assert set.union(*map(set, rounds)) == set(range(7))
+  assert [len(batch) for batch in labels(spec, data)] == ([4, 1] if batch_size else [5])
+
+
 def test_preprocess_sees_examples_as_a_batch(data):
   spec = batches.ClientBatches(1, 4, 0)
   dataset = spec.dataset(data, 'client_0', 1, lambda batch: batch['x'] * 2)
@@ -48,3 +57,5 @@ def test_refuses_bad_settings():
     batches.ClientBatches(0, 1, 0)
   with pytest.raises(ValueError, match='`batch_size` must be at least 0'):
     batches.ClientBatches(1, -1, 0)
+  with pytest.raises(ValueError, match='`max_elements` must be at least 0'):
+    batches.ClientBatches(1, 1, 0, max_elements=-1)

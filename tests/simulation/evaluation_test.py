@@ -84,6 +84,32 @@ def test_each_client_is_tested_with_its_own_model_on_its_own_examples(rng):
   assert len(set(accuracies)) > 1
 
 
+def test_after_training_is_the_accuracy_after_numpys_sgd(rng):
+  model = linear.build_model(rng)
+  x, y = linear.examples(rng, 120)
+  parts = [np.arange(0, 20), np.arange(20, 60)]
+  rows = [np.arange(60, 90), np.arange(90, 120)]
+  split = arrays.Split(x, y)
+  test, train = arrays.partitioned(split, parts), arrays.partitioned(split, rows)
+  optimizer = tff.learning.optimizers.build_sgdm(0.5)
+  process = learning.build_fed_avg(model, optimizer)
+
+  def train_dataset(client_id):
+    examples = train.examples(client_id)
+    return linear.dataset(examples.x, examples.y, batch_size=8)
+
+  evaluate = evaluation.build_personal_evaluation(
+    model, process, test, lambda b: b, client_optimizer=optimizer, train_dataset=train_dataset
+  )
+  got = evaluate(process.initialize(), lambda ids: [()] * len(ids))
+  accuracies = []
+  for part, own in zip(parts, rows, strict=True):
+    kernel, bias = linear.train(model.initial_weights[0], x[own], y[own], 8, 0.5)
+    accuracies.append(((x[part] @ kernel + bias).argmax(1) == y[part]).mean())
+  np.testing.assert_allclose(got[evaluation.TRAINED_ACCURACY], np.mean(accuracies), rtol=1e-6)
+  assert got[evaluation.TRAINED_ACCURACY] != got['personal_accuracy']
+
+
 def test_without_personal_weights_it_is_the_global_models_accuracy(rng):
   model = linear.build_model(rng)
   split = arrays.Split(*linear.examples(rng, 20))

@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 import zlib
 
@@ -67,17 +67,6 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
     checks.check_in_range('test_fraction', test_fraction, 0, 1)
     return _HeldOut(self, 0, test_fraction, seed), _HeldOut(self, 1, test_fraction, seed)
 
-  def chosen(self, num_clients: int, seed: int) -> 'ExampleClientData':
-    """`num_clients` of the clients at random, without the others.
-
-    Raises ValueError if there are fewer.
-    """
-    ids = self.client_ids
-    if num_clients > len(ids):
-      raise ValueError(f'Expected at least {num_clients} clients, found {len(ids)}.')
-    positions = np.random.default_rng(seed).choice(len(ids), num_clients, replace=False)
-    return _Chosen(self, [ids[i] for i in sorted(positions)])
-
   def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
     examples = self.examples(client_id)
     return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
@@ -121,8 +110,8 @@ def _held_out_positions(
   return np.sort(mixed[count:]), np.sort(mixed[:count])
 
 
-class _Chosen(ExampleClientData):
-  """Some clients of `whole`; the others are still there for whoever asks for their examples."""
+class _Only(ExampleClientData):
+  """Some clients of `whole`."""
 
   def __init__(self, whole: ExampleClientData, client_ids: list[str]):
     self._whole, self._client_ids = whole, client_ids
@@ -132,6 +121,8 @@ class _Chosen(ExampleClientData):
     return self._client_ids
 
   def examples(self, client_id: str) -> Split:
+    if client_id not in self._client_ids:
+      raise ValueError(f'There is no client {client_id!r} among {len(self._client_ids)} clients.')
     return self._whole.examples(client_id)
 
 
@@ -178,6 +169,9 @@ class ArrayClientData(ExampleClientData):
       raise ValueError(f'There is no client {client_id!r} among {len(self._indices)} clients.')
     chosen = self._indices[client_id]
     return Split(self._split.x[chosen], self._split.y[chosen])
+
+  def only(self, client_ids: Sequence[str]) -> 'ArrayClientData':
+    return ArrayClientData(self._split, {c: self._indices[c] for c in client_ids})
 
   def held_out(
     self, test_fraction: float, seed: int

@@ -75,7 +75,12 @@ DATA_SETS = {
     'Handwritten digits', '', '60,000 + 10,000', 'CC BY-SA 3.0', ('mnist', 'mnist_two_fc'), _MNIST
   ),
   'fashion_mnist': DataSet(
-    'Clothes', '', '60,000 + 10,000', 'MIT', ('fashion_mnist',), _FASHION_MNIST
+    'Clothes',
+    '',
+    '60,000 + 10,000',
+    'MIT',
+    ('fashion_mnist', 'fashion_mnist_two_fc'),
+    _FASHION_MNIST,
   ),
   'qmnist': DataSet(
     'MNIST by writer',
@@ -101,7 +106,7 @@ DATA_SETS = {
     '',
     '50,000 + 10,000',
     'not stated; cite Krizhevsky, 2009',
-    ('cifar10', 'cifar10_vgg16', 'cifar10_vgg16_quarter'),
+    ('cifar10', 'cifar10_cnn', 'cifar10_resnet18', 'cifar10_vgg16', 'cifar10_vgg16_quarter'),
     _cifar('cifar10'),
   ),
   'cifar100': DataSet(

@@ -114,26 +114,6 @@ def dirichlet(labels: np.ndarray, num_clients: int, seed: int, *, alpha: float) 
   )
 
 
-def is_natural(spec: str) -> bool:
-  """Whether `spec` is for the data set's own clients: `natural` or `natural:CLIENTS`."""
-  return spec.partition(':')[0] == 'natural'
-
-
-def parse_natural(spec: str) -> int | None:
-  """The number of the data set's own clients that `spec` asks for, None for all of them.
-
-  Raises ValueError unless it is `natural` or `natural:CLIENTS`.
-  """
-  _, colon, count = spec.partition(':')
-  if is_natural(spec) and not colon:
-    return None
-  if not is_natural(spec) or not count.isdecimal() or int(count) < 1:
-    raise ValueError(
-      f'Expected `natural`, or `natural:CLIENTS` with at least 1 client, found {spec!r}.'
-    )
-  return int(count)
-
-
 def parse(spec: str) -> Partitioner:
   """The partitioner that `spec` names: `iid`, `shards:CLASSES` or `dirichlet:ALPHA`.
 

@@ -20,15 +20,18 @@ class ClientBatches:
   epochs: passes over the data, each in an order of its own.
   batch_size: examples a batch, the last one smaller; 0 is the whole local data as one batch.
   seed: decides, with the round and the client, the order.
+  max_elements: examples a client trains on in a round at most, over all passes; 0 is all.
   """
 
   epochs: int
   batch_size: int
   seed: int
+  max_elements: int = 0
 
   def __post_init__(self):
     checks.check_at_least('epochs', self.epochs, 1)
     checks.check_at_least('batch_size', self.batch_size, 0)
+    checks.check_at_least('max_elements', self.max_elements, 0)
 
   def dataset(
     self,
@@ -44,11 +47,13 @@ class ClientBatches:
     examples = train.examples(client_id)
     num_examples = len(examples.y)
     order = np.arange(num_examples)
-    if self.batch_size == 0:
+    if self.batch_size == self.max_elements == 0:
       order = np.tile(order, self.epochs)
     else:
       rng = np.random.default_rng([self.seed, round_num, zlib.crc32(client_id.encode())])
       order = np.concatenate([rng.permutation(order) for _ in range(self.epochs)])
+    if self.max_elements:
+      order = order[: self.max_elements]
     # Preprocessed as a whole: a `map` would trace a function for each client in each round.
     prepared = preprocess(collections.OrderedDict(x=examples.x[order], y=examples.y[order]))
     batch_size = self.batch_size or max(num_examples, 1)

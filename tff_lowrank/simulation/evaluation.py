@@ -9,11 +9,13 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import learning
+from tff_lowrank.client_work import frozen
 from tff_lowrank.datasets import arrays
 
 BATCH_SIZE = 1000
 # Preprocessed test sets up to this size are kept in memory.
 _CACHED_BYTES = 128 << 20
+TRAINED_ACCURACY = 'personal_accuracy_after_training'
 
 PERSONAL_METRICS = ('personal_loss', 'personal_accuracy', 'personal_accuracy_by_examples')
 
@@ -82,14 +84,18 @@ def build_personal_evaluation(
   process: learning.ClientStatefulLearningProcess,
   test: arrays.ExampleClientData,
   preprocess: Callable[[Any], Any],
+  *,
   batch_size: int = BATCH_SIZE,
+  client_optimizer: tff.learning.optimizers.Optimizer | None = None,
+  train_dataset: Callable[[str], tf.data.Dataset] | None = None,
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
 
   A client's own model is `process.get_client_model_weights`, as it is between rounds: the newest
   global weights with what the client remembers of its own, before it trains on them. That can be
-  far below the model after local training when clients have few classes. Clients that never took
-  part are evaluated too, clients without test examples are not.
+  far below the model after local training when clients have few classes, so with
+  `client_optimizer` the latter is evaluated as well; nothing of that training is kept. Clients that
+  never took part are evaluated too, clients without test examples are not.
 
   Args:
     model: With metrics `loss` and `accuracy`.
@@ -97,12 +103,14 @@ def build_personal_evaluation(
     test: Each client's test examples.
     preprocess: As in `tasks.Task`.
     batch_size: Test examples that are evaluated at once.
+    client_optimizer: Takes the local steps of the second evaluation, on all weights.
+    train_dataset: From a client's id to the preprocessed batches it takes them on.
 
   Returns:
     A function of the server's state and of `read`, from client ids to the clients' memory in
     that order. It returns `PERSONAL_METRICS`: `personal_loss` and `personal_accuracy`, the means
     over clients, all of one weight, and `personal_accuracy_by_examples`, their mean by number of
-    test examples.
+    test examples; with `client_optimizer` also `TRAINED_ACCURACY`, the mean over clients.
 
   Raises:
     ValueError: If no client has test examples.
@@ -131,11 +139,36 @@ def build_personal_evaluation(
     own = tff.federated_map(process.get_client_model_weights, (state, memory))
     return tff.federated_map(metrics_on, (own, batches))
 
+  trained_metrics_of_clients = None
+  if client_optimizer is not None:
+    training = frozen.build_training(model, client_optimizer)
+
+    @tff.tensorflow.computation(training.weights_type, training.data_type)
+    def trained(weights, batches):
+      found = training.train(weights, None, batches).trainable
+      return tff.learning.models.ModelWeights(found, weights.non_trainable)
+
+    @tff.federated_computation(
+      *metrics_of_clients.type_signature.parameter,
+      tff.FederatedType(training.data_type, tff.CLIENTS),
+    )
+    def trained_metrics_of_clients(state, memory, batches, train_batches):
+      state = tff.federated_broadcast(state)
+      own = tff.federated_map(process.get_client_model_weights, (state, memory))
+      own = tff.federated_map(trained, (own, train_batches))
+      return tff.federated_map(metrics_on, (own, batches))
+
   def evaluate(state, read):
-    found = metrics_of_clients(state, read(client_ids), datasets)
+    memory = read(client_ids)
+    found = metrics_of_clients(state, memory, datasets)
     losses = [float(metrics['loss']) for metrics in found]
     accuracies = [float(metrics['accuracy']) for metrics in found]
     means = (np.mean(losses), np.mean(accuracies), np.average(accuracies, weights=weights))
-    return collections.OrderedDict(zip(PERSONAL_METRICS, map(float, means), strict=True))
+    result = collections.OrderedDict(zip(PERSONAL_METRICS, map(float, means), strict=True))
+    if trained_metrics_of_clients is not None:
+      batches = [train_dataset(c) for c in client_ids]
+      found = trained_metrics_of_clients(state, memory, datasets, batches)
+      result[TRAINED_ACCURACY] = float(np.mean([metrics['accuracy'] for metrics in found]))
+    return result
 
   return evaluate
