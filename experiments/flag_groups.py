@@ -35,7 +35,8 @@ _CLIENTS_PER_ROUND = flags.DEFINE_integer(
 _PARTITION = flags.DEFINE_string(
   'partition',
   'iid',
-  "`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural`: the data set's clients.",
+  '`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural`: the data '
+  "set's own clients.",
 )
 _CLIENT_EPOCHS = flags.DEFINE_integer(
   'client_epochs', 1, 'Passes of a client over its data in a round.', lower_bound=1
@@ -67,6 +68,12 @@ _SERVER_MOMENTUM = flags.DEFINE_float(
   'Momentum of the server, with --server_optimizer=sgd.',
   lower_bound=0,
   upper_bound=1,
+)
+_SERVER_EPSILON = flags.DEFINE_float(
+  'server_epsilon',
+  None,
+  "Degree of adaptivity of the server optimizer, without --server_optimizer=sgd; TFF's by default.",
+  lower_bound=0,
 )
 _CLIENT_WEIGHTING = flags.DEFINE_enum(
   'client_weighting', 'num_examples', ('num_examples', 'uniform'), 'Weights of the mean.'
@@ -303,6 +310,10 @@ def _check(spec: specs.RunSpec) -> None:
       f'--server_momentum={spec.server_momentum} does nothing under '
       f'--server_optimizer={spec.server_optimizer}; it belongs to sgd.'
     )
+  if spec.server_epsilon is not None and spec.server_optimizer == 'sgd':
+    raise app.UsageError(
+      f'--server_epsilon={spec.server_epsilon} does nothing under --server_optimizer=sgd.'
+    )
   if spec.server_momentum == 1:
     raise app.UsageError('--server_momentum must be below 1, found 1.')
   if spec.straggler_deadline == 0:
@@ -331,6 +342,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
     server_optimizer=_SERVER_OPTIMIZER.value,
     server_learning_rate=_SERVER_LEARNING_RATE.value,
     server_momentum=_SERVER_MOMENTUM.value,
+    server_epsilon=_SERVER_EPSILON.value,
     client_weighting=_CLIENT_WEIGHTING.value,
     seed=_SEED.value,
     eval_every=_EVAL_EVERY.value,

@@ -17,7 +17,7 @@ Process = learning.ClientStatefulLearningProcess
 
 
 def _optimizer(
-  name: str, learning_rate: float, momentum: float = 0.0
+  name: str, learning_rate: float, momentum: float = 0.0, epsilon: float | None = None
 ) -> tff.learning.optimizers.Optimizer:
   if name == 'sgd':
     # TFF's momentum-free SGD keeps no buffer.
@@ -27,7 +27,7 @@ def _optimizer(
     adagrad=tff.learning.optimizers.build_adagrad,
     yogi=tff.learning.optimizers.build_yogi,
   )
-  return builders[name](learning_rate)
+  return builders[name](learning_rate, **({} if epsilon is None else dict(epsilon=epsilon)))
 
 
 def build_client_optimizer(spec: specs.RunSpec) -> tff.learning.optimizers.Optimizer:
@@ -132,6 +132,8 @@ def build_process(
   return build(
     model,
     build_client_optimizer(spec),
-    _optimizer(spec.server_optimizer, spec.server_learning_rate, spec.server_momentum),
+    _optimizer(
+      spec.server_optimizer, spec.server_learning_rate, spec.server_momentum, spec.server_epsilon
+    ),
     client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
   )

@@ -131,13 +131,32 @@ def _build_evaluation(
 
   `after_training` is what `evaluation.build_personal_evaluation` takes for it, or empty.
   """
-  central = evaluation.build_evaluation(model, task.test, task.preprocess)
+  central = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
   if task.client_test is None:
     return lambda state: central(process.get_model_weights(state))
   personal = evaluation.build_personal_evaluation(
-    model, process, task.client_test, task.preprocess, **after_training
+    model,
+    process,
+    task.client_test,
+    task.preprocess,
+    batch_size=task.eval_batch_size,
+    **after_training,
   )
   return lambda state: central(process.get_model_weights(state)) | personal(state, store.read)
+
+
+def build_task(spec: specs.RunSpec) -> tasks.Task:
+  """Loads what `spec` trains on; errors are those of `tasks.build`."""
+  return tasks.build(
+    spec.task,
+    partition=spec.partition,
+    num_clients=spec.num_clients,
+    seed=spec.seed,
+    data_dir=spec.data_dir,
+    client_test_fraction=spec.client_test_fraction,
+    model_family=spec.model_family,
+    gamma=spec.gamma,
+  )
 
 
 class _Run:
@@ -152,16 +171,7 @@ class _Run:
   ):
     self._spec, self._folder, self._saving = spec, folder, saving
     self._is_enough = is_enough
-    self._task = tasks.build(
-      spec.task,
-      partition=spec.partition,
-      num_clients=spec.num_clients,
-      seed=spec.seed,
-      data_dir=spec.data_dir,
-      client_test_fraction=spec.client_test_fraction,
-      model_family=spec.model_family,
-      gamma=spec.gamma,
-    )
+    self._task = build_task(spec)
     self._model = self._task.build_model(spec.seed)
     self._process = methods.build_process(
       spec, self._model, self._task.keras_model_fn, len(self._task.train.client_ids)
@@ -180,7 +190,9 @@ class _Run:
     )
     metrics_type = self._process.next.type_signature.result.metrics.member
     columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))
-    evaluated = () if self._task.client_test is None else evaluation.PERSONAL_METRICS
+    evaluated = tuple(self._task.objective.metrics)
+    if self._task.client_test is not None:
+      evaluated += evaluation.PERSONAL_METRICS
     if self._spec.evaluate_after_training:
       evaluated += (evaluation.TRAINED_ACCURACY,)
     try:

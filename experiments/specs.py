@@ -68,6 +68,7 @@ class RunSpec:
   server_optimizer: str
   server_learning_rate: float
   server_momentum: float
+  server_epsilon: float | None
   client_weighting: str
   seed: int
   eval_every: int
@@ -101,6 +102,8 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
+    if self.server_epsilon is None:
+      others.add('server_epsilon')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
   @property

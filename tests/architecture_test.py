@@ -22,6 +22,7 @@ FLOORS = {
   'tff_lowrank.aggregators': 2,
   'tff_lowrank.execution': 2,
   'tff_lowrank.doctor': 3,
+  'tff_lowrank.objectives': 2,
   'tff_lowrank.testing': 2,
   'tff_lowrank.tasks': 3,
   'tff_lowrank.client_work': 3,
@@ -153,12 +154,14 @@ PUBLIC_NAMES = {
   'tff_lowrank.models': {
     'build_char_lstm',
     'build_cnn',
+    'build_emnist_cnn',
     'build_keyword_lstm',
     'build_lenet5',
     'build_mlp',
     'build_resnet18',
     'build_two_fc',
     'build_vgg16',
+    'build_word_lstm',
   },
 }
 

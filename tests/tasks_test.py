@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
 
+from tff_lowrank import learning
 from tff_lowrank import tasks
 from tff_lowrank.datasets import arrays
+from tff_lowrank.simulation import batches
+from tff_lowrank.simulation import evaluation
 
 
 def build(name='digits', **settings):
@@ -69,6 +74,28 @@ def test_clients_of_the_data_sets_own(tmp_path, rng):
   assert not x[..., 1].any()
 
 
+def test_some_of_the_data_sets_own_clients():
+  whole = build(
+    'stackexchange_tags', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC
+  ).train
+  chosen = set()
+  for seed in range(6):
+    train = build(
+      'stackexchange_tags',
+      partition='natural',
+      num_clients=2,
+      data_dir=tasks.SYNTHETIC,
+      seed=seed,
+    ).train
+    assert len(train.client_ids) == 2 and train.client_ids == sorted(train.client_ids)
+    chosen.add(tuple(train.client_ids))
+    for client in train.client_ids:
+      np.testing.assert_array_equal(train.examples(client).x, whole.examples(client).x)
+  assert 1 < len(chosen) <= 3
+  with pytest.raises(ValueError, match='There are 3 clients, expected 4 or more'):
+    build('stackexchange_tags', partition='natural', num_clients=4, data_dir=tasks.SYNTHETIC)
+
+
 def test_writers(shared_data):
   task = build('qmnist_two_fc', partition='natural', num_clients=0, data_dir=str(shared_data))
   assert len(task.train.client_ids) == 539
@@ -122,8 +149,76 @@ def test_tasks_with_other_models(monkeypatch):
   monkeypatch.setattr(tasks.cifar, 'load_arrays', loaded((32, 32, 3)))
   for name, count in (
     ('mnist_two_fc', 203_530),
+    ('cifar10_cnn', 657_080),
     ('cifar10', 62_006),
     ('cifar10_vgg16', 15_253_578),
     ('cifar10_vgg16_quarter', 957_210),
   ):
     assert build(name).keras_model_fn().count_params() == count
+
+
+# Those that are quick to compile.
+QUICK = ('mnist_two_fc', 'qmnist_two_fc', 'emnist_two_fc', 'stackoverflow_tags',
+         'stackexchange_nwp_small', 'keywords')  # fmt: skip
+OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in tasks.NAMES if n not in QUICK]
+
+
+def partitions(name):
+  """Those of `natural` and `iid` that the task has."""
+  for partition in ('natural', 'iid'):
+    try:
+      tasks.check_partition(name, partition)
+    except ValueError:
+      continue
+    yield partition
+
+
+@pytest.mark.parametrize('name', [*QUICK, *OTHERS])
+def test_two_rounds_of_every_task(name):
+  data_dir = None if name == 'digits' else tasks.SYNTHETIC
+  for partition in partitions(name):
+    task = build(
+      name, partition=partition, data_dir=data_dir, num_clients=0 if partition == 'natural' else 3
+    )
+  model = task.build_model(1)
+  assert list(task.objective.metrics)[:2] == ['loss', 'accuracy']
+  process = learning.build_fed_avg(model, tff.learning.optimizers.build_sgdm(0.01))
+  evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
+  state = process.initialize()
+  cut, clients = batches.ClientBatches(1, 4, 1), task.train.client_ids[:2]
+  for number in (1, 2):
+    data = [cut.dataset(task.train, c, number, task.preprocess) for c in clients]
+    state = process.next(state, [()] * len(data), data).state
+  found = evaluate(process.get_model_weights(state))
+  assert list(found) == list(task.objective.metrics)
+  assert np.isfinite(list(found.values())).all() and 0 <= found['accuracy'] <= 1
+
+
+def test_bag_of_words_are_shares_of_known_words():
+  task = build('stackoverflow_tags', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC)
+  num_words = task.keras_model_fn().input_shape[-1]
+  x = np.int32([[2, 0, 2, num_words], [num_words] * 4])
+  shares = task.preprocess(dict(x=x, y=None))['x'].numpy()
+  np.testing.assert_allclose(shares[0, :3], [1 / 3, 0, 2 / 3], rtol=1e-6)
+  assert shares.shape == (2, num_words) and not shares[1].any()
+
+
+def test_cifar100_is_cropped_and_standardized(rng):
+  task = build('cifar100', data_dir=tasks.SYNTHETIC)
+  x = rng.integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+  prepared = task.preprocess(dict(x=x, y=None))['x']
+  inner = x[:, 4:28, 4:28].astype(np.float32)
+  mean, std = (f(inner, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.std))
+  np.testing.assert_allclose(prepared, (inner - mean) / std, atol=1e-5)
+  assert task.keras_model_fn().output_shape == (None, 100)
+
+
+def test_untrained_loss_is_that_of_tffs_baseline():
+  """On one batch without padding, where both count the same tokens."""
+  task = build('stackoverflow_nwp', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC)
+  keras_model = task.keras_model_fn()
+  rng = np.random.default_rng(0)
+  x, y = rng.integers(1, 40, (2, 3, 20)).astype(np.int32)
+  logits = keras_model(x)
+  expected = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
+  np.testing.assert_allclose(task.objective.loss(y_true=y, y_pred=logits), expected, rtol=1e-5)

@@ -12,14 +12,25 @@ import tensorflow_federated as tff
 
 from tff_lowrank import checks
 from tff_lowrank import models
+from tff_lowrank import objectives
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import cifar
 from tff_lowrank.datasets import digits
+from tff_lowrank.datasets import emnist
 from tff_lowrank.datasets import keywords
 from tff_lowrank.datasets import mnist
 from tff_lowrank.datasets import partition as partition_lib
+from tff_lowrank.datasets import posts
 from tff_lowrank.datasets import qmnist
+from tff_lowrank.datasets import shakespeare
+from tff_lowrank.datasets import stackexchange
+from tff_lowrank.datasets import stackoverflow
+from tff_lowrank.datasets import tff_files
 from tff_lowrank.models import families
+
+# A `data_dir` that stands for a few examples, made up or TFF's, instead of the data set's files: to
+# see that a task runs. What it then learns means nothing.
+SYNTHETIC = tff_files.SYNTHETIC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +43,8 @@ class Task:
   keras_model_fn: builds the model; it returns logits.
   client_test: each client's own test examples, under the ids of `train`; None if no examples
     were held out. The central test examples are others.
+  objective: loss and metrics.
+  eval_batch_size: test examples that are evaluated at once.
   """
 
   name: str
@@ -40,22 +53,21 @@ class Task:
   preprocess: Callable[[Any], Any]
   keras_model_fn: Callable[[], tf.keras.Model]
   client_test: arrays.ExampleClientData | None = None
+  objective: objectives.Objective = objectives.CLASSIFICATION
+  eval_batch_size: int = 1000
 
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
-    """The model, with initial weights that `seed` decides. Its metrics: loss, accuracy."""
+    """The model, with initial weights that `seed` decides. Its metrics: the objective's."""
     tf.keras.utils.set_random_seed(seed)
-    keras_model = self.keras_model_fn()
-    input_shape = keras_model.input_shape
+    x, y = self.test
+    prepared = self.preprocess(collections.OrderedDict(x=x[:1], y=y[:1]))
     return tff.learning.models.functional_model_from_keras(
-      keras_model,
-      loss_fn=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-      input_spec=collections.OrderedDict(
-        x=tf.TensorSpec(input_shape, tf.float32), y=tf.TensorSpec((None,), tf.int32)
+      self.keras_model_fn(),
+      loss_fn=self.objective.loss,
+      input_spec=tf.nest.map_structure(
+        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared
       ),
-      metrics_constructor=collections.OrderedDict(
-        loss=lambda: tf.keras.metrics.SparseCategoricalCrossentropy(from_logits=True),
-        accuracy=tf.keras.metrics.SparseCategoricalAccuracy,
-      ),
+      metrics_constructor=self.objective.metrics,
     )
 
 
@@ -69,6 +81,11 @@ class _Parts(NamedTuple):
   test: arrays.Split
   preprocess: Callable[[Any], Any]
   build_model: Callable[..., tf.keras.Model]
+  objective: objectives.Objective = objectives.CLASSIFICATION
+  eval_batch_size: int = 1000
+
+
+_Load = Callable[[str | None], _Parts]
 
 
 class _Recipe(NamedTuple):
@@ -77,14 +94,38 @@ class _Recipe(NamedTuple):
   central: gives training examples to partition. natural: gives clients of the data set's own.
   """
 
-  central: Callable[[str | None], _Parts] | None = None
-  natural: Callable[[str | None], _Parts] | None = None
+  central: _Load | None = None
+  natural: _Load | None = None
+
+
+def _as_stored(batch: Any) -> Any:
+  return batch
 
 
 def _normalized(mean: Any, std: Any) -> Callable[[Any], Any]:
   def preprocess(batch: Any) -> Any:
     x = (tf.cast(batch['x'], tf.float32) - mean) / std
     return collections.OrderedDict(x=x, y=batch['y'])
+
+  return preprocess
+
+
+def _cropped(batch: Any) -> Any:
+  """The inner 24 of 32 rows and columns, of mean 0 and deviation 1 each: TFF's for CIFAR-100."""
+  inner = tf.cast(batch['x'][:, 4:28, 4:28], tf.float32)
+  return collections.OrderedDict(x=tf.image.per_image_standardization(inner), y=batch['y'])
+
+
+def _bag_of_words(num_words: int) -> Callable[[Any], Any]:
+  """Word numbers as the share that each of `num_words` has; higher numbers do not count."""
+
+  def preprocess(batch: Any) -> Any:
+    counts = tf.math.bincount(
+      batch['x'], minlength=num_words, maxlength=num_words, dtype=tf.float32, axis=-1
+    )
+    counts = tf.reshape(counts, [-1, num_words])
+    shares = tf.math.divide_no_nan(counts, tf.reduce_sum(counts, -1, keepdims=True))
+    return collections.OrderedDict(x=shares, y=batch['y'])
 
   return preprocess
 
@@ -97,30 +138,61 @@ def _digits(data_dir: str | None) -> _Parts:
 
 def _mnist_like(name: str, build_model: Callable = models.build_cnn) -> _Recipe:
   def load(data_dir: str | None) -> _Parts:
-    normalized = _normalized(*mnist.MEAN_AND_STD[name])
-    return _Parts(*mnist.load_arrays(name, data_dir), normalized, build_model)
+    if data_dir == SYNTHETIC:
+      data = arrays.made_up((28, 28, 1), 10)
+    else:
+      data = mnist.load_arrays(name, data_dir)
+    return _Parts(*data, _normalized(*mnist.MEAN_AND_STD[name]), build_model)
 
   return _Recipe(central=load)
 
 
 def _qmnist(build_model: Callable) -> _Recipe:
   def load(data_dir: str | None) -> _Parts:
-    normalized = _normalized(*mnist.MEAN_AND_STD['mnist'])
-    return _Parts(*qmnist.load_data(data_dir), normalized, build_model)
+    if data_dir == SYNTHETIC:
+      made_up, test = arrays.made_up((28, 28, 1), 10)
+      train = arrays.partitioned(made_up, np.array_split(np.arange(len(made_up.y)), 4))
+    else:
+      train, test = qmnist.load_data(data_dir)
+    return _Parts(train, test, _normalized(*mnist.MEAN_AND_STD['mnist']), build_model)
 
   return _Recipe(natural=load)
 
 
+def _emnist(only_digits: bool, build_model: Callable) -> _Recipe:
+  def load(data_dir: str | None) -> _Parts:
+    return _Parts(*emnist.load_data(data_dir, only_digits), _as_stored, build_model)
+
+  return _Recipe(natural=load)
+
+
+def _cifar(name: str, build_model: Callable, preprocess: Callable) -> _Load:
+  def load(data_dir: str | None) -> _Parts:
+    if data_dir == SYNTHETIC:
+      data = arrays.made_up((32, 32, 3), cifar.NUM_CLASSES[name])
+    else:
+      data = cifar.load_arrays(data_dir, name)
+    return _Parts(*data, preprocess, build_model)
+
+  return load
+
+
 def _cifar10(build_model: Callable) -> _Recipe:
+  return _Recipe(central=_cifar('cifar10', build_model, _normalized(cifar.MEAN, cifar.STD)))
+
+
+def _cifar100() -> _Recipe:
+  build_model = functools.partial(models.build_resnet18, (24, 24, 3), cifar.NUM_CLASSES['cifar100'])
+
+  def load_pachinko(data_dir: str | None) -> _Parts:
+    return _Parts(*cifar.load_pachinko(data_dir), _cropped, build_model)
+
+  return _Recipe(central=_cifar('cifar100', build_model, _cropped), natural=load_pachinko)
+
+
+def _keywords(by_speaker: bool) -> _Load:
   def load(data_dir: str | None) -> _Parts:
-    return _Parts(*cifar.load_arrays(data_dir), _normalized(cifar.MEAN, cifar.STD), build_model)
-
-  return _Recipe(central=load)
-
-
-def _keywords(by_speaker: bool) -> Callable[[str | None], _Parts]:
-  def load(data_dir: str | None) -> _Parts:
-    data = keywords.load_data(data_dir)
+    data = keywords.made_up() if data_dir == SYNTHETIC else keywords.load_data(data_dir)
     x = data.train.x
     # Each feature over all frames; a constant one stays as it is, at 0.
     std = x.std((0, 1))
@@ -132,6 +204,60 @@ def _keywords(by_speaker: bool) -> Callable[[str | None], _Parts]:
   return load
 
 
+def _shakespeare(data_dir: str | None) -> _Parts:
+  build_model = functools.partial(
+    models.build_char_lstm, shakespeare.VOCABULARY_SIZE, mask_zero=True
+  )
+  objective = objectives.next_token(shakespeare.PADDING)
+  return _Parts(*shakespeare.load_data(data_dir), _as_stored, build_model, objective, 200)
+
+
+def _next_word(load: Callable[[str | None], tuple], **sizes: int) -> _Recipe:
+  """`load` gives training and test examples, and the `posts.NextWord` that made them."""
+
+  def load_parts(data_dir: str | None) -> _Parts:
+    train, test, words = load(data_dir)
+    objective = objectives.next_token(posts.PADDING, words.out_of_vocabulary, words.end)
+    build_model = functools.partial(models.build_word_lstm, words.num_tokens, **sizes)
+    return _Parts(train, test, _as_stored, build_model, objective, 100)
+
+  return _Recipe(natural=load_parts)
+
+
+def _tags(load: Callable[[str | None], tuple]) -> _Recipe:
+  """`load` gives training and test examples, and the `posts.Tags` that made them."""
+
+  def load_parts(data_dir: str | None) -> _Parts:
+    train, test, words = load(data_dir)
+    build_model = functools.partial(models.build_mlp, (words.num_words,), (), words.num_tags)
+    preprocess = _bag_of_words(words.num_words)
+    return _Parts(train, test, preprocess, build_model, objectives.MULTI_LABEL, 500)
+
+  return _Recipe(natural=load_parts)
+
+
+def _stackoverflow_nwp(data_dir: str | None) -> tuple:
+  words = posts.NextWord(stackoverflow.load_vocabulary(data_dir))
+  return *stackoverflow.load_data(data_dir, words), words
+
+
+def _stackoverflow_tags(data_dir: str | None) -> tuple:
+  words = posts.Tags(stackoverflow.load_vocabulary(data_dir), stackoverflow.load_tags(data_dir))
+  return *stackoverflow.load_data(data_dir, words), words
+
+
+def _stackexchange_nwp(data_dir: str | None, num_words: int = posts.VOCABULARY_SIZE) -> tuple:
+  users = stackexchange.load_users(data_dir)
+  words = posts.NextWord(users.vocabulary[:num_words])
+  return *stackexchange.load_data(users, words), words
+
+
+def _stackexchange_tags(data_dir: str | None) -> tuple:
+  users = stackexchange.load_users(data_dir, questions=True)
+  words = posts.Tags(users.vocabulary, users.tags)
+  return *stackexchange.load_data(users, words), words
+
+
 # A name is a data set with its usual model, or followed by another model.
 _RECIPES = collections.OrderedDict(
   digits=_Recipe(central=_digits),
@@ -141,11 +267,23 @@ _RECIPES = collections.OrderedDict(
   fashion_mnist_two_fc=_mnist_like('fashion_mnist', models.build_two_fc),
   qmnist=_qmnist(models.build_cnn),
   qmnist_two_fc=_qmnist(models.build_two_fc),
+  emnist_digits=_emnist(True, functools.partial(models.build_emnist_cnn, 10)),
+  emnist=_emnist(False, models.build_emnist_cnn),
+  emnist_two_fc=_emnist(False, functools.partial(models.build_two_fc, num_classes=62)),
   cifar10=_cifar10(models.build_lenet5),
-  cifar10_cnn=_cifar10(models.build_cnn),
+  cifar10_cnn=_cifar10(functools.partial(models.build_cnn, (32, 32, 3))),
   cifar10_resnet18=_cifar10(models.build_resnet18),
   cifar10_vgg16=_cifar10(models.build_vgg16),
   cifar10_vgg16_quarter=_cifar10(functools.partial(models.build_vgg16, width_multiplier=0.25)),
+  cifar100=_cifar100(),
+  shakespeare=_Recipe(natural=_shakespeare),
+  stackoverflow_nwp=_next_word(_stackoverflow_nwp),
+  stackoverflow_tags=_tags(_stackoverflow_tags),
+  stackexchange_nwp=_next_word(_stackexchange_nwp),
+  stackexchange_nwp_small=_next_word(
+    functools.partial(_stackexchange_nwp, num_words=2000), embedding_size=64, hidden_size=128
+  ),
+  stackexchange_tags=_tags(_stackexchange_tags),
   keywords=_Recipe(central=_keywords(by_speaker=False), natural=_keywords(by_speaker=True)),
 )
 
@@ -184,7 +322,7 @@ def build(
       for the data set's own clients, such as writers or speakers, where it has them.
     num_clients: Over how many clients; of natural ones how many, which the seed decides, 0 for all.
     seed: Decides the partition.
-    data_dir: Where the data set's files are, for all but the embedded one.
+    data_dir: Where the data set's files are, for all but the embedded one; or `SYNTHETIC`.
     client_test_fraction: In [0, 1): the share of each client's own examples that it does not
       train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
     model_family: The family of the model's layers; see `models.families.LayerFamily`.
@@ -211,4 +349,13 @@ def build(
   if client_test_fraction:
     train, client_test = train.held_out(client_test_fraction, seed)
   keras_model_fn = functools.partial(parts.build_model, family=model_family, gamma=gamma)
-  return Task(name, train, parts.test, parts.preprocess, keras_model_fn, client_test)
+  return Task(
+    name,
+    train,
+    parts.test,
+    parts.preprocess,
+    keras_model_fn,
+    client_test,
+    parts.objective,
+    parts.eval_batch_size,
+  )

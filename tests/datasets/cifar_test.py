@@ -1,3 +1,4 @@
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -5,13 +6,16 @@ import tarfile
 import numpy as np
 import pytest
 
+from tests.datasets import tff_format
 from tff_lowrank.datasets import cifar
+
+BINARY = cifar.VERSIONS['cifar10'][0]
 
 
 @pytest.fixture
 def folder(tmp_path, rng):
   """A tiny data set in the original format: two images a file."""
-  for name in cifar.FILES:
+  for name in BINARY.files:
     records = rng.integers(0, 256, (2, 3073)).astype(np.uint8)
     records[:, 0] %= 10
     (tmp_path / name).write_bytes(records.tobytes())
@@ -33,13 +37,13 @@ def test_finds_the_folder_and_the_archive(folder, tmp_path):
   expected = cifar.load_arrays(str(folder))
   outer = tmp_path / 'outer'
   outer.mkdir()
-  with tarfile.open(outer / cifar.ARCHIVE, 'w:gz') as archive:
-    for name in cifar.FILES:
-      archive.add(folder / name, f'{cifar.FOLDER}/{name}')
+  with tarfile.open(outer / BINARY.archive, 'w:gz') as archive:
+    for name in BINARY.files:
+      archive.add(folder / name, f'{BINARY.folder}/{name}')
   from_archive = cifar.load_arrays(str(outer))
-  (outer / cifar.FOLDER).mkdir()
-  for name in cifar.FILES:
-    (folder / name).rename(outer / cifar.FOLDER / name)
+  (outer / BINARY.folder).mkdir()
+  for name in BINARY.files:
+    (folder / name).rename(outer / BINARY.folder / name)
   for got in (from_archive, cifar.load_arrays(str(outer))):
     for a, b in zip(got, expected, strict=True):
       np.testing.assert_array_equal(a.x, b.x)
@@ -86,6 +90,90 @@ def test_damaged_files_are_refused(folder, damage, message):
 
 
 def test_damaged_archive_is_refused(tmp_path):
-  (tmp_path / cifar.ARCHIVE).write_bytes(b'no archive')
+  (tmp_path / BINARY.archive).write_bytes(b'no archive')
   with pytest.raises(ValueError, match='expected a whole tar archive'):
     cifar.load_arrays(str(tmp_path))
+
+
+def records(rng, num_examples):
+  """Planes, coarse and fine labels of CIFAR-100."""
+  planes = rng.integers(0, 256, (num_examples, 3072)).astype(np.uint8)
+  return planes, rng.integers(0, 20, num_examples), rng.integers(0, 100, num_examples)
+
+
+@pytest.fixture(params=['binary', 'python'])
+def folder100(request, tmp_path, rng):
+  """CIFAR-100, tiny, in one of its versions; and what is in it."""
+  version = cifar.VERSIONS['cifar100'][request.param == 'python']
+  (tmp_path / version.folder).mkdir()
+  content = {}
+  for file, n in zip(version.files, (5, 3), strict=True):
+    planes, coarse, fine = records(rng, n)
+    content[file.removesuffix('.bin')] = planes, fine
+    if request.param == 'binary':
+      data = np.column_stack([coarse, fine, planes]).astype(np.uint8).tobytes()
+    else:
+      labels = {b'coarse_labels': coarse.tolist(), b'fine_labels': fine.tolist()}
+      data = pickle.dumps({b'data': planes, **labels}, protocol=2)
+    (tmp_path / version.folder / file).write_bytes(data)
+  return tmp_path, content
+
+
+def test_cifar100(folder100):
+  folder, content = folder100
+  data = cifar.load_arrays(str(folder), 'cifar100')
+  for split, (planes, fine) in zip(data, (content['train'], content['test']), strict=True):
+    np.testing.assert_array_equal(split.y, fine)
+    np.testing.assert_array_equal(split.x[:, 3, 7, 2], planes[:, 2048 + 3 * 32 + 7])
+    assert split.x.shape == (len(fine), 32, 32, 3)
+  with pytest.raises(FileNotFoundError, match='lacks data_batch_1.bin.*cifar-10-binary.tar.gz'):
+    cifar.load_arrays(str(folder), 'cifar10')
+
+
+def test_python_version_of_cifar10(tmp_path, rng):
+  version = cifar.VERSIONS['cifar10'][1]
+  planes = rng.integers(0, 256, (2, 3072)).astype(np.uint8)
+  for i, file in enumerate(version.files):
+    data = {b'data': planes, b'labels': [i, 9]}
+    (tmp_path / file).write_bytes(pickle.dumps(data, protocol=2))
+  train, test = cifar.load_arrays(str(tmp_path))
+  assert train.y.tolist() == [0, 9, 1, 9, 2, 9, 3, 9, 4, 9] and test.y.tolist() == [5, 9]
+
+
+class Runs:
+  def __reduce__(self):
+    return print, ('a pickle ran code',)
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    ({b'data': np.zeros([2, 3072], np.uint8), b'labels': Runs()}, 'builtins.print'),
+    ({b'data': np.zeros([2, 3072], np.uint8)}, "KeyError.b'labels'"),
+    ({b'data': np.zeros([2, 5], np.uint8), b'labels': [1, 2]}, r'expected bytes \[n, 3072\]'),
+    ({b'data': np.zeros([2, 3072]), b'labels': [1, 2]}, 'found float64'),
+    ({b'data': np.zeros([2, 3072], np.uint8), b'labels': [1, 10]}, 'labels 0 to 9, found 10'),
+  ],
+)
+def test_other_pickles_are_refused(content, message, capsys):
+  with pytest.raises(ValueError, match=f'batch: .*{message}'):
+    cifar.parse_pickle(pickle.dumps(content, protocol=3), 'batch', b'labels', 10)
+  assert not capsys.readouterr().out
+
+
+def test_clients_by_pachinko_allocation(tmp_path, rng):
+  def client(n):
+    return {
+      'image': rng.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8),
+      'label': rng.integers(0, 100, n),
+      'coarse_label': rng.integers(0, 20, n),
+    }
+
+  splits = dict(train={'0': client(4), '17': client(2)}, test={'5': client(3)})
+  tff_format.write_sqlite(tmp_path / 'cifar100.sqlite', splits)
+  train, test = cifar.load_pachinko(str(tmp_path))
+  assert train.client_ids == ['0', '17'] and len(test.y) == 3
+  examples = train.examples('17')
+  np.testing.assert_array_equal(examples.x, splits['train']['17']['image'])
+  np.testing.assert_array_equal(examples.y, splits['train']['17']['label'])
+  assert examples.x.dtype == np.uint8 and examples.y.dtype == np.int32

@@ -1,13 +1,16 @@
+import math
 import pathlib
 import shlex
 
 from absl import flags
 from absl.testing import flagsaver
+import pandas as pd
 import pytest
 
 from experiments import compare
 from experiments import flag_groups
 from experiments import train
+from tests.experiments import binaries
 
 FOLDER = pathlib.Path(train.__file__).parent / 'presets'
 PRESETS = sorted(FOLDER.glob('*.flags'))
@@ -32,3 +35,46 @@ def test_preset_parses_and_makes_specs(preset):
 
 def test_there_are_presets():
   assert PRESETS
+
+
+QUICK = ('adaptive_stackoverflow_tags',)
+SLOW = ('pfedpara_own_data', 'adaptive_emnist', 'adaptive_cifar100', 'adaptive_shakespeare',
+        'adaptive_stackoverflow_nwp', 'keywords_apf')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'name', [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+)
+def test_preset_runs_two_rounds(name, tmp_path):
+  binaries.run(
+    'compare', f'--flagfile={FOLDER / name}.flags', '--data_dir=synthetic', '--rounds=2',
+    '--clients_per_round=2', '--num_clients=2', f'--output_dir={tmp_path}',
+  )  # fmt: skip
+  table = pd.read_csv(tmp_path / 'table.csv')
+  assert table['final_accuracy'].between(0, 1).all() and (table['total_bytes'] > 0).all()
+  for label, seed in zip(table['method'], table['seed'], strict=True):
+    metrics = pd.read_csv(tmp_path / f'{label}-seed{seed}' / 'metrics.csv')
+    assert len(metrics) == 2 and metrics['eval_loss'].notna().iloc[-1]
+
+
+def test_settings_of_adaptive_federated_optimization():
+  """The paper's powers of ten, to three digits."""
+  rates = {}
+  for preset in PRESETS:
+    if preset.stem.startswith('adaptive_'):
+      text = preset.read_text()
+      (methods,) = (line for line in text.splitlines() if line.startswith('--methods='))
+      for label in compare.split_methods(methods.removeprefix('--methods=')):
+        _, settings = compare.parse_method(label)
+        numbers = [settings['client_learning_rate'], settings.get('server_learning_rate', 1.0)]
+        numbers.append(settings.get('server_epsilon'))
+        rates.setdefault(preset.stem.removeprefix('adaptive_'), []).append(
+          [None if n is None else round(2 * math.log10(n)) / 2 for n in numbers]
+        )
+  assert rates == {
+    'emnist': [[-1, 0, None], [-1.5, -2.5, -4]],
+    'cifar100': [[-1, 0.5, None], [-1.5, 0, -1]],
+    'shakespeare': [[0, 0, None], [0, -2, -3]],
+    'stackoverflow_nwp': [[-0.5, 0, None], [-0.5, -2, -5]],
+    'stackoverflow_tags': [[2, 0, None], [2, -0.5, -5]],
+  }

@@ -69,6 +69,7 @@ def test_failure_is_recorded(tmp_path):
     (['--server_momentum=1'], '--server_momentum must be below 1'),
     (['--partition=natural'], '--partition: A partition must be'),
     (['--task=qmnist'], '--partition: qmnist has clients of its own'),
+    (['--server_epsilon=0.1'], '--server_epsilon=0.1 does nothing under --server_optimizer=sgd'),
     (['--data_dir=x'], '--data_dir does nothing under --task=digits'),
   ],
 )

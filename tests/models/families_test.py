@@ -14,7 +14,9 @@ BUILDERS = {
   'vgg16': lambda **k: models.build_vgg16(width_multiplier=0.125, **k),
   'resnet18': lambda **k: models.build_resnet18(width_multiplier=0.125, **k),
   'char_lstm': lambda **k: models.build_char_lstm(hidden_size=64, **k),
+  'emnist_cnn': models.build_emnist_cnn,
   'keyword_lstm': models.build_keyword_lstm,
+  'word_lstm': lambda **k: models.build_word_lstm(50, hidden_size=64, **k),
   'mlp': lambda **k: models.build_mlp((8, 8, 1), (64, 64), **k),
 }
 

@@ -2,6 +2,7 @@ import collections
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tests.learning import linear
@@ -23,6 +24,24 @@ def test_metrics_are_those_of_numpy_over_several_batches(rng):
   got = evaluate(tff.learning.models.ModelWeights((kernel, bias), ()))
   np.testing.assert_allclose(got['loss'], -np.log(p[np.arange(len(y)), y]).mean(), rtol=1e-5)
   np.testing.assert_allclose(got['accuracy'], (p.argmax(1) == y).mean(), rtol=1e-6)
+
+
+def test_large_test_sets_are_not_kept(rng, monkeypatch):
+  """And have the same metrics."""
+  model = linear.build_model(rng)
+  x, y = linear.examples(rng, 25)
+  kept = []
+  cache = tf.data.Dataset.cache
+  monkeypatch.setattr(tf.data.Dataset, 'cache', lambda self: kept.append(1) or cache(self))
+  found = []
+  # 25 examples of six floats and an int32 label.
+  for limit in (25 * 28, 25 * 28 - 1):
+    monkeypatch.setattr(evaluation, '_CACHED_BYTES', limit)
+    evaluate = evaluation.build_evaluation(model, arrays.Split(x, y), lambda b: b, batch_size=4)
+    weights = tff.learning.models.ModelWeights(*model.initial_weights)
+    found.append([evaluate(weights), evaluate(weights)])
+  assert kept == [1]
+  assert found[0][0] == found[0][1] == found[1][0] == found[1][1]
 
 
 def test_each_client_is_tested_with_its_own_model_on_its_own_examples(rng):

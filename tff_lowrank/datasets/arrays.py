@@ -25,6 +25,21 @@ class Arrays(NamedTuple):
   test: Split
 
 
+def made_up(shape: tuple[int, ...], num_classes: int) -> Arrays:
+  """Random bytes with labels: two training examples of each class, or 40, and half as many tests.
+
+  The same in every call. x: uint8 [num_examples, *shape].
+  """
+  rng = np.random.default_rng(0)
+
+  def split(count: int) -> Split:
+    labels = np.arange(count, dtype=np.int32) % num_classes
+    return Split(rng.integers(0, 256, (count, *shape)).astype(np.uint8), labels)
+
+  count = max(2 * num_classes, 40)
+  return Arrays(split(count), split(count // 2))
+
+
 class ExampleClientData(tff.simulation.datasets.ClientData):
   """Client data whose clients' examples can be had as arrays, a client at a time.
 
@@ -38,7 +53,6 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
   def num_examples(self, client_id: str) -> int:
     return len(self.examples(client_id).y)
 
-  @abc.abstractmethod
   def held_out(
     self, test_fraction: float, seed: int
   ) -> tuple['ExampleClientData', 'ExampleClientData']:
@@ -50,35 +64,83 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
 
     Raises ValueError if `test_fraction` is not in [0, 1].
     """
-
-  @abc.abstractmethod
-  def only(self, client_ids: Sequence[str]) -> 'ExampleClientData':
-    """The client data of these clients."""
-
-  def sample(self, num_clients: int, seed: int) -> 'ExampleClientData':
-    """The client data of `num_clients` clients, which the seed decides.
-
-    Raises ValueError if there are fewer.
-    """
-    if num_clients > len(self.client_ids):
-      raise ValueError(f'There are {len(self.client_ids)} clients, expected {num_clients} or more.')
-    rng = np.random.default_rng(seed)
-    return self.only([str(c) for c in rng.permutation(self.client_ids)[:num_clients]])
+    checks.check_in_range('test_fraction', test_fraction, 0, 1)
+    return _HeldOut(self, 0, test_fraction, seed), _HeldOut(self, 1, test_fraction, seed)
 
   def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
     examples = self.examples(client_id)
     return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
 
+  @property
+  def serializable_dataset_fn(self):
+    """As `create_tf_dataset_for_client`, from an id tensor; in this process, by a NumPy call."""
+    spec = self.element_type_structure
 
-def held_out_positions(
+    def dataset_fn(client_id: tf.Tensor) -> tf.data.Dataset:
+      tensors = tf.numpy_function(
+        lambda c: tuple(self.examples(np.asarray(c).item().decode())),
+        [client_id],
+        [s.dtype for s in spec.values()],
+      )
+      for tensor, tensor_spec in zip(tensors, spec.values(), strict=True):
+        tensor.set_shape([None, *tensor_spec.shape])
+      return tf.data.Dataset.from_tensor_slices(
+        collections.OrderedDict(zip(spec, tensors, strict=True))
+      )
+
+    return dataset_fn
+
+  @property
+  def element_type_structure(self):
+    """The type of the first client's examples."""
+    examples = self.examples(self.client_ids[0])
+    return collections.OrderedDict(
+      (name, tf.TensorSpec(array.shape[1:], array.dtype))
+      for name, array in examples._asdict().items()
+    )
+
+
+def _held_out_positions(
   num_examples: int, client_id: str, test_fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Which of a client's examples to train on, and to test on: see `ExampleClientData.held_out`."""
-  checks.check_in_range('test_fraction', test_fraction, 0, 1)
   rng = np.random.default_rng([seed, zlib.crc32(client_id.encode())])
   mixed = rng.permutation(num_examples)
   count = min(round(test_fraction * num_examples), max(num_examples - 1, 0))
   return np.sort(mixed[count:]), np.sort(mixed[:count])
+
+
+class _Only(ExampleClientData):
+  """Some clients of `whole`."""
+
+  def __init__(self, whole: ExampleClientData, client_ids: list[str]):
+    self._whole, self._client_ids = whole, client_ids
+
+  @property
+  def client_ids(self) -> list[str]:
+    return self._client_ids
+
+  def examples(self, client_id: str) -> Split:
+    if client_id not in self._client_ids:
+      raise ValueError(f'There is no client {client_id!r} among {len(self._client_ids)} clients.')
+    return self._whole.examples(client_id)
+
+
+class _HeldOut(ExampleClientData):
+  """One part of what `held_out` makes of `whole`: 0 is to train on, 1 to test on."""
+
+  def __init__(self, whole: ExampleClientData, part: int, test_fraction: float, seed: int):
+    self._whole, self._part = whole, part
+    self._test_fraction, self._seed = test_fraction, seed
+
+  @property
+  def client_ids(self) -> list[str]:
+    return self._whole.client_ids
+
+  def examples(self, client_id: str) -> Split:
+    x, y = self._whole.examples(client_id)
+    chosen = _held_out_positions(len(y), client_id, self._test_fraction, self._seed)[self._part]
+    return Split(x[chosen], y[chosen])
 
 
 class ArrayClientData(ExampleClientData):
@@ -114,9 +176,10 @@ class ArrayClientData(ExampleClientData):
   def held_out(
     self, test_fraction: float, seed: int
   ) -> tuple['ArrayClientData', 'ArrayClientData']:
+    checks.check_in_range('test_fraction', test_fraction, 0, 1)
     train, test = {}, {}
     for client_id, indices in self._indices.items():
-      kept, held = held_out_positions(len(indices), client_id, test_fraction, seed)
+      kept, held = _held_out_positions(len(indices), client_id, test_fraction, seed)
       train[client_id], test[client_id] = indices[kept], indices[held]
     return ArrayClientData(self._split, train), ArrayClientData(self._split, test)
 

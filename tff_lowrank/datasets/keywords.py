@@ -42,6 +42,13 @@ class Keywords(NamedTuple):
     return arrays.ArrayClientData(self.train, indices)
 
 
+def made_up() -> Keywords:
+  """Random features of APF's shape with labels, of three speakers."""
+  train, test = arrays.made_up((50, 10), 10)
+  train, test = (arrays.Split(x.astype(np.float32), y) for x, y in (train, test))
+  return Keywords(train, test, (np.arange(len(train.y)) % 3).astype(np.str_), 10)
+
+
 def _check(path: pathlib.Path, found: dict[str, np.ndarray]) -> None:
   missing = {'x', 'y', 'speaker'} - set(found)
   if missing:

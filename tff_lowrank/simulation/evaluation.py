@@ -13,6 +13,8 @@ from tff_lowrank.client_work import frozen
 from tff_lowrank.datasets import arrays
 
 BATCH_SIZE = 1000
+# Preprocessed test sets up to this size are kept in memory.
+_CACHED_BYTES = 128 << 20
 TRAINED_ACCURACY = 'personal_accuracy_after_training'
 
 PERSONAL_METRICS = ('personal_loss', 'personal_accuracy', 'personal_accuracy_by_examples')
@@ -46,17 +48,28 @@ def _build_metrics_on(model: tff.learning.models.FunctionalModel) -> tff.Computa
   return metrics_on
 
 
+def _bytes_of_batch(spec: Any, num_examples: int) -> int:
+  """Of `num_examples` examples in batches of type `spec`, whose other lengths are known."""
+  return num_examples * sum(
+    s.shape[1:].num_elements() * s.dtype.size for s in tf.nest.flatten(spec)
+  )
+
+
 def build_evaluation(
   model: tff.learning.models.FunctionalModel,
   test: arrays.Split,
   preprocess: Callable[[Any], Any],
+  batch_size: int = BATCH_SIZE,
 ) -> Callable[[tff.learning.models.ModelWeights], collections.OrderedDict[str, float]]:
   """A function from model weights to the model's metrics on all of `test`.
 
-  It runs as a TFF computation, on the context in place when it is called.
+  It runs as a TFF computation, on the context in place when it is called, on `batch_size` examples
+  at once.
   """
   dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=test.x, y=test.y))
-  dataset = dataset.batch(BATCH_SIZE).map(preprocess).cache()
+  dataset = dataset.batch(batch_size).map(preprocess)
+  if _bytes_of_batch(dataset.element_spec, len(test.y)) <= _CACHED_BYTES:
+    dataset = dataset.cache()
   metrics_on = _build_metrics_on(model)
 
   def evaluate(weights):
@@ -72,6 +85,7 @@ def build_personal_evaluation(
   test: arrays.ExampleClientData,
   preprocess: Callable[[Any], Any],
   *,
+  batch_size: int = BATCH_SIZE,
   client_optimizer: tff.learning.optimizers.Optimizer | None = None,
   train_dataset: Callable[[str], tf.data.Dataset] | None = None,
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
@@ -88,6 +102,7 @@ def build_personal_evaluation(
     process: Whose clients are evaluated.
     test: Each client's test examples.
     preprocess: As in `tasks.Task`.
+    batch_size: Test examples that are evaluated at once.
     client_optimizer: Takes the local steps of the second evaluation, on all weights.
     train_dataset: From a client's id to the preprocessed batches it takes them on.
 
@@ -108,7 +123,7 @@ def build_personal_evaluation(
   def dataset(client_id):
     examples = test.examples(client_id)
     prepared = preprocess(collections.OrderedDict(x=examples.x, y=examples.y))
-    return tf.data.Dataset.from_tensor_slices(prepared).batch(BATCH_SIZE)
+    return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)
 
   datasets = [dataset(c) for c in client_ids]
   metrics_on = _build_metrics_on(model)

@@ -1,0 +1,73 @@
+"""Sentences of users' posts as examples: next-word prediction and tag prediction.
+
+As in TFF's baseline tasks on Stack Overflow, which are those of Adaptive Federated Optimization
+(Reddi et al., 2021). Features: `tokens`, a sentence's words separated by blanks; `title` of its
+post; `tags` of its post, separated by `|`; all bytes, [num_sentences].
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tff_lowrank.datasets import arrays
+from tff_lowrank.datasets import client_files
+
+VOCABULARY_SIZE = 10_000
+NUM_TAGS = 500
+SEQUENCE_LENGTH = 20
+
+PADDING = 0
+
+
+class NextWord:
+  """Sentences as sequences of the next word.
+
+  Token 0 is padding, a word's token its place in the vocabulary from 1; then come
+  `out_of_vocabulary`, `begin` and `end`.
+  """
+
+  def __init__(self, vocabulary: Sequence[str]):
+    self._tokens = {word.encode(): i + 1 for i, word in enumerate(vocabulary)}
+    self.out_of_vocabulary, self.begin, self.end = (len(vocabulary) + i for i in (1, 2, 3))
+    self.num_tokens = len(vocabulary) + 4
+
+  def __call__(self, features: client_files.Features) -> arrays.Split:
+    """x, y: int32 [num_sentences, 20]; y is the word after that of x.
+
+    The first 20 words, after `begin`; a shorter sentence is ended by `end`, and padded.
+    """
+    sentences = features['tokens']
+    tokens = np.full([len(sentences), SEQUENCE_LENGTH + 1], PADDING, np.int32)
+    tokens[:, 0] = self.begin
+    for row, sentence in zip(tokens, sentences, strict=True):
+      words = sentence.split(b' ')[:SEQUENCE_LENGTH]
+      found = [self._tokens.get(word, self.out_of_vocabulary) for word in words]
+      if len(found) < SEQUENCE_LENGTH:
+        found.append(self.end)
+      row[1 : len(found) + 1] = found
+    return arrays.Split(tokens[:, :-1], tokens[:, 1:])
+
+
+class Tags:
+  """Sentences and titles as words, to predict the tags of their posts from."""
+
+  def __init__(self, vocabulary: Sequence[str], tags: Sequence[str]):
+    self._words = {word.encode(): i for i, word in enumerate(vocabulary)}
+    self._tags = {tag.encode(): i for i, tag in enumerate(tags)}
+    self.num_words, self.num_tags = len(vocabulary), len(tags)
+
+  def __call__(self, features: client_files.Features) -> arrays.Split:
+    """x: int32 [num_sentences, num_words of the longest], a word's place in the vocabulary, which
+    is `num_words` for other words and where there is none; y: float32 [num_sentences, num_tags],
+    1 for the post's tags.
+    """
+    rows = [
+      [self._words.get(word, self.num_words) for word in (sentence + b' ' + title).split()]
+      for sentence, title in zip(features['tokens'], features['title'], strict=True)
+    ]
+    x = np.full([len(rows), max(map(len, rows), default=0)], self.num_words, np.int32)
+    y = np.zeros([len(rows), self.num_tags], np.float32)
+    for i, (row, tags) in enumerate(zip(rows, features['tags'], strict=True)):
+      x[i, : len(row)] = row
+      y[i, [self._tags[tag] for tag in tags.split(b'|') if tag in self._tags]] = 1
+    return arrays.Split(x, y)

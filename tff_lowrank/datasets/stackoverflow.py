@@ -1,0 +1,94 @@
+"""Stack Overflow: sentences of questions and answers by user.
+
+Stack Overflow Data (CC BY-SA 3.0, attribute Stack Overflow and the authors), distributed by TFF as
+`stackoverflow.sqlite`
+(https://storage.googleapis.com/tff-datasets-public/stackoverflow.sqlite.lzma), earlier as
+`stackoverflow_train.h5` and so on: 342,477 users with 135,818,730 training examples; 204,088 users
+with 16,586,035 test examples, which are later. Beside it lie the counts of words and tags,
+`stackoverflow.word_count` and `stackoverflow.tag_count`, in archives of these names with
+`.tar.bz2`.
+"""
+
+import json
+import pathlib
+
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tff_lowrank.datasets import arrays
+from tff_lowrank.datasets import client_files
+from tff_lowrank.datasets import posts
+from tff_lowrank.datasets import tff_files
+
+# As in Adaptive Federated Optimization (Reddi et al., 2021): sentences read of each user, and test
+# sentences that are evaluated.
+MAX_EXAMPLES_PER_CLIENT = 1000
+NUM_TEST_EXAMPLES = 10_000
+
+WORD_COUNTS = 'stackoverflow.word_count'
+TAG_COUNTS = 'stackoverflow.tag_count'
+
+FILES = tff_files.TffFiles(
+  name='stackoverflow',
+  sqlite='stackoverflow.sqlite',
+  splits={'train': 'train', 'test': 'test'},
+  hdf5={'train': 'stackoverflow_train.h5', 'test': 'stackoverflow_test.h5'},
+  features={name: tf.io.FixedLenFeature((), tf.string) for name in ('tokens', 'title', 'tags')},
+  synthetic=tff.simulation.datasets.stackoverflow.get_synthetic,
+)
+
+
+def _find_counts(data_dir: str | None, file: str) -> pathlib.Path:
+  path = tff_files.find(data_dir, FILES.name, file)
+  if path is None:
+    archive = f'{tff_files.SOURCE}{file}.tar.bz2'
+    raise tff_files.missing(data_dir, FILES.name, f'{file} (from {archive})')
+  return path
+
+
+def load_vocabulary(data_dir: str | None) -> list[str]:
+  """The 10,000 words that most users use, the most frequent first.
+
+  Raises FileNotFoundError or ValueError, naming the file, as `TffFiles.open`.
+  """
+  if data_dir == tff_files.SYNTHETIC:
+    return list(tff.simulation.datasets.stackoverflow.get_synthetic_word_counts())
+  path = _find_counts(data_dir, WORD_COUNTS)
+  vocabulary = []
+  with path.open(encoding='utf-8') as lines:
+    for line in lines:
+      word, *count = line.split()
+      if len(count) != 1 or not count[0].isdecimal():
+        raise ValueError(f'{path}: expected a word and its count on each line, found {line!r}.')
+      vocabulary.append(word)
+      if len(vocabulary) == posts.VOCABULARY_SIZE:
+        break
+  return vocabulary
+
+
+def load_tags(data_dir: str | None) -> list[str]:
+  """The 500 most frequent tags, the most frequent first; errors as `load_vocabulary`."""
+  if data_dir == tff_files.SYNTHETIC:
+    counts = tff.simulation.datasets.stackoverflow.get_synthetic_tag_counts()
+  else:
+    path = _find_counts(data_dir, TAG_COUNTS)
+    try:
+      counts = json.loads(path.read_text())
+      counts = {str(tag): int(count) for tag, count in counts.items()}
+    except (AttributeError, TypeError, ValueError) as e:
+      raise ValueError(f'{path}: expected JSON of tags and their counts, found: {e}.') from e
+  return sorted(counts, key=counts.__getitem__, reverse=True)[: posts.NUM_TAGS]
+
+
+def load_data(
+  data_dir: str | None, to_examples: posts.NextWord | posts.Tags
+) -> tuple[client_files.FileClientData, arrays.Split]:
+  """The training sentences by user, read on demand, and test sentences of random users.
+
+  Errors: as `TffFiles.open`.
+  """
+  train = client_files.FileClientData(
+    FILES.open(data_dir, 'train'), to_examples, MAX_EXAMPLES_PER_CLIENT
+  )
+  test = client_files.FileClientData(FILES.open(data_dir, 'test'), to_examples)
+  return train, test.pooled(NUM_TEST_EXAMPLES)

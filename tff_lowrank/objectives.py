@@ -1,0 +1,147 @@
+"""What tasks minimise and measure: losses and metrics of models that return logits.
+
+The metrics of every objective begin with `loss` and `accuracy`, the latter being the task's main
+metric, whatever it is called elsewhere.
+"""
+
+import collections
+from collections.abc import Callable, Sequence
+import dataclasses
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """A loss and metrics.
+
+  loss: of a batch.
+  metrics: name -> builds a metric; `loss` and `accuracy` first.
+  """
+
+  loss: tf.keras.losses.Loss
+  metrics: collections.OrderedDict[str, Callable[[], tf.keras.metrics.Metric]]
+
+
+CLASSIFICATION = Objective(
+  loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+  metrics=collections.OrderedDict(
+    loss=lambda: tf.keras.metrics.SparseCategoricalCrossentropy(from_logits=True),
+    accuracy=tf.keras.metrics.SparseCategoricalAccuracy,
+  ),
+)
+
+
+def _is_none_of(y_true: tf.Tensor, tokens: Sequence[int]) -> tf.Tensor:
+  """1 where a token counts, 0 where it is one of `tokens`: float32 of the shape of `y_true`."""
+  counts = tf.ones_like(y_true, tf.bool)
+  for token in tokens:
+    counts &= tf.not_equal(y_true, tf.cast(token, y_true.dtype))
+  return tf.cast(counts, tf.float32)
+
+
+def _cross_entropy(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+  return tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, y_pred)
+
+
+def _is_correct(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+  return tf.cast(tf.equal(y_true, tf.argmax(y_pred, -1, y_true.dtype)), tf.float32)
+
+
+class _TokenLoss(tf.keras.losses.Loss):
+  """Mean cross-entropy of a batch's tokens, but for those of padding; 0 if there are none."""
+
+  def __init__(self, padding: int):
+    super().__init__(name='token_loss')
+    self._padding = padding
+
+  def __call__(self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None) -> tf.Tensor:
+    del sample_weight
+    counts = _is_none_of(y_true, [self._padding])
+    total = tf.reduce_sum(counts * _cross_entropy(y_true, y_pred))
+    return tf.math.divide_no_nan(total, tf.reduce_sum(counts))
+
+
+class _TokenMean(tf.keras.metrics.Mean):
+  """The mean of what `measure` finds of each token, but for those that are `ignored`."""
+
+  def __init__(self, measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], ignored: Sequence[int]):
+    super().__init__()
+    self._measure, self._ignored = measure, ignored
+
+  def update_state(
+    self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
+  ) -> tf.Operation:
+    del sample_weight
+    return super().update_state(self._measure(y_true, y_pred), _is_none_of(y_true, self._ignored))
+
+
+def next_token(
+  padding: int, out_of_vocabulary: int | None = None, end: int | None = None
+) -> Objective:
+  """Cross-entropy of the next token; logits [batch, time, num_tokens], labels [batch, time].
+
+  TFF's baseline tasks mask by the input, and so count the padding after the end of a sentence;
+  here labels that are padding never count.
+
+  Args:
+    padding: Never counts.
+    out_of_vocabulary: If given, does not count in `accuracy` either, but in
+      `accuracy_with_out_of_vocabulary`.
+    end: Of a sentence; if given, does not count in `accuracy_without_end`, nor does
+      `out_of_vocabulary`.
+  """
+
+  def mean(measure: Callable, *ignored: int | None) -> Callable[[], tf.keras.metrics.Metric]:
+    tokens = [token for token in ignored if token is not None]
+    return lambda: _TokenMean(measure, tokens)
+
+  metrics = collections.OrderedDict(
+    loss=mean(_cross_entropy, padding), accuracy=mean(_is_correct, padding, out_of_vocabulary)
+  )
+  if out_of_vocabulary is not None:
+    metrics['accuracy_with_out_of_vocabulary'] = mean(_is_correct, padding)
+  if end is not None:
+    metrics['accuracy_without_end'] = mean(_is_correct, padding, out_of_vocabulary, end)
+  return Objective(_TokenLoss(padding), metrics)
+
+
+class _RecallAt(tf.keras.metrics.Mean):
+  """Of all labels, the share that is among the `k` largest logits of its example."""
+
+  def __init__(self, k: int):
+    super().__init__()
+    self._k = k
+
+  def update_state(
+    self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
+  ) -> tf.Operation:
+    del sample_weight
+    num_classes = y_pred.shape[-1]
+    chosen = tf.math.top_k(y_pred, min(self._k, num_classes)).indices
+    is_chosen = tf.reduce_sum(tf.one_hot(chosen, num_classes), -2)
+    return super().update_state(is_chosen, y_true)
+
+
+class _Precision(tf.keras.metrics.Mean):
+  """Of all labels that are given a probability above one half, the share that is right."""
+
+  def update_state(
+    self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
+  ) -> tf.Operation:
+    del sample_weight
+    return super().update_state(y_true, tf.cast(y_pred > 0, tf.float32))
+
+
+# Several labels an example, logits and labels [batch, num_classes]. The loss is the mean over
+# classes, summed over the batch, and `accuracy` the recall at 5, as in TFF's baseline task.
+MULTI_LABEL = Objective(
+  loss=tf.keras.losses.BinaryCrossentropy(
+    from_logits=True, reduction=tf.keras.losses.Reduction.SUM
+  ),
+  metrics=collections.OrderedDict(
+    loss=lambda: tf.keras.metrics.BinaryCrossentropy(from_logits=True),
+    accuracy=lambda: _RecallAt(5),
+    precision=_Precision,
+  ),
+)
