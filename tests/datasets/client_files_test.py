@@ -167,3 +167,12 @@ def test_other_files_are_refused(tmp_path):
   tff_format.write_sqlite(tmp_path / 'f.sqlite', {})
   with pytest.raises(ValueError, match="expected clients in the split 'train', found none"):
     client_files.SqliteFile(tmp_path / 'f.sqlite', 'train', SPEC)
+
+
+def test_some_clients(file, clients):
+  data = client_files.FileClientData(file, to_examples)
+  some = data.only(['c', 'a'])
+  assert some.client_ids == ['a', 'c'] and some.num_examples('a') == 5
+  with pytest.raises(ValueError, match='no client "b\'; --" among 2 clients'):
+    some.examples("b'; --")
+  assert len(data.sample(2, seed=1).client_ids) == 2

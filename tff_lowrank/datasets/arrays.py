@@ -67,6 +67,20 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
     checks.check_in_range('test_fraction', test_fraction, 0, 1)
     return _HeldOut(self, 0, test_fraction, seed), _HeldOut(self, 1, test_fraction, seed)
 
+  def only(self, client_ids: Sequence[str]) -> 'ExampleClientData':
+    """The client data of these clients."""
+    return _Only(self, sorted(client_ids))
+
+  def sample(self, num_clients: int, seed: int) -> 'ExampleClientData':
+    """The client data of `num_clients` clients, which the seed decides.
+
+    Raises ValueError if there are fewer.
+    """
+    if num_clients > len(self.client_ids):
+      raise ValueError(f'There are {len(self.client_ids)} clients, expected {num_clients} or more.')
+    rng = np.random.default_rng(seed)
+    return self.only([str(c) for c in rng.permutation(self.client_ids)[:num_clients]])
+
   def create_tf_dataset_for_client(self, client_id: str) -> tf.data.Dataset:
     examples = self.examples(client_id)
     return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
