@@ -10,6 +10,7 @@ that was interrupted.
 """
 
 from collections.abc import Sequence
+from urllib import parse
 
 from absl import app
 from absl import flags
@@ -22,6 +23,7 @@ from experiments import specs
 from experiments.reports import freezing_plots
 from experiments.reports import plots
 from experiments.reports import table as table_lib
+from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import network as network_lib
 
 _METHODS = flags.DEFINE_string(
@@ -61,6 +63,11 @@ def parse_method(text: str) -> tuple[str, dict[str, object]]:
   return method, overrides
 
 
+def run_name(label: str, seed: int) -> str:
+  """The name of a run's folder: METHOD-seedN, with what may have a meaning in paths as %HH."""
+  return f'{parse.quote(label, safe=" :=(),+")}-seed{seed}'
+
+
 def _parse_seeds(texts: Sequence[str]) -> list[int]:
   if not texts or not all(text.isdecimal() for text in texts):
     raise app.UsageError(f'--seeds: expected whole numbers by commas, found {",".join(texts)!r}.')
@@ -84,13 +91,13 @@ def main(argv: Sequence[str]) -> None:
     for label, (method, overrides) in zip(labels, parsed, strict=True)
   ]
   flag_groups.check_family_flags([spec for _, spec in plan])
-  runs = [(label, folder / f'{label}-seed{spec.seed}') for label, spec in plan]
+  runs = [(label, folder / run_name(label, spec.seed)) for label, spec in plan]
   for (label, spec), (_, run) in zip(plan, runs, strict=True):
     runner.train(spec, run, f'{label}-seed{spec.seed}', saving.from_flags())
   table = table_lib.build_table(runs, network_lib.Network())
-  table.to_csv(folder / 'table.csv', index=False)
   markdown = table_lib.to_markdown(table)
-  (folder / 'table.md').write_text(markdown)
+  for name, text in (('table.csv', table.to_csv(index=False)), ('table.md', markdown)):
+    file_operations.replace(folder / name, text.encode())
   named = {run.name: run for _, run in runs}
   drawn = plots.plot_accuracy(named, folder / 'plots')
   drawn += freezing_plots.plot_comparison(named, folder / 'plots')

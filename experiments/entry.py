@@ -15,10 +15,11 @@ _DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of what went w
 USAGE = 2
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; without --debug, exits with one sentence if it is wrong."""
   try:
     return flags.FLAGS(argv)
-  except flags.Error as e:
+  except (flags.Error, ValueError, OSError) as e:  # The latter of a --flagfile.
     if any(argument in ('--debug', '-debug') for argument in argv):
       raise
     print(f'{e}\nPass --help for all flags.', file=sys.stderr)
@@ -56,4 +57,4 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
   """Runs a binary's `main` on the command line."""
   # TFF's own default context complains when it ends unused.
   execution.set_local_context()
-  app.run(guarded(main), flags_parser=_parse)
+  app.run(guarded(main), flags_parser=parse)

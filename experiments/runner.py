@@ -1,6 +1,6 @@
 """Runs one spec into a run folder, or goes on with it where it was left."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import functools
 import json
 import pathlib
@@ -65,14 +65,21 @@ def train(
     checkpoint.MismatchError: If `folder` holds a run of other flags.
     stopping.Stopped: If a signal ended the run.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise OSError(
+      f'--output_dir: {folder} cannot be made a folder: {e.strerror}. Give another.'
+    ) from e
   with folder_lock.FolderLock(folder), stopping.StopRequest() as stop:
     before = provenance.read_record(folder / _RECORD)
-    if before is not None and _has_rows(folder):
-      checkpoint.check_same_run(folder, before['flags'], spec.as_dict())
-      if before['status'] == 'completed' and before['flags'].get('rounds') == spec.rounds:
-        print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
-        return False
+    if _has_rows(folder):
+      if before is not None:
+        checkpoint.check_same_run(folder, before['flags'], spec.as_dict())
+        if before['status'] == 'completed' and before['flags'].get('rounds') == spec.rounds:
+          print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
+          return False
+      _check_has_checkpoint(folder, before)
     devices = [device.name for device in tf.config.list_logical_devices()]
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
@@ -94,6 +101,16 @@ def train(
 def _has_rows(folder: pathlib.Path) -> bool:
   path = folder / recorder_lib.METRICS_FILE
   return path.exists() and path.stat().st_size > 0
+
+
+def _check_has_checkpoint(folder: pathlib.Path, before: Mapping[str, Any] | None) -> None:
+  """Raises ValueError for rows that no checkpoint goes with, unless a run was cut off early."""
+  is_cut_off = before is not None and before['status'] in ('running', 'failed')
+  if not is_cut_off and not any(folder.glob(f'{_CHECKPOINTS}/*/*')):
+    raise ValueError(
+      f'{folder} holds {recorder_lib.METRICS_FILE} and no checkpoint to go on from, so its rows '
+      'would be lost. Give another --output_dir, or delete that file.'
+    )
 
 
 def _open_store(

@@ -17,6 +17,7 @@ from tff_lowrank.datasets import digits
 from tff_lowrank.datasets import mnist
 from tff_lowrank.datasets import partition as partition_lib
 from tff_lowrank.models import families
+from tff_lowrank.models import requirements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +40,17 @@ class Task:
   client_test: arrays.ArrayClientData | None = None
 
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
-    """The model, with initial weights that `seed` decides. Its metrics: loss, accuracy."""
+    """The model, with initial weights that `seed` decides. Its metrics: loss, accuracy.
+
+    Raises ValueError if it cannot be trained, or does not fit the examples.
+    """
     tf.keras.utils.set_random_seed(seed)
     keras_model = self.keras_model_fn()
+    requirements.check_trainable(keras_model)
+    batch = self.preprocess(collections.OrderedDict(x=self.test.x[:1], y=self.test.y[:1]))
+    requirements.check_shapes(
+      keras_model, batch['x'].shape[1:], batch['y'].shape[1:], int(self.test.y.max())
+    )
     input_shape = keras_model.input_shape
     return tff.learning.models.functional_model_from_keras(
       keras_model,

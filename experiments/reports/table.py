@@ -79,6 +79,11 @@ def build_table(
   return table[list(COLUMNS)]
 
 
+def _cell(text: str) -> str:
+  """`text` as the content of one cell."""
+  return ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
+
+
 def to_markdown(table: pd.DataFrame) -> str:
   """The table in Markdown, bytes in MB (10^6); personal accuracies only if there are any."""
   columns = ['method', 'seed', 'rounds', 'accuracy', 'personal accuracy', 'up MB', 'down MB',
@@ -94,7 +99,7 @@ def to_markdown(table: pd.DataFrame) -> str:
       personal = row.final_personal_accuracy
       accuracy += ' | ' if pd.isna(personal) else f' | {personal:.4f}'
     lines.append(
-      f'| {row.method} | {row.seed} | {row.rounds} | {accuracy} '
+      f'| {_cell(row.method)} | {row.seed} | {row.rounds} | {accuracy} '
       f'| {row.uplink_bytes / 1e6:.3f} | {row.downlink_bytes / 1e6:.3f} '
       f'| {row.total_bytes / 1e6:.3f} | {saving} '
       f'| {row.simulated_seconds:.1f} s | {row.wall_seconds:.1f} s |'

@@ -7,6 +7,7 @@ coloured, 10 classes. No licence is stated; cite the report.
 
 import pathlib
 import tarfile
+import zlib
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def _read_archive(path: pathlib.Path) -> dict[str, bytes]:
         name = pathlib.PurePosixPath(member.name).name
         if name in FILES and member.isfile():
           found[name] = archive.extractfile(member).read()
-  except (EOFError, OSError, tarfile.TarError) as e:
+  except (EOFError, OSError, tarfile.TarError, zlib.error) as e:
     raise ValueError(f'{path}: expected a whole tar archive, found: {e}.') from e
   return found
 

@@ -123,9 +123,9 @@ def _unseal(data: bytes) -> dict[str, Any]:
     text = json.dumps(sealed['content'], indent=1, sort_keys=True)
     if sealed['sha256'] != _digest(text.encode())['sha256']:
       raise ValueError('its checksum differs')
-  except (ValueError, KeyError, TypeError) as e:
+    return dict(sealed['content'])
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
     raise DamagedError(f'{_MANIFEST} is damaged: {e}') from e
-  return sealed['content']
 
 
 class Checkpoints:
@@ -231,10 +231,11 @@ class Checkpoints:
 
   def _check(self, content: Mapping[str, Any]) -> None:
     for name, mine in (('format', FORMAT), ('version', version())):
-      if content[name] != mine:
+      found = content.get(name)
+      if found != mine:
         raise MismatchError(
-          f'{self._folder}: expected checkpoints of {name} {mine}, found {content[name]}. Continue '
-          'with the version they were made with, or give another --output_dir.'
+          f'{self._folder}: expected checkpoints of {name} {mine}, found {found}. Continue with '
+          'the version they were made with, or give another --output_dir.'
         )
     check_same_run(self._folder, content['flags'], self._flags)
     for name, log in self._logs.items():
