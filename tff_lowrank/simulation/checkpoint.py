@@ -220,7 +220,8 @@ class Checkpoints:
     """A checkpoint's content and files; raises DamagedError if they are not what was written."""
     try:
       content = _unseal(file_operations.read_bytes(path / _MANIFEST))
-      files = {name: file_operations.read_bytes(path / name) for name in content.get('files', ())}
+      self._check_version(content)
+      files = {name: file_operations.read_bytes(path / name) for name in content['files']}
     except OSError as e:
       raise DamagedError(f'it cannot be read: {e}') from e
     for name, data in files.items():
@@ -229,7 +230,7 @@ class Checkpoints:
         raise DamagedError(f'{name} is damaged: {len(data)} bytes instead of {expected}, or others')
     return content, files
 
-  def _check(self, content: Mapping[str, Any]) -> None:
+  def _check_version(self, content: Mapping[str, Any]) -> None:
     for name, mine in (('format', FORMAT), ('version', version())):
       found = content.get(name)
       if found != mine:
@@ -237,6 +238,8 @@ class Checkpoints:
           f'{self._folder}: expected checkpoints of {name} {mine}, found {found}. Continue with '
           'the version they were made with, or give another --output_dir.'
         )
+
+  def _check(self, content: Mapping[str, Any]) -> None:
     check_same_run(self._folder, content['flags'], self._flags)
     for name, log in self._logs.items():
       if not log.holds(append_log.Position(*content['logs'][name])):
