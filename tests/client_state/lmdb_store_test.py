@@ -169,6 +169,26 @@ def test_full_disk_is_an_error_and_loses_no_round(tmp_path, monkeypatch):
   again.close()
 
 
+@pytest.mark.parametrize('free', [0, 4, 8, 12, 16, 24, 40])
+def test_a_disk_full_from_the_start_is_an_error_and_room_mends_it(mount, free):
+  disk = mount('size=1m')
+  (disk / 'ballast').write_bytes(bytes((1 << 20) - (free << 10)))
+
+  def use():
+    store = client_state.LmdbStore(INITIAL, disk / 'store')
+    try:
+      store.stage(['a'], [memory(7)])
+      store.commit(1)
+      return numbers(store, ['a'])
+    finally:
+      store.close()
+
+  with pytest.raises(OSError, match='client memory could not be'):
+    use()
+  (disk / 'ballast').unlink()
+  assert use() == [7]
+
+
 def population(path, num_clients, touched, size, cap):
   """Seconds per client of writing and reading, growth in resident bytes, and disk in bytes."""
   example = np.zeros(size, np.float32)

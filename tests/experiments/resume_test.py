@@ -37,9 +37,16 @@ def read(folder):
   return metrics, pd.read_parquet(folder / 'ledger.parquet')
 
 
+def record_of(folder):
+  """What run.json says of a run, but when it ran."""
+  record = json.loads((folder / 'run.json').read_text())
+  return {k: v for k, v in record.items() if k not in ('started', 'resumed', 'wall_seconds')}
+
+
 def assert_same(a, b):
   for one, other in zip(read(a), read(b), strict=True):
     pd.testing.assert_frame_equal(one, other)
+  assert record_of(a) == record_of(b) and record_of(a)['status'] == 'completed'
 
 
 @pytest.fixture(scope='module')

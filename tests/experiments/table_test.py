@@ -65,3 +65,12 @@ def test_personal_accuracies_have_a_column(tmp_path):
   assert first.startswith('| fed_avg | 1 | 1 | 0.5000 |  | ')
   assert second.startswith('| pfedpara | 1 | 2 | 0.4000 | 0.7500 | ')
   assert header.count('|') == first.count('|') == second.count('|')
+
+
+def test_a_cell_of_markdown_is_one_cell(tmp_path):
+  label = 'fed_avg:data_dir=a|b\\\n| x'
+  rows = table.build_table([(label, write_run(tmp_path / 'f', 1, 3, 9, [0.5]))], network.Network())
+  last = table.to_markdown(rows).splitlines()[-1]
+  assert last.startswith('| fed_avg:data_dir=a\\|b\\\\ \\| x | 1 | 1 | 0.5000 |')
+  rows.to_csv(tmp_path / 'table.csv', index=False)
+  assert pd.read_csv(tmp_path / 'table.csv')['method'].tolist() == [label]

@@ -16,7 +16,10 @@ def _uniform_weight(num_examples):
 
 
 def check_model_fn(model_fn: ModelFn) -> None:
-  """Raises TypeError unless it is a functional model or a callable, ValueError if it cannot learn."""
+  """Raises TypeError unless it is a functional model or a callable.
+
+  Raises ValueError if the model has no trainable weights.
+  """
   is_functional = isinstance(model_fn, tff.learning.models.FunctionalModel)
   if not is_functional and not callable(model_fn):
     raise TypeError(

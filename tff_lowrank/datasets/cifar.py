@@ -62,7 +62,8 @@ def _read_archive(path: pathlib.Path) -> dict[str, bytes]:
         if name in FILES and member.isfile():
           found[name] = archive.extractfile(member).read()
   except (EOFError, OSError, tarfile.TarError, zlib.error) as e:
-    raise ValueError(f'{path}: expected a whole tar archive, found: {e}.') from e
+    reason = str(e).splitlines()[0]  # More of them try other compressions.
+    raise ValueError(f'{path}: expected a whole tar archive, found: {reason}.') from e
   return found
 
 
