@@ -38,7 +38,8 @@ def test_runs_methods_with_seeds_and_settings(tmp_path, capfd):
 
 
 def test_an_interrupted_comparison_goes_on_to_the_same_table(tmp_path, monkeypatch, capfd):
-  arguments = (*FAST, '--rounds=3', '--checkpoint_every=2', '--methods=fed_avg,lbgm')
+  methods = '--methods=fed_avg,fed_avg:batch_size=32'
+  arguments = (*FAST, '--rounds=3', '--checkpoint_every=2', methods)
   binaries.run('compare', *arguments, f'--output_dir={tmp_path / "whole"}')
   parts, record, calls = tmp_path / 'parts', recorder.Recorder.record, []
 

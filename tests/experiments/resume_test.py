@@ -230,4 +230,4 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
   ids=['ram', 'disk', 'apf'],
 )
 def test_many_kills(tmp_path, flags):
-  print(kill(tmp_path, 40, 2, '--rounds=30', *flags))
+  print(kill(tmp_path, 30, 2, '--rounds=30', *flags))

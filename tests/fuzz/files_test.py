@@ -119,7 +119,7 @@ def test_a_cifar_archive_is_images_or_a_clear_error_and_writes_nothing(examples,
   strategy = st.one_of(
     fuzzing.damaged(zipped(whole)), fuzzing.damaged(whole), fuzzing.damaged(whole[:2048])
   )
-  fuzzing.fuzz(min(examples, 3000), strategy, check, corpus)
+  fuzzing.fuzz(examples, strategy, check, corpus)
 
 
 EXAMPLE = (np.zeros([2, 3], np.float32), [np.int64(0), np.zeros([0, 4]), np.array(True)])
@@ -174,7 +174,7 @@ def test_a_record_of_a_run_is_whole_or_none(examples, tmp_path):
   )
   strategy = st.one_of(changed, fuzzing.damaged(whole), JSON.map(lambda j: json.dumps(j).encode()))
   corpus = [whole, b'', b'{}', b'[]', b'null', b'[' * 100_000, b'\xff', whole[:-1]]
-  fuzzing.fuzz(min(examples, 2000), strategy, check, corpus)
+  fuzzing.fuzz(examples, strategy, check, corpus)
 
 
 FLAGS = dict(method='lbgm', seed=1, rounds=9)
@@ -233,7 +233,7 @@ def test_a_checkpoint_is_as_saved_or_refused(examples, tmp_path):
   corpus = [(path, data) for path, data in whole.items()]
   corpus += [(path, b'') for path in whole] + [(manifest, b'[' * 100_000)]
   corpus += [(manifest, checkpoint._seal({'format': 2}))]
-  fuzzing.fuzz(min(examples, 5000), st.one_of(damages), check, corpus)
+  fuzzing.fuzz(examples, st.one_of(damages), check, corpus)
 
 
 OPERATIONS = st.lists(
@@ -285,4 +285,4 @@ def test_a_log_has_what_was_appended_or_says_that_it_has_not(examples, tmp_path)
         assert path.read_bytes() == content
     log.close()
 
-  fuzzing.fuzz(min(examples, 3000), OPERATIONS, check)
+  fuzzing.fuzz(examples, OPERATIONS, check)

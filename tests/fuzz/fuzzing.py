@@ -6,7 +6,7 @@ import pytest
 
 # A parameter `examples` of tests: few in the suite, many in `./dev slow`.
 AMOUNTS = pytest.mark.parametrize(
-  'examples', [60, pytest.param(20_000, marks=pytest.mark.slow)], ids=['short', 'long']
+  'examples', [60, pytest.param(4_000, marks=pytest.mark.slow)], ids=['short', 'long']
 )
 
 
@@ -15,7 +15,7 @@ def fuzz(examples, strategy, check, corpus=()):
   # Seeded by the test itself, so that the suite does the same on every machine.
   run = hypothesis.settings(
     max_examples=examples,
-    derandomize=examples < 1000,
+    derandomize=examples < 100,
     database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
   )(hypothesis.given(strategy)(lambda value: check(value)))

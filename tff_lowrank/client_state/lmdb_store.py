@@ -143,7 +143,18 @@ class LmdbStore:
   def _on_writer(self, action: Callable[..., _T], *args: Any) -> _T:
     return self._checked(self._writer.submit(action, *args).result)
 
+  def _check_length(self) -> None:
+    """Raises OSError if pages are missing, which LMDB does not look at before it uses them."""
+    expected = (self._env.info()['last_pgno'] + 1) * self._env.stat()['psize']
+    found = (self._path / 'data.mdb').stat().st_size
+    if found < expected:
+      raise OSError(
+        f'{self._path}: expected client memory of {expected} bytes, found {found}. Put data.mdb '
+        'back as it was, or give another --output_dir.'
+      )
+
   def _open(self) -> None:
+    self._check_length()
     names = (b'meta', b'records', b'index', b'superseded')
     self._meta, self._records, self._index, self._superseded = map(self._env.open_db, names)
     signature = self._packing.signature()

@@ -62,7 +62,7 @@ def _read_archive(path: pathlib.Path) -> dict[str, bytes]:
         if name in FILES and member.isfile():
           found[name] = archive.extractfile(member).read()
   except (EOFError, OSError, tarfile.TarError, zlib.error) as e:
-    reason = str(e).splitlines()[0]  # More of them try other compressions.
+    reason = str(e).partition('\n')[0]  # More of them try other compressions.
     raise ValueError(f'{path}: expected a whole tar archive, found: {reason}.') from e
   return found
 
