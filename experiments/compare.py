@@ -65,7 +65,7 @@ def parse_method(text: str) -> tuple[str, dict[str, object]]:
 
 def run_name(label: str, seed: int) -> str:
   """The name of a run's folder: METHOD-seedN, with what may have a meaning in paths as %HH."""
-  return f'{parse.quote(label, safe=" :=(),+")}-seed{seed}'
+  return f'{parse.quote(label, safe=" :=(),+", errors="surrogatepass")}-seed{seed}'
 
 
 def _parse_seeds(texts: Sequence[str]) -> list[int]:
