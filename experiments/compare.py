@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import dataclasses
 import pathlib
 import sys
+from urllib import parse
 
 from absl import app
 from absl import flags
@@ -31,6 +32,7 @@ from experiments.reports import freezing_plots
 from experiments.reports import plots
 from experiments.reports import report
 from experiments.reports import table as table_lib
+from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import network as network_lib
 
 _METHODS = flags.DEFINE_string(
@@ -82,6 +84,11 @@ def parse_method(text: str) -> tuple[str, dict[str, object]]:
   return method, overrides
 
 
+def run_name(label: str, seed: int) -> str:
+  """The name of a run's folder: METHOD-seedN, with what may have a meaning in paths as %HH."""
+  return f'{parse.quote(label, safe=" :=(),+", errors="surrogatepass")}-seed{seed}'
+
+
 def _plan() -> list[tuple[str, specs.RunSpec]]:
   """Label and spec of each run; raises UsageError if the flags make none."""
   labels = split_methods(_METHODS.value)
@@ -127,9 +134,13 @@ def _write_reports(
   table = table_lib.build_table(runs, network, budget)
   summary = table_lib.build_summary(table)
   for name, rows in dict(table=table, summary=summary).items():
-    rows.to_csv(folder / f'{name}.csv', index=False)
-    rows.to_parquet(folder / f'{name}.parquet', index=False)
-    (folder / f'{name}.md').write_text(table_lib.to_markdown(rows, budget))
+    contents = dict(
+      csv=rows.to_csv(index=False).encode(),
+      parquet=rows.to_parquet(index=False),
+      md=table_lib.to_markdown(rows, budget).encode(),
+    )
+    for suffix, content in contents.items():
+      file_operations.replace(folder / f'{name}.{suffix}', content)
   named = {run.name: run for _, run in runs}
   drawn = plots.plot_accuracy(named, folder / 'plots')
   drawn += freezing_plots.plot_comparison(named, folder / 'plots')
@@ -148,8 +159,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError('--budget must be above 0, found 0.')
   network = network_flags.chosen_one()
   plan, folder = _plan(), flag_groups.output_folder()
-  # A value of a flag may have slashes.
-  names = [f'{label}-seed{spec.seed}'.replace('/', '%2F') for label, spec in plan]
+  names = [run_name(label, spec.seed) for label, spec in plan]
   _train([(folder / name, spec) for name, (_, spec) in zip(names, plan, strict=True)])
   runs = [(label, folder / name) for name, (label, _) in zip(names, plan, strict=True)]
   _write_reports(runs, folder, network)

@@ -14,10 +14,11 @@ _DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of what went w
 USAGE = 2
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; without --debug, exits with one sentence if it is wrong."""
   try:
     return flags.FLAGS(argv)
-  except flags.Error as e:
+  except (flags.Error, ValueError, OSError) as e:  # The latter of a --flagfile.
     if any(argument in ('--debug', '-debug') for argument in argv):
       raise
     print(f'{e}\nPass --help for all flags.', file=sys.stderr)
@@ -53,7 +54,7 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
 
 def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
   """Runs the `main` of a binary that does not import TFF."""
-  app.run(guarded(main), flags_parser=_parse)
+  app.run(guarded(main), flags_parser=parse)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -202,9 +203,12 @@ _OUTPUT_DIR = flags.DEFINE_string(
 )
 
 _EMBEDDED_TASKS = ('digits',)
+_LARGEST = 2**31 - 1
 
 
 def output_folder() -> pathlib.Path:
+  if not _OUTPUT_DIR.value:
+    raise app.UsageError('--output_dir: expected a folder, found an empty name.')
   return pathlib.Path(_OUTPUT_DIR.value)
 
 
@@ -272,6 +276,15 @@ def _check_regularized(spec: specs.RunSpec) -> None:
           f'--uplink={spec.uplink} does not go with --method={spec.method}: {part.name} keeps '
           'whole clients out of a round.'
         )
+
+
+def _check_numbers(spec: specs.RunSpec) -> None:
+  """Refuses what the bounds of single flags let pass."""
+  for name, value in dataclasses.asdict(spec).items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise app.UsageError(f'--{name} must be a finite number, found {value}.')
+    if isinstance(value, int) and value > _LARGEST:
+      raise app.UsageError(f'--{name} must be at most {_LARGEST}, found {value}.')
 
 
 def _check(spec: specs.RunSpec) -> None:
@@ -375,6 +388,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.R
   if spec.num_clients is None:
     spec = dataclasses.replace(spec, num_clients=0 if spec.partition == tasks.NATURAL else 100)
   spec = _with_family(spec, given('model_family') or 'model_family' in overrides)
+  _check_numbers(spec)
   _check(spec)
   _check_personal(spec)
   _check_regularized(spec)

@@ -108,6 +108,11 @@ def _build_personal(
       f'--method={spec.method} finds no personal weights in the model of --task={spec.task}: none '
       'of its layers gets smaller by factors.'
     )
+  if all(personal) and spec.method != 'local_only':
+    raise ValueError(
+      f'--method={spec.method} finds no shared weights in the model of --task={spec.task}; that is '
+      '--method=local_only.'
+    )
   return learning.build_personal_fed_avg(*common, **weighting, **_coded(spec), personal=personal)
 
 

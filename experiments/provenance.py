@@ -43,9 +43,11 @@ def read_record(path: pathlib.Path) -> dict[str, Any] | None:
   """What a `RunRecord` wrote; None if there is none, or none that can be read."""
   try:
     record = json.loads(path.read_text())
-  except (FileNotFoundError, ValueError):
+    kinds = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
+    is_whole = all(isinstance(record[name], kind) for name, kind in kinds.items())
+    return record if is_whole and isinstance(record.get('resumed', []), list) else None
+  except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError):
     return None
-  return record if isinstance(record, dict) and {'flags', 'status'} <= set(record) else None
 
 
 class RunRecord:

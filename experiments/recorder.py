@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import csv
 import io
 import logging
-import os
 import pathlib
 from typing import Any
 
@@ -14,6 +13,7 @@ import tensorflow as tf
 
 from tff_lowrank import ledger as ledger_lib
 from tff_lowrank.simulation import append_log
+from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import metrics as metrics_lib
 from tff_lowrank.simulation import rounds
 
@@ -93,8 +93,14 @@ class Recorder:
 
   def _write_parquet(self) -> None:
     temporary = self._folder / '.ledger.parquet.new'
-    ledger_lib.write_drained(str(self._folder / LEDGER_STREAM), str(temporary))
-    os.replace(temporary, self._folder / 'ledger.parquet')
+    try:
+      ledger_lib.write_drained(str(self._folder / LEDGER_STREAM), str(temporary))
+      with open(temporary, 'rb') as written:
+        file_operations.fsync(written.fileno())
+      file_operations.rename(temporary, self._folder / 'ledger.parquet')
+    except BaseException:
+      temporary.unlink(missing_ok=True)
+      raise
 
   def save(self) -> dict[str, np.ndarray]:
     """What a checkpoint must hold besides the logs."""

@@ -68,12 +68,19 @@ def train(
     checkpoint.MismatchError: If `folder` holds a run of other flags.
     stopping.Stopped: If a signal, or `is_enough`, ended the run.
   """
-  folder.mkdir(parents=True, exist_ok=True)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise OSError(
+      f'--output_dir: {folder} cannot be made a folder: {e.strerror}. Give another.'
+    ) from e
   with folder_lock.FolderLock(folder), stopping.StopRequest() as stop:
     if is_complete(spec, folder):
       print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
       return False
     before = provenance.read_record(folder / _RECORD)
+    if _has_rows(folder):
+      _check_has_checkpoint(folder, before)
     devices = [device.name for device in tf.config.list_logical_devices()]
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
@@ -105,6 +112,16 @@ def is_complete(spec: specs.RunSpec, folder: pathlib.Path) -> bool:
 def _has_rows(folder: pathlib.Path) -> bool:
   path = folder / recorder_lib.METRICS_FILE
   return path.exists() and path.stat().st_size > 0
+
+
+def _check_has_checkpoint(folder: pathlib.Path, before: Mapping[str, Any] | None) -> None:
+  """Raises ValueError for rows that no checkpoint goes with, unless a run was cut off early."""
+  is_cut_off = before is not None and before['status'] in ('running', 'failed')
+  if not is_cut_off and not any(folder.glob(f'{_CHECKPOINTS}/*/*')):
+    raise ValueError(
+      f'{folder} holds {recorder_lib.METRICS_FILE} and no checkpoint to go on from, so its rows '
+      'would be lost. Give another --output_dir, or delete that file.'
+    )
 
 
 def _open_store(

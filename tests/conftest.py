@@ -1,6 +1,10 @@
 """Set-up for all tests."""
 
+from collections.abc import Callable, Iterator
+import os
 import pathlib
+import shutil
+import subprocess
 
 import hypothesis
 import numpy as np
@@ -25,6 +29,25 @@ def local_context() -> None:
 @pytest.fixture
 def rng() -> np.random.Generator:
   return np.random.default_rng(0)
+
+
+@pytest.fixture
+def mount(tmp_path) -> Iterator[Callable[[str], pathlib.Path]]:
+  """A function from mount's options to a small file system in memory, which only root may have."""
+  mounted = []
+
+  def mount_one(options: str) -> pathlib.Path:
+    folder = tmp_path / f'disk{len(mounted)}'
+    folder.mkdir()
+    command = ['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', str(folder)]
+    if os.geteuid() or not shutil.which('mount') or subprocess.run(command, check=False).returncode:
+      pytest.skip('only root can mount a small file system')
+    mounted.append(folder)
+    return folder
+
+  yield mount_one
+  for folder in mounted:
+    subprocess.run(['umount', '--lazy', str(folder)], check=True)
 
 
 @pytest.fixture(scope='session')

@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import learning
+from tff_lowrank import models
 from tff_lowrank import tasks
 from tff_lowrank.datasets import arrays
 from tff_lowrank.simulation import batches
@@ -222,3 +225,28 @@ def test_untrained_loss_is_that_of_tffs_baseline():
   logits = keras_model(x)
   expected = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
   np.testing.assert_allclose(task.objective.loss(y_true=y, y_pred=logits), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'layers, message',
+  [
+    ([tf.keras.layers.Flatten()], "Model 'odd' has no trainable variables"),
+    ([tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], r'output of shape \(None, 9\)'),
+    ([tf.keras.layers.Dense(10)], r'output of shape \(None, 8, 8, 10\)'),
+    ([tf.keras.layers.BatchNormalization(name='bn')], "Layer 'bn' of model 'odd' is batch"),
+  ],
+)
+def test_odd_models_are_refused_before_anything_is_trained(layers, message):
+  def keras_model_fn():
+    return tf.keras.Sequential([tf.keras.layers.InputLayer((8, 8, 1)), *layers], name='odd')
+
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(build(), keras_model_fn=keras_model_fn).build_model(1)
+
+
+def test_a_model_of_another_input_is_refused():
+  other = dataclasses.replace(build(), keras_model_fn=lambda: models.build_mlp((28, 28, 1)))
+  with pytest.raises(
+    ValueError, match=r'\(None, 28, 28, 1\), but the examples are of shape \(None,'
+  ):
+    other.build_model(1)

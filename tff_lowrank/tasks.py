@@ -27,6 +27,7 @@ from tff_lowrank.datasets import stackexchange
 from tff_lowrank.datasets import stackoverflow
 from tff_lowrank.datasets import tff_files
 from tff_lowrank.models import families
+from tff_lowrank.models import requirements
 
 # A `data_dir` that stands for a few examples, made up or TFF's, instead of the data set's files: to
 # see that a task runs. What it then learns means nothing.
@@ -57,12 +58,21 @@ class Task:
   eval_batch_size: int = 1000
 
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
-    """The model, with initial weights that `seed` decides. Its metrics: the objective's."""
+    """The model, with initial weights that `seed` decides. Its metrics: the objective's.
+
+    Raises ValueError if it cannot be trained, or does not fit the examples.
+    """
     tf.keras.utils.set_random_seed(seed)
+    keras_model = self.keras_model_fn()
+    requirements.check_trainable(keras_model)
     x, y = self.test
     prepared = self.preprocess(collections.OrderedDict(x=x[:1], y=y[:1]))
+    if prepared['y'].dtype.is_integer:  # Classes, not a number for each of several labels.
+      requirements.check_shapes(
+        keras_model, prepared['x'].shape[1:], prepared['y'].shape[1:], int(y.max())
+      )
     return tff.learning.models.functional_model_from_keras(
-      self.keras_model_fn(),
+      keras_model,
       loss_fn=self.objective.loss,
       input_spec=tf.nest.map_structure(
         lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared

@@ -157,6 +157,11 @@ def _cell(value: float, width: float, form: str) -> str:
   return f'{value:{form}}' + ('' if pd.isna(width) else f' ± {width:{form}}')
 
 
+def _escaped(text: str) -> str:
+  """`text` as the content of one cell of Markdown."""
+  return ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
+
+
 def to_markdown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> str:
   """What `shown` gives, in Markdown."""
   return markdown(shown(table, budget))
@@ -166,6 +171,5 @@ def markdown(texts: pd.DataFrame) -> str:
   """A table of texts in Markdown: the first column on the left, the others on the right."""
   lines = [f'| {" | ".join(texts)} |', '|---' + '|---:' * (texts.shape[1] - 1) + '|']
   for row in texts.itertuples(index=False):
-    cells = (cell.replace('|', '\\|') for cell in row)
-    lines.append(f'| {" | ".join(cells)} |')
+    lines.append(f'| {" | ".join(map(_escaped, row))} |')
   return '\n'.join(lines) + '\n'

@@ -169,6 +169,50 @@ def test_full_disk_is_an_error_and_loses_no_round(tmp_path, monkeypatch):
   again.close()
 
 
+def test_a_file_that_was_cut_off_is_told(store, tmp_path):
+  for r in range(1, 4):
+    store.stage([f'c{i}' for i in range(100 * r)], [memory(r)] * 100 * r)
+    store.commit(r)
+  store.close()
+  path = tmp_path / 'store' / 'data.mdb'
+  whole = path.read_bytes()
+  for length in range(len(whole) - 4096, 8191, -8192):
+    path.write_bytes(whole[:length])
+    with pytest.raises(OSError, match=f'expected client memory of .* found {length}'):
+      client_state.LmdbStore(INITIAL, tmp_path / 'store')
+  path.write_bytes(whole)
+  again = client_state.LmdbStore(INITIAL, tmp_path / 'store')
+  assert set(numbers(again, [f'c{i}' for i in range(300)])) == {3}
+  again.close()
+
+
+def test_client_ids_name_no_files(store, tmp_path):
+  store.stage(AWKWARD, [memory(1)] * len(AWKWARD))
+  store.commit(1)
+  found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')}
+  assert found == {'store', 'store/data.mdb', 'store/lock.mdb'}
+
+
+@pytest.mark.parametrize('free', [0, 4, 8, 12, 16, 24, 40])
+def test_a_disk_full_from_the_start_is_an_error_and_room_mends_it(mount, free):
+  disk = mount('size=1m')
+  (disk / 'ballast').write_bytes(bytes((1 << 20) - (free << 10)))
+
+  def use():
+    store = client_state.LmdbStore(INITIAL, disk / 'store')
+    try:
+      store.stage(['a'], [memory(7)])
+      store.commit(1)
+      return numbers(store, ['a'])
+    finally:
+      store.close()
+
+  with pytest.raises(OSError, match='client memory could not be'):
+    use()
+  (disk / 'ballast').unlink()
+  assert use() == [7]
+
+
 def population(path, num_clients, touched, size, cap):
   """Seconds per client of writing and reading, growth in resident bytes, and disk in bytes."""
   example = np.zeros(size, np.float32)

@@ -7,6 +7,7 @@ import tensorflow_federated as tff
 
 from tests.learning import linear
 from tff_lowrank import client_work
+from tff_lowrank.client_work import frozen
 
 SGD = tff.learning.optimizers.build_sgdm(0.1)
 UNIFORM = tff.learning.ClientWeighting.UNIFORM
@@ -69,6 +70,30 @@ def test_takes_models_with_variables(rng):
 
   work = client_work.build_local_sgd(model_fn, SGD, UNIFORM)
   assert isinstance(work, tff.learning.templates.ClientWorkProcess)
+
+
+@pytest.mark.parametrize(
+  'build', [client_work.build_local_sgd, frozen.build_training], ids=['sgd', 'frozen']
+)
+def test_refuses_models_that_cannot_learn(build):
+  spec = collections.OrderedDict(x=tf.TensorSpec([None, 3]), y=tf.TensorSpec([None], tf.int32))
+  loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+  def keras_model():
+    return tf.keras.Sequential([tf.keras.layers.InputLayer((3,)), tf.keras.layers.Flatten()])
+
+  functional = tff.learning.models.FunctionalModel(
+    initial_weights=((), ()),
+    predict_on_batch_fn=tf.function(lambda weights, x, training: x),
+    loss_fn=lambda output, label, sample_weight=None: loss(label, output),
+    input_spec=spec,
+  )
+  for model_fn in (
+    functional,
+    lambda: tff.learning.models.from_keras_model(keras_model(), loss=loss, input_spec=spec),
+  ):
+    with pytest.raises(ValueError, match='`model_fn` must have trainable weights, found none'):
+      build(model_fn, SGD)
 
 
 def test_refuses_bad_arguments(rng):

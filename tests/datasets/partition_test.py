@@ -142,7 +142,8 @@ def test_refuses_what_cannot_be_split():
     partition.iid(labels[:, None], 2, 0)
   with pytest.raises(ValueError, match='cannot hold 2 classes'):
     partition.shards(labels, 1, 0, classes_per_client=1)
-  with pytest.raises(ValueError, match='`alpha` must be above 0'):
-    partition.dirichlet(labels, 2, 0, alpha=0)
+  for alpha in (0, 1e-10, 1e300):
+    with pytest.raises(ValueError, match='`alpha` must be in'):
+      partition.dirichlet(labels, 2, 0, alpha=alpha)
   with pytest.raises(ValueError, match='left a client of 50 without examples'):
     partition.dirichlet(np.zeros(50, int), 50, 0, alpha=0.01)

@@ -1,19 +1,37 @@
 """Runs the binaries' `main` inside the test's process."""
 
+import contextlib
 import importlib
 
 from absl import flags
 from absl.testing import flagsaver
 
+from experiments import entry
 
-def run(name, *arguments):
-  """As `python -m experiments.NAME ARGUMENTS`; flags are restored afterwards."""
-  binary = importlib.import_module(f'experiments.{name}')
+
+@contextlib.contextmanager
+def _no_flags_set():
   with flagsaver.flagsaver():
     flags.FLAGS.unparse_flags()
+    for name in flags.FLAGS:
+      flags.FLAGS[name].present = 0
+    yield
+
+
+def run(name, *arguments):
+  """As `python -m experiments.NAME ARGUMENTS`, but errors are raised; flags are restored."""
+  binary = importlib.import_module(f'experiments.{name}')
+  with _no_flags_set():
     flags.FLAGS([name, *arguments])
-    for flag in flags.FLAGS:
-      flags.FLAGS[flag].present = sum(
-        argument.split('=')[0].lstrip('-') == flag for argument in arguments
-      )
     binary.main([name])
+
+
+def status(name, *arguments):
+  """The exit status of `python -m experiments.NAME ARGUMENTS`; errors not for users are raised."""
+  binary = importlib.import_module(f'experiments.{name}')
+  with _no_flags_set():
+    try:
+      entry.guarded(binary.main)(entry.parse([name, *arguments]))
+    except SystemExit as e:
+      return e.code
+  return 0

@@ -2,6 +2,8 @@ from absl import app
 import pandas as pd
 import pytest
 
+from experiments import compare
+from experiments import recorder
 from experiments import runner
 from experiments.reports import table
 from tests.experiments import binaries
@@ -35,6 +37,45 @@ def test_runs_methods_with_seeds_and_settings(tmp_path, capfd):
   assert len({tuple(c) for c in clients.values()}) == 1
   assert '| fed_avg | 1 | 2 |' in (tmp_path / 'table.md').read_text()
   assert str(tmp_path / 'plots' / 'accuracy_vs_bytes.png') in capfd.readouterr().out
+
+
+def test_an_interrupted_comparison_goes_on_to_the_same_table(tmp_path, monkeypatch, capfd):
+  methods = '--methods=fed_avg,fed_avg:batch_size=32'
+  arguments = (*FAST, '--rounds=3', '--checkpoint_every=2', methods)
+  binaries.run('compare', *arguments, f'--output_dir={tmp_path / "whole"}')
+  parts, record, calls = tmp_path / 'parts', recorder.Recorder.record, []
+
+  def failing(self, done, evaluated):
+    calls.append(done.number)
+    if len(calls) in (2, 6):  # Before the checkpoint of the first run, and at the end of the other.
+      raise OSError('power cut')
+    return record(self, done, evaluated)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(recorder.Recorder, 'record', failing)
+    for _ in range(2):
+      with pytest.raises(OSError, match='power cut'):
+        binaries.run('compare', *arguments, f'--output_dir={parts}')
+      assert not (parts / 'table.csv').exists()
+  assert calls == [1, 2, 1, 2, 3, 1]
+  capfd.readouterr()
+  binaries.run('compare', *arguments, f'--output_dir={parts}')
+  assert f'{parts / "fed_avg-seed1"} is complete' in capfd.readouterr().out
+  whole, found = (
+    pd.read_csv(tmp_path / name / 'table.csv').drop(columns='wall_seconds')
+    for name in ('whole', 'parts')
+  )
+  pd.testing.assert_frame_equal(whole, found)
+  assert found['simulated_seconds'].gt(0).all()
+
+
+def test_runs_stay_in_the_folder_whatever_a_method_is_given():
+  assert compare.run_name('lbgm:lbgm_threshold=0.4', 1) == 'lbgm:lbgm_threshold=0.4-seed1'
+  name = compare.run_name('fed_avg:data_dir=../../<b>|x', 2)
+  assert name == 'fed_avg:data_dir=..%2F..%2F%3Cb%3E%7Cx-seed2'
+  assert compare.run_name('fed_avg:uplink=top_k(0.1, qsgd(7))', 1).startswith(
+    'fed_avg:uplink=top_k(0.1, qsgd(7))-'
+  )
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """Personalised methods and model families in the binaries."""
 
+import functools
 import json
 
 from absl import app
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.experiments import binaries
+from tff_lowrank import models
+from tff_lowrank import tasks
+from tff_lowrank.datasets import arrays
 
 FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
         '--batch_size=64', '--partition=shards:3')  # fmt: skip
@@ -79,3 +84,28 @@ def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, messag
   with pytest.raises(app.UsageError, match=message):
     binaries.run('train', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())
+
+
+SMALL = arrays.Split(np.zeros([40, 1, 1, 64], np.uint8), np.arange(40, dtype=np.int32) % 2)
+
+
+@pytest.mark.parametrize(
+  'method, message',
+  [
+    (
+      'fed_per',
+      'finds no shared weights in the model of --task=digits; that is --method=local_only',
+    ),
+    ('pfedpara', 'finds no personal weights in the model of --task=digits'),
+  ],
+)
+def test_models_with_nothing_shared_or_nothing_personal_are_refused(
+  tmp_path, monkeypatch, method, message
+):
+  build = functools.partial(models.build_mlp, hidden=())  # A layer that no factors make smaller.
+  monkeypatch.setattr(
+    models, 'build_mlp', lambda shape, **settings: build((1, 1, 64), num_classes=2, **settings)
+  )
+  monkeypatch.setattr(tasks.digits, 'load_arrays', lambda: arrays.Arrays(SMALL, SMALL))
+  with pytest.raises(ValueError, match=message):
+    binaries.run('train', *TESTED, f'--method={method}', f'--output_dir={tmp_path}')

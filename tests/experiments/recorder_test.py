@@ -1,5 +1,8 @@
 import collections
 import csv
+import dataclasses
+
+import pandas as pd
 
 from experiments import recorder
 from tff_lowrank import ledger
@@ -38,6 +41,23 @@ def test_a_round_in_which_nobody_took_part_has_empty_cells(tmp_path):
   assert (second['train_loss'], second['own']) == ('1.0', '7')
   # One was not accepted, one was absent.
   assert (second['participants'], second['dropped_clients']) == ('2', '2')
+
+
+def test_client_ids_name_no_files_and_are_read_back(tmp_path):
+  ids = ['../../x', '/etc/x', 'a\nb,"c|', '<b>', '']
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  with recorder.Recorder(folder, ['own']) as book:
+    for log in book.logs.values():
+      log.rewind()
+    one = done(1)
+    book.record(dataclasses.replace(one, client_ids=ids, reports=list(one.reports) * 5), None)
+  assert [*tmp_path.iterdir()] == [folder]
+  assert {path.name for path in folder.iterdir()} == {
+    'metrics.csv', 'ledger.arrows', 'ledger.parquet', 'tensorboard'
+  }  # fmt: skip
+  entries = pd.read_parquet(folder / 'ledger.parquet')
+  assert entries['client'].tolist() == [c for c in ids for _ in range(2)]
 
 
 def test_goes_on_where_it_was_rewound_to(tmp_path):

@@ -37,9 +37,17 @@ def read(folder):
   return metrics, pd.read_parquet(folder / 'ledger.parquet')
 
 
+def record_of(folder):
+  """What run.json says of a run, but when it ran and where it kept client memory."""
+  record = json.loads((folder / 'run.json').read_text())
+  del record['flags']['client_memory']
+  return {k: v for k, v in record.items() if k not in ('started', 'resumed', 'wall_seconds')}
+
+
 def assert_same(a, b):
   for one, other in zip(read(a), read(b), strict=True):
     pd.testing.assert_frame_equal(one, other)
+  assert record_of(a) == record_of(b) and record_of(a)['status'] == 'completed'
 
 
 @pytest.fixture(scope='module')
@@ -223,4 +231,4 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
   ids=['ram', 'disk', 'apf'],
 )
 def test_many_kills(tmp_path, flags):
-  print(kill(tmp_path, 40, 2, '--rounds=30', *flags))
+  print(kill(tmp_path, 30, 2, '--rounds=30', *flags))

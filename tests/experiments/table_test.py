@@ -98,7 +98,10 @@ def test_compared_at_a_budget(tmp_path, spent, amount, rounds, accuracies):
   assert rows['final_accuracy'].tolist() == [0.7, 0.5]
 
 
-def test_bars_in_labels_do_not_break_the_table(tmp_path):
-  runs = [('a|b', write_run(tmp_path / 'f', 1, 1, 1, [0.5]))]
-  text = table.to_markdown(table.build_table(runs, network.Network()))
-  assert text.splitlines()[2].startswith('| a\\|b | 1 | 1 |')
+def test_a_cell_of_markdown_is_one_cell(tmp_path):
+  label = 'fed_avg:data_dir=a|b\\\n| x'
+  rows = table.build_table([(label, write_run(tmp_path / 'f', 1, 3, 9, [0.5]))], network.Network())
+  last = table.to_markdown(rows).splitlines()[-1]
+  assert last.startswith('| fed_avg:data_dir=a\\|b\\\\ \\| x | 1 | 1 | 0.5000 |')
+  rows.to_csv(tmp_path / 'table.csv', index=False)
+  assert pd.read_csv(tmp_path / 'table.csv')['method'].tolist() == [label]

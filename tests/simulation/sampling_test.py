@@ -33,3 +33,8 @@ def test_zero_is_everybody():
 def test_refuses_more_than_there_are():
   with pytest.raises(ValueError, match='at most the number of clients, 20, found 21'):
     sampling.build_sampling(IDS, 21, 1)
+
+
+def test_refuses_clients_of_one_id():
+  with pytest.raises(ValueError, match="different client ids, found '../a' more than once"):
+    sampling.build_sampling(['../a', 'b', '../a'], 1, 1)

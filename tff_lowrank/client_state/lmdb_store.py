@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent import futures
 import hashlib
 import json
+import mmap
 import os
 import pathlib
 import struct
@@ -19,6 +20,7 @@ from tff_lowrank.client_state import store
 # Address space, of which the file takes what is used.
 _MAP_BYTES = 1 << 40
 _BATCH_BYTES = 1 << 24
+_LOCK_BYTES = 1 << 13
 _VERSION = struct.Struct('>Q')
 _KEY_BYTES = 32
 
@@ -94,6 +96,7 @@ class LmdbStore:
     self._cache = _Cache(ram_cap_bytes // 2)
     self._behind_cap = ram_cap_bytes // 2
     self._path.mkdir(parents=True, exist_ok=True)
+    self._prepare_files()
     # Without `metasync` a power cut may undo the last rounds, but not damage the file.
     self._env = self._checked(
       lambda: lmdb.open(
@@ -110,16 +113,48 @@ class LmdbStore:
       self.close()
       raise
 
+  def _prepare_files(self) -> None:
+    """Sees to what LMDB does not bear on a full disk.
+
+    It leaves the table of readers sparse, which is memory: without room for it the process would
+    end with SIGBUS. And it takes its file for damaged if there was no room for its first two
+    pages, which hold nothing yet.
+    """
+    data = self._path / 'data.mdb'
+    if data.exists() and data.stat().st_size < 2 * mmap.PAGESIZE:
+      data.unlink()
+    descriptor = os.open(self._path / 'lock.mdb', os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+      os.posix_fallocate(descriptor, 0, _LOCK_BYTES)
+    except OSError as e:
+      raise OSError(f'{self._path}: client memory could not be opened: {e.strerror}.') from e
+    finally:
+      os.close(descriptor)
+
   def _checked(self, action: Callable[[], _T]) -> _T:
     try:
       return action()
     except lmdb.Error as e:
-      raise OSError(f'{self._path}: client memory could not be read or written: {e}.') from e
+      raise OSError(
+        f'{self._path}: client memory could not be read or written: {e}. See that the disk has '
+        'room, then give the same command again.'
+      ) from e
 
   def _on_writer(self, action: Callable[..., _T], *args: Any) -> _T:
     return self._checked(self._writer.submit(action, *args).result)
 
+  def _check_length(self) -> None:
+    """Raises OSError if pages are missing, which LMDB does not look at before it uses them."""
+    expected = (self._env.info()['last_pgno'] + 1) * self._env.stat()['psize']
+    found = (self._path / 'data.mdb').stat().st_size
+    if found < expected:
+      raise OSError(
+        f'{self._path}: expected client memory of {expected} bytes, found {found}. Put data.mdb '
+        'back as it was, or give another --output_dir.'
+      )
+
   def _open(self) -> None:
+    self._check_length()
     names = (b'meta', b'records', b'index', b'superseded')
     self._meta, self._records, self._index, self._superseded = map(self._env.open_db, names)
     signature = self._packing.signature()

@@ -16,12 +16,23 @@ def _uniform_weight(num_examples):
 
 
 def check_model_fn(model_fn: ModelFn) -> None:
-  """Raises TypeError unless `model_fn` is a functional model or a callable."""
-  if not isinstance(model_fn, tff.learning.models.FunctionalModel) and not callable(model_fn):
+  """Raises TypeError unless it is a functional model or a callable.
+
+  Raises ValueError if the model has no trainable weights.
+  """
+  is_functional = isinstance(model_fn, tff.learning.models.FunctionalModel)
+  if not is_functional and not callable(model_fn):
     raise TypeError(
       '`model_fn` must be a `tff.learning.models.FunctionalModel` or a callable that returns a '
       f'`tff.learning.models.VariableModel`, found {type(model_fn).__name__}.'
     )
+  if is_functional:
+    trainable = model_fn.initial_weights[0]
+  else:
+    with tf.Graph().as_default():  # Its variables are not wanted.
+      trainable = model_fn().trainable_variables
+  if not trainable:
+    raise ValueError('`model_fn` must have trainable weights, found none: nothing can be learnt.')
 
 
 def build_local_sgd(
@@ -44,6 +55,7 @@ def build_local_sgd(
 
   Raises:
     TypeError: If an argument is of the wrong type.
+    ValueError: If the model has no trainable weights.
   """
   check_model_fn(model_fn)
   checks.check_type('client_optimizer_fn', client_optimizer_fn, tff.learning.optimizers.Optimizer)

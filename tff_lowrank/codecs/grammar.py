@@ -17,6 +17,8 @@ from tff_lowrank.codecs import quantize
 from tff_lowrank.codecs import sign_sgd
 from tff_lowrank.codecs import top_k
 
+_MAX_LENGTH = 1000
+
 CODECS: Mapping[str, type[codec.Codec]] = {
   kind.name: kind
   for kind in (
@@ -47,13 +49,18 @@ def parse(text: str) -> codec.Codec:
 
   Raises ValueError if `text` is not of this form, or the codecs do not go together.
   """
+  if len(text) > _MAX_LENGTH:  # Python's parser can run out of stack on long ones.
+    raise ValueError(
+      f'Expected a codec of at most {_MAX_LENGTH} characters, found {len(text)}, {text[:40]!r}...'
+    )
   try:
     node = ast.parse(text.strip(), mode='eval').body
-  except SyntaxError as e:
-    raise ValueError(f'Expected a codec such as `top_k(0.1)`, found {text!r}: {e.msg}.') from e
+  except (SyntaxError, ValueError, RecursionError) as e:
+    reason = getattr(e, 'msg', e)
+    raise ValueError(f'Expected a codec such as `top_k(0.1)`, found {text!r}: {reason}.') from e
   try:
     return _codec(node)
-  except (TypeError, ValueError) as e:
+  except (TypeError, ValueError, RecursionError) as e:
     raise ValueError(f'In the codec {text!r}: {e}') from e
 
 

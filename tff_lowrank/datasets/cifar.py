@@ -14,6 +14,7 @@ import pathlib
 import pickle
 import tarfile
 from typing import Any
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -201,8 +202,9 @@ def _read_archive(path: pathlib.Path, version: Version) -> dict[str, bytes]:
         name = pathlib.PurePosixPath(member.name).name
         if name in version.files and member.isfile():
           found[name] = archive.extractfile(member).read()
-  except (EOFError, OSError, tarfile.TarError) as e:
-    raise ValueError(f'{path}: expected a whole tar archive, found: {e}.') from e
+  except (EOFError, OSError, tarfile.TarError, zlib.error) as e:
+    reason = str(e).partition('\n')[0]  # More of them try other compressions.
+    raise ValueError(f'{path}: expected a whole tar archive, found: {reason}.') from e
   return found
 
 

@@ -6,8 +6,10 @@ training and 10,000 test images, 28x28 grey, 10 classes.
 """
 
 import gzip
+import math
 import pathlib
 import struct
+import zlib
 
 import numpy as np
 
@@ -44,18 +46,20 @@ def read_idx(path: pathlib.Path, code: int = 8) -> np.ndarray:
   """
   try:
     data = gzip.decompress(path.read_bytes())
-  except (EOFError, OSError) as e:
+  except (EOFError, OSError, zlib.error) as e:
     raise ValueError(f'{path}: expected a whole gzip file, found: {e}.') from e
   name, dtype = _IDX_TYPES[code]
   # Two zero bytes, the element type, the rank, then a length per axis.
   if len(data) < 4 or data[:3] != bytes([0, 0, code]):
     raise ValueError(f'{path}: expected an idx file of {name}, found {data[:4]!r}.')
   rank = data[3]
+  if not 1 <= rank <= 3:
+    raise ValueError(f'{path}: expected an array of 1 to 3 axes, found {rank}.')
   header = 4 + 4 * rank
   if len(data) < header:
     raise ValueError(f'{path}: expected a header of {header} bytes, found {len(data)} in all.')
   shape = struct.unpack(f'>{rank}I', data[4:header])
-  count = int(np.prod(shape, dtype=np.int64))
+  count = math.prod(shape)
   found = (len(data) - header) / dtype.itemsize
   if found != count:
     raise ValueError(f'{path}: expected {count} elements, found {found:g}.')
@@ -64,12 +68,12 @@ def read_idx(path: pathlib.Path, code: int = 8) -> np.ndarray:
 
 def _read_split(folder: pathlib.Path, images: str, labels: str) -> arrays.Split:
   x, y = read_idx(folder / images), read_idx(folder / labels)
-  if x.ndim != 3 or x.shape[1:] != (28, 28) or y.shape != x.shape[:1]:
+  if x.ndim != 3 or x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or not len(y):
     raise ValueError(
-      f'{folder}: expected {images} of shape [n, 28, 28] and {labels} of shape [n], found '
-      f'{list(x.shape)} and {list(y.shape)}.'
+      f'{folder}: expected {images} of shape [n, 28, 28] and {labels} of shape [n], n at least 1, '
+      f'found {list(x.shape)} and {list(y.shape)}.'
     )
-  if y.max(initial=0) > 9:
+  if y.max() > 9:
     raise ValueError(f'{folder / labels}: expected labels 0 to 9, found {y.max()}.')
   return arrays.Split(x[..., np.newaxis], y.astype(np.int32))
 

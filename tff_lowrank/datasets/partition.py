@@ -13,6 +13,8 @@ from tff_lowrank import checks
 Partitioner = Callable[[np.ndarray, int, int], list[np.ndarray]]
 
 _MAX_DRAWS = 1000
+# NumPy's draws do not come to an end far below, and are not finite far above.
+_ALPHAS = (1e-4, 1e6)
 
 
 def _check(labels: np.ndarray, num_clients: int) -> np.ndarray:
@@ -93,8 +95,7 @@ def dirichlet(labels: np.ndarray, num_clients: int, seed: int, *, alpha: float) 
   do.
   """
   labels = _check(labels, num_clients)
-  if not alpha > 0:
-    raise ValueError(f'`alpha` must be above 0, found {alpha!r}.')
+  checks.check_in_range('alpha', alpha, *_ALPHAS)
   rng = np.random.default_rng(seed)
   classes = np.unique(labels)
   for _ in range(_MAX_DRAWS):
@@ -131,11 +132,11 @@ def parse(spec: str) -> Partitioner:
         )
     if name == 'dirichlet':
       alpha = float(argument)
-      if 0 < alpha < np.inf:
+      if _ALPHAS[0] <= alpha <= _ALPHAS[1]:
         return lambda labels, num_clients, seed: dirichlet(labels, num_clients, seed, alpha=alpha)
   except ValueError:
     pass
   raise ValueError(
     'A partition must be `iid`, `shards:CLASSES` with at least 1 class a client, or '
-    f'`dirichlet:ALPHA` with ALPHA above 0, found {spec!r}.'
+    f'`dirichlet:ALPHA` with ALPHA from {_ALPHAS[0]} to {_ALPHAS[1]:.0f}, found {spec!r}.'
   )

@@ -123,9 +123,9 @@ def _unseal(data: bytes) -> dict[str, Any]:
     text = json.dumps(sealed['content'], indent=1, sort_keys=True)
     if sealed['sha256'] != _digest(text.encode())['sha256']:
       raise ValueError('its checksum differs')
-  except (ValueError, KeyError, TypeError) as e:
+    return dict(sealed['content'])
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
     raise DamagedError(f'{_MANIFEST} is damaged: {e}') from e
-  return sealed['content']
 
 
 class Checkpoints:
@@ -220,7 +220,8 @@ class Checkpoints:
     """A checkpoint's content and files; raises DamagedError if they are not what was written."""
     try:
       content = _unseal(file_operations.read_bytes(path / _MANIFEST))
-      files = {name: file_operations.read_bytes(path / name) for name in content.get('files', ())}
+      self._check_version(content)
+      files = {name: file_operations.read_bytes(path / name) for name in content['files']}
     except OSError as e:
       raise DamagedError(f'it cannot be read: {e}') from e
     for name, data in files.items():
@@ -229,13 +230,16 @@ class Checkpoints:
         raise DamagedError(f'{name} is damaged: {len(data)} bytes instead of {expected}, or others')
     return content, files
 
-  def _check(self, content: Mapping[str, Any]) -> None:
+  def _check_version(self, content: Mapping[str, Any]) -> None:
     for name, mine in (('format', FORMAT), ('version', version())):
-      if content[name] != mine:
+      found = content.get(name)
+      if found != mine:
         raise MismatchError(
-          f'{self._folder}: expected checkpoints of {name} {mine}, found {content[name]}. Continue '
-          'with the version they were made with, or give another --output_dir.'
+          f'{self._folder}: expected checkpoints of {name} {mine}, found {found}. Continue with '
+          'the version they were made with, or give another --output_dir.'
         )
+
+  def _check(self, content: Mapping[str, Any]) -> None:
     check_same_run(self._folder, content['flags'], self._flags)
     for name, log in self._logs.items():
       if not log.holds(append_log.Position(*content['logs'][name])):

@@ -11,14 +11,19 @@ FILE = 'run.lock'
 class FolderLock:
   """Holds a folder for this process while the block runs; the system frees it with the process.
 
-  Entering raises BlockingIOError if another holds it.
+  Entering raises BlockingIOError if another holds it, OSError if the folder cannot be written.
   """
 
   def __init__(self, folder: pathlib.Path):
     self._path = folder / FILE
 
   def __enter__(self) -> 'FolderLock':
-    self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+      self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as e:
+      raise OSError(
+        f'{self._path.parent} cannot be written to: {e.strerror}. Give another --output_dir.'
+      ) from e
     try:
       fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:

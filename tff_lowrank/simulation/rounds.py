@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tff_lowrank import client_state
 from tff_lowrank import learning
+from tff_lowrank.simulation import sampling
 
 NO_EXAMPLES = 'no examples'
 
@@ -129,13 +130,18 @@ def run_rounds(
     after_round: Called with each finished round, after the commit.
     absence: A client and the round's number -> why it takes no part, or None.
     should_stop: Asked before each round.
+
+  Raises:
+    ValueError: If a round is given a client twice.
   """
   for number in rounds:
     if should_stop():
       break
     start = time.monotonic()
     cohort = _Cohort(number)
-    for client_id in select_clients(number):
+    chosen = select_clients(number)
+    sampling.check_different(chosen)
+    for client_id in chosen:
       reason = absence(client_id, number)
       if reason is None:
         cohort.add(client_id, client_dataset)

@@ -1,10 +1,18 @@
 """Which clients take part in a round."""
 
+import collections
 from collections.abc import Callable, Sequence
 
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
+
+
+def check_different(client_ids: Sequence[str]) -> None:
+  """Raises ValueError if an id is there twice: the two would share one memory."""
+  twice = [client_id for client_id, n in collections.Counter(client_ids).items() if n > 1]
+  if twice:
+    raise ValueError(f'Expected different client ids, found {twice[0]!r} more than once.')
 
 
 def build_sampling(
@@ -15,10 +23,11 @@ def build_sampling(
   The choice depends on the seed and the round alone, so a resumed run repeats itself and all
   methods see the same clients. With `clients_per_round` 0 all clients take part, in order.
 
-  Raises ValueError if there are fewer clients than asked for.
+  Raises ValueError if there are fewer clients than asked for, or two of one id.
   """
   checks.check_at_least('clients_per_round', clients_per_round, 0)
   client_ids = list(client_ids)
+  check_different(client_ids)
   if clients_per_round > len(client_ids):
     raise ValueError(
       f'`clients_per_round` must be at most the number of clients, {len(client_ids)}, found '

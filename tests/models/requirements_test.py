@@ -1,0 +1,67 @@
+import pytest
+import tensorflow as tf
+
+from tff_lowrank.models import requirements
+
+layers = tf.keras.layers
+
+
+def model(*parts, shape=(4,)):
+  return tf.keras.Sequential([layers.InputLayer(shape), *parts], name='mine')
+
+
+@pytest.mark.parametrize(
+  'norm', [layers.BatchNormalization, layers.experimental.SyncBatchNormalization]
+)
+def test_batch_normalisation_is_refused_by_name_wherever_it_is(norm):
+  plain = model(layers.Dense(3), norm(name='bn_7'))
+  nested = model(model(layers.Dense(3), norm(name='bn_7')), layers.Dense(2))
+  for bad in (plain, nested):
+    with pytest.raises(ValueError, match="Layer 'bn_7' of model 'mine' .*GroupNormalization"):
+      requirements.check_trainable(bad)
+  requirements.check_trainable(model(layers.Dense(4), layers.GroupNormalization(2)))
+
+
+def test_a_model_that_learns_nothing_is_refused():
+  fixed = model(layers.Dense(3))
+  fixed.trainable = False
+  for bad in (model(layers.Flatten()), fixed):
+    with pytest.raises(ValueError, match="Model 'mine' has no trainable variables"):
+      requirements.check_trainable(bad)
+
+
+def check(model, example=(4,), label=(), max_label=2):
+  requirements.check_shapes(model, example, label, max_label)
+
+
+def test_models_that_fit():
+  check(model(layers.Dense(3)))
+  check(model(layers.Dense(5)))  # Classes that this data set has no example of.
+  check(model(layers.Embedding(9, 2), layers.Dense(3), shape=(None,)), (7,), (7,))
+  check(model(layers.Conv2D(3, 2), layers.GlobalMaxPool2D(), shape=(None, None, 1)), (8, 8, 1))
+
+
+def two_outputs():
+  inputs = tf.keras.Input((4,))
+  return tf.keras.Model(inputs, [layers.Dense(3)(inputs)] * 2, name='mine')
+
+
+def two_inputs():
+  inputs = [tf.keras.Input((4,)), tf.keras.Input((4,))]
+  return tf.keras.Model(inputs, layers.Dense(3)(layers.add(inputs)), name='mine')
+
+
+@pytest.mark.parametrize(
+  'build, message',
+  [
+    (lambda: model(layers.Dense(2)), r'output of shape \(None, 2\), but labels up to 2 need'),
+    (lambda: model(layers.Dense(3), shape=(5,)), r'takes input of shape \(None, 5\).*\(None, 4\)'),
+    (lambda: model(layers.Dense(3), shape=(2, 4)), r'takes input of shape \(None, 2, 4\)'),
+    (lambda: model(layers.Reshape((2, 2)), layers.Dense(3)), r'output of shape \(None, 2, 3\)'),
+    (two_outputs, r'output of shape \['),
+    (two_inputs, r'takes input of shape \['),
+  ],
+)  # fmt: skip
+def test_shapes_that_do_not_fit_are_named(build, message):
+  with pytest.raises(ValueError, match=f"Model 'mine' .*{message}"):
+    check(build())

@@ -1,0 +1,52 @@
+"""What a Keras model must be like to be trained here."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def check_trainable(model: tf.keras.Model) -> None:
+  """Raises ValueError if a model has nothing to learn, or batch normalisation in any layer.
+
+  The moving averages of batch normalisation are of single clients' batches and not weights that
+  are learnt: there is no mean of them that would serve all clients.
+  """
+  base = tf.keras.layers.BatchNormalization.__mro__[1]  # Of the synchronised one, too.
+  found = [layer.name for layer in model.submodules if isinstance(layer, base)]
+  if found:
+    raise ValueError(
+      f'Layer {found[0]!r} of model {model.name!r} is batch normalisation, which keeps statistics '
+      'of single clients; use tf.keras.layers.GroupNormalization.'
+    )
+  if not model.trainable_variables:
+    raise ValueError(
+      f'Model {model.name!r} has no trainable variables, so there is nothing to learn; give it a '
+      'layer with weights, and `trainable` not False.'
+    )
+
+
+def check_shapes(
+  model: tf.keras.Model, example_shape: Sequence[int], label_shape: Sequence[int], max_label: int
+) -> None:
+  """Raises ValueError unless a model takes the examples and has a logit for each class.
+
+  Args:
+    model: Of one input and one output.
+    example_shape: Of one example, as the model is given it.
+    label_shape: Of one example's label, an integer or several.
+    max_label: The largest of them.
+  """
+  taken, given = model.input_shape, (None, *example_shape)
+  if isinstance(taken, (list, dict)) or not tf.TensorShape(taken).is_compatible_with(given):
+    raise ValueError(
+      f'Model {model.name!r} takes input of shape {taken}, but the examples are of shape {given}.'
+    )
+  output = model.output_shape
+  expected = (None, *label_shape)
+  is_fit = not isinstance(output, (list, dict)) and len(output) == len(expected) + 1
+  is_fit = is_fit and tf.TensorShape(output[:-1]).is_compatible_with(expected)
+  if not is_fit or (output[-1] or 0) <= max_label:
+    raise ValueError(
+      f'Model {model.name!r} has output of shape {output}, but labels up to {max_label} need a '
+      f'logit for each of {max_label + 1} classes, shape {(*expected, max_label + 1)}.'
+    )
