@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import math
 import pathlib
 from typing import Any
 
 from absl import app
 from absl import flags
 
+from experiments import spec_checks
 from experiments import specs
-from tff_lowrank import aggregators
 from tff_lowrank import codecs
-from tff_lowrank import learning
 from tff_lowrank import tasks
 from tff_lowrank.freezing import aggressive
 from tff_lowrank.freezing import control
@@ -21,152 +19,142 @@ from tff_lowrank.freezing import stability
 from tff_lowrank.freezing import synchronisation
 from tff_lowrank.models import families
 
-_TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
-_ROUNDS = flags.DEFINE_integer('rounds', 100, 'Training rounds.', lower_bound=1)
-_NUM_CLIENTS = flags.DEFINE_integer(
+flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'What to learn.')
+flags.DEFINE_integer('rounds', 100, 'Training rounds.', lower_bound=1)
+flags.DEFINE_integer(
   'num_clients',
   None,
   'Clients the training examples are partitioned over, 100 if not given; of natural ones, how many '
-  'of them, all if not given.',
-  lower_bound=1,
+  'of them, all if 0 or not given.',
+  lower_bound=0,
 )
-_CLIENTS_PER_ROUND = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'clients_per_round', 10, 'Clients sampled in each round; 0 is all of them.', lower_bound=0
 )
-_PARTITION = flags.DEFINE_string(
+flags.DEFINE_string(
   'partition',
   'iid',
   '`iid`, `shards:CLASSES_PER_CLIENT`, `dirichlet:ALPHA`, or `natural`: the data '
   "set's own clients.",
 )
-_CLIENT_EPOCHS = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'client_epochs', 1, 'Passes of a client over its data in a round.', lower_bound=1
 )
-_BATCH_SIZE = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'batch_size', 20, "Examples a local step; 0 is the client's whole data.", lower_bound=0
 )
-_CLIENT_MAX_ELEMENTS = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'client_max_elements',
   0,
   'Examples that a client trains on in a round at most, anew drawn in each; 0 is all.',
   lower_bound=0,
 )
-_CLIENT_OPTIMIZER = flags.DEFINE_enum(
-  'client_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the local steps.'
-)
-_CLIENT_LEARNING_RATE = flags.DEFINE_float(
-  'client_learning_rate', 0.1, 'Rate of the client optimizer.', lower_bound=0
-)
-_SERVER_OPTIMIZER = flags.DEFINE_enum(
+flags.DEFINE_enum('client_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the local steps.')
+flags.DEFINE_float('client_learning_rate', 0.1, 'Rate of the client optimizer.', lower_bound=0)
+flags.DEFINE_enum(
   'server_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the mean update as the gradient.'
 )
-_SERVER_LEARNING_RATE = flags.DEFINE_float(
-  'server_learning_rate', 1.0, 'Rate of the server optimizer.', lower_bound=0
-)
-_SERVER_MOMENTUM = flags.DEFINE_float(
+flags.DEFINE_float('server_learning_rate', 1.0, 'Rate of the server optimizer.', lower_bound=0)
+flags.DEFINE_float(
   'server_momentum',
   0.0,
   'Momentum of the server, with --server_optimizer=sgd.',
   lower_bound=0,
   upper_bound=1,
 )
-_SERVER_EPSILON = flags.DEFINE_float(
+flags.DEFINE_float(
   'server_epsilon',
   None,
   "Degree of adaptivity of the server optimizer, without --server_optimizer=sgd; TFF's by default.",
   lower_bound=0,
 )
-_CLIENT_WEIGHTING = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'client_weighting', 'num_examples', ('num_examples', 'uniform'), 'Weights of the mean.'
 )
-_SEED = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'seed', 1, 'Decides initial weights, partition, sampling, shuffling and codecs.', lower_bound=0
 )
-_EVAL_EVERY = flags.DEFINE_integer(
+flags.DEFINE_integer(
   'eval_every',
   1,
   'Rounds between evaluations; the last round is always evaluated.',
   lower_bound=1,
 )
-_DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data set's files are.")
-_CONTEXT = flags.DEFINE_enum(
+flags.DEFINE_string('data_dir', None, "Where the data set's files are.")
+flags.DEFINE_enum(
   'context', 'local', specs.CONTEXTS, "What runs TFF: this package's context or TFF's own."
 )
-_CLIENT_MEMORY = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'client_memory',
   'ram',
   specs.CLIENT_MEMORY,
   'Where what clients remember is kept; disk_float16 rounds it to 16 bits.',
 )
-_DROPOUT_RATE = flags.DEFINE_float(
+flags.DEFINE_float(
   'dropout_rate',
   0.0,
   'Probability that a chosen client drops out of the round, before it is sent anything.',
   lower_bound=0,
   upper_bound=1,
 )
-_STRAGGLER_DEADLINE = flags.DEFINE_float(
+flags.DEFINE_float(
   'straggler_deadline',
   None,
   'Seconds; a chosen client whose last messages would take longer on 9 Mbps down and 3 up sits '
   'out.',
   lower_bound=0,
 )
-_UPLINK = flags.DEFINE_string(
+flags.DEFINE_string(
   'uplink',
   'identity',
   'The codec of the updates, such as `top_k(0.1)`; `lbgm` recycles its output. See codecs.parse.',
 )
-_DOWNLINK = flags.DEFINE_string(
+flags.DEFINE_string(
   'downlink',
   'identity',
   'The codec of the model on its way down: of its difference from what clients have.',
 )
-_LBGM_THRESHOLD = flags.DEFINE_float(
+flags.DEFINE_float(
   'lbgm_threshold',
   0.2,
   'Largest look-back-phase error at which a scalar is sent.',
   lower_bound=0,
   upper_bound=1,
 )
-_LBGM_GRANULARITY = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'lbgm_granularity', 'tensor', codecs.GRANULARITIES, 'What is decided on together.'
 )
-_APF_STABILITY_THRESHOLD = flags.DEFINE_float(
+flags.DEFINE_float(
   'apf_stability_threshold',
   0.05,
   'Effective perturbation below which a parameter is stable; 0 freezes none.',
   lower_bound=0,
 )
-_APF_CHECK_EVERY = flags.DEFINE_integer(
-  'apf_check_every', 1, 'Rounds between checks of stability.', lower_bound=1
-)
-_APF_CONTROL = flags.DEFINE_enum(
+flags.DEFINE_integer('apf_check_every', 1, 'Rounds between checks of stability.', lower_bound=1)
+flags.DEFINE_enum(
   'apf_control', 'aimd', control.CONTROLS, 'How freezing periods follow the checks.'
 )
-_APF_AGGRESSIVE = flags.DEFINE_enum(
-  'apf_aggressive', 'none', aggressive.VARIANTS, 'Freezing at random on top.'
-)
-_APF_EMA_DECAY = flags.DEFINE_float(
+flags.DEFINE_enum('apf_aggressive', 'none', aggressive.VARIANTS, 'Freezing at random on top.')
+flags.DEFINE_float(
   'apf_ema_decay',
   0.99,
   'Weight of the past in the moving averages, below 1.',
   lower_bound=0,
   upper_bound=1,
 )
-_APF_GRANULARITY = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'apf_granularity', 'scalar', freezing_settings.GRANULARITIES, 'What is frozen together.'
 )
-_APF_ZERO_UPDATE = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'apf_zero_update', 'unstable', stability.ZERO_UPDATES, 'What a parameter is that never moved.'
 )
-_APF_MASK_POLICY = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'apf_mask_policy',
   'server',
   synchronisation.MASK_POLICIES,
   'Whether the server sends the mask or clients derive it, which suits full participation.',
 )
-_CLIENT_TEST_FRACTION = flags.DEFINE_float(
+flags.DEFINE_float(
   'client_test_fraction',
   0.0,
   "Share of each client's own examples on which its own model is tested instead, below 1; 0 is no "
@@ -174,36 +162,33 @@ _CLIENT_TEST_FRACTION = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
-_EVALUATE_AFTER_TRAINING = flags.DEFINE_bool(
+flags.DEFINE_bool(
   'evaluate_after_training',
   False,
   'Test the clients also after a round of local training each, of which nothing is kept.',
 )
-_MODEL_FAMILY = flags.DEFINE_enum(
+flags.DEFINE_enum(
   'model_family',
   'original',
   families.FAMILIES,
   "The layers of the task's model; the methods `fedpara` and `pfedpara` have their own.",
 )
-_FEDPARA_GAMMA = flags.DEFINE_float(
+flags.DEFINE_float(
   'fedpara_gamma',
   0.5,
   'From the smallest (0) to the largest (1) rank of factorised layers.',
   lower_bound=0,
   upper_bound=1,
 )
-_FED_PROX_MU = flags.DEFINE_float(
+flags.DEFINE_float(
   'fed_prox_mu', 0.1, 'Pull of the model received on local training.', lower_bound=0
 )
-_FED_DYN_ALPHA = flags.DEFINE_float(
+flags.DEFINE_float(
   'fed_dyn_alpha', 0.1, "Strength of FedDyn's regulariser; 0 is FedAvg.", lower_bound=0
 )
 _OUTPUT_DIR = flags.DEFINE_string(
   'output_dir', None, 'Folder for all that is written.', required=True
 )
-
-_EMBEDDED_TASKS = ('digits',)
-_LARGEST = 2**31 - 1
 
 
 def output_folder() -> pathlib.Path:
@@ -248,150 +233,19 @@ def _with_family(spec: specs.RunSpec, is_given: bool) -> specs.RunSpec:
   return dataclasses.replace(spec, model_family=family)
 
 
-def _check_personal(spec: specs.RunSpec) -> None:
-  if spec.client_test_fraction == 1:
-    raise app.UsageError('--client_test_fraction must be below 1, found 1.')
-  if spec.evaluate_after_training and not spec.client_test_fraction:
-    raise app.UsageError(
-      '--evaluate_after_training tests each client on its own examples: give their share, as '
-      '--client_test_fraction=0.2.'
-    )
-  if spec.method in specs.PERSONAL_METHODS and not spec.client_test_fraction:
-    raise app.UsageError(
-      f"--method={spec.method} trains a model for each client: give the share of a client's "
-      'examples to test it on, as --client_test_fraction=0.2.'
-    )
-
-
-def _check_regularized(spec: specs.RunSpec) -> None:
-  if spec.method == 'scaffold' and spec.client_optimizer != 'sgd':
-    raise app.UsageError(
-      f'--client_optimizer={spec.client_optimizer} does not go with --method=scaffold; its '
-      'corrections are of sgd.'
-    )
-  if spec.method in ('scaffold', 'fed_dyn'):
-    for part in codecs.parse(spec.uplink).parts:
-      if part.traits.whole_client:
-        raise app.UsageError(
-          f'--uplink={spec.uplink} does not go with --method={spec.method}: {part.name} keeps '
-          'whole clients out of a round.'
-        )
-
-
-def _check_numbers(spec: specs.RunSpec) -> None:
-  """Refuses what the bounds of single flags let pass."""
-  for name, value in dataclasses.asdict(spec).items():
-    if isinstance(value, float) and not math.isfinite(value):
-      raise app.UsageError(f'--{name} must be a finite number, found {value}.')
-    if isinstance(value, int) and value > _LARGEST:
-      raise app.UsageError(f'--{name} must be at most {_LARGEST}, found {value}.')
-
-
-def _check(spec: specs.RunSpec) -> None:
-  try:
-    tasks.check_partition(spec.task, spec.partition)
-  except ValueError as e:
-    raise app.UsageError(f'--partition: {e}') from e
-  try:
-    spec.freezing_settings()
-  except ValueError as e:
-    raise app.UsageError(f'--apf_*: {e}') from e
-  try:
-    uplink = codecs.parse(spec.uplink)
-    if spec.method == 'lbgm':
-      codecs.LookBack(uplink, spec.lbgm_threshold)
-    if spec.freezing_settings() is not None:
-      aggregators.check_codec_under_freezing(uplink)
-  except ValueError as e:
-    raise app.UsageError(f'--uplink: {e}') from e
-  try:
-    downlink = codecs.parse(spec.downlink)
-    learning.check_downlink(downlink)
-  except ValueError as e:
-    raise app.UsageError(f'--downlink: {e}') from e
-  if spec.method in specs.METHODS_WITHOUT_UPLINK and uplink != codecs.Identity():
-    raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
-  if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():
-    raise app.UsageError(f'--downlink={spec.downlink} does nothing under --method={spec.method}.')
-  if spec.num_clients and spec.clients_per_round > spec.num_clients:
-    raise app.UsageError(
-      f'--clients_per_round must be at most --num_clients={spec.num_clients}, found '
-      f'{spec.clients_per_round}.'
-    )
-  if spec.server_momentum and spec.server_optimizer != 'sgd':
-    raise app.UsageError(
-      f'--server_momentum={spec.server_momentum} does nothing under '
-      f'--server_optimizer={spec.server_optimizer}; it belongs to sgd.'
-    )
-  if spec.server_epsilon is not None and spec.server_optimizer == 'sgd':
-    raise app.UsageError(
-      f'--server_epsilon={spec.server_epsilon} does nothing under --server_optimizer=sgd.'
-    )
-  if spec.server_momentum == 1:
-    raise app.UsageError('--server_momentum must be below 1, found 1.')
-  if spec.straggler_deadline == 0:
-    raise app.UsageError('--straggler_deadline must be above 0, found 0.')
-  if spec.data_dir is not None and spec.task in _EMBEDDED_TASKS:
-    raise app.UsageError(f'--data_dir does nothing under --task={spec.task}, which is embedded.')
-
-
 def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> specs.RunSpec:
   """The spec that the flags make for `method`; `overrides` replace single settings.
 
   Raises UsageError if the settings contradict each other.
   """
-  settings = dict(
-    task=_TASK.value,
-    method=method,
-    rounds=_ROUNDS.value,
-    num_clients=_NUM_CLIENTS.value,
-    clients_per_round=_CLIENTS_PER_ROUND.value,
-    partition=_PARTITION.value,
-    client_epochs=_CLIENT_EPOCHS.value,
-    batch_size=_BATCH_SIZE.value,
-    client_max_elements=_CLIENT_MAX_ELEMENTS.value,
-    client_optimizer=_CLIENT_OPTIMIZER.value,
-    client_learning_rate=_CLIENT_LEARNING_RATE.value,
-    server_optimizer=_SERVER_OPTIMIZER.value,
-    server_learning_rate=_SERVER_LEARNING_RATE.value,
-    server_momentum=_SERVER_MOMENTUM.value,
-    server_epsilon=_SERVER_EPSILON.value,
-    client_weighting=_CLIENT_WEIGHTING.value,
-    seed=_SEED.value,
-    eval_every=_EVAL_EVERY.value,
-    data_dir=_DATA_DIR.value,
-    context=_CONTEXT.value,
-    client_memory=_CLIENT_MEMORY.value,
-    dropout_rate=_DROPOUT_RATE.value,
-    straggler_deadline=_STRAGGLER_DEADLINE.value,
-    uplink=_UPLINK.value,
-    downlink=_DOWNLINK.value,
-    lbgm_threshold=_LBGM_THRESHOLD.value,
-    lbgm_granularity=_LBGM_GRANULARITY.value,
-    apf_stability_threshold=_APF_STABILITY_THRESHOLD.value,
-    apf_check_every=_APF_CHECK_EVERY.value,
-    apf_control=_APF_CONTROL.value,
-    apf_aggressive=_APF_AGGRESSIVE.value,
-    apf_ema_decay=_APF_EMA_DECAY.value,
-    apf_granularity=_APF_GRANULARITY.value,
-    apf_zero_update=_APF_ZERO_UPDATE.value,
-    apf_mask_policy=_APF_MASK_POLICY.value,
-    client_test_fraction=_CLIENT_TEST_FRACTION.value,
-    evaluate_after_training=_EVALUATE_AFTER_TRAINING.value,
-    model_family=_MODEL_FAMILY.value,
-    fedpara_gamma=_FEDPARA_GAMMA.value,
-    fed_prox_mu=_FED_PROX_MU.value,
-    fed_dyn_alpha=_FED_DYN_ALPHA.value,
-  )
+  names = (field.name for field in dataclasses.fields(specs.RunSpec))
+  settings = {name: flags.FLAGS[name].value for name in names if name != 'method'}
   overrides = overrides or {}
-  spec = specs.RunSpec(**{**settings, **overrides})
+  spec = specs.RunSpec(**{**settings, **overrides, 'method': method})
   if spec.num_clients is None:
     spec = dataclasses.replace(spec, num_clients=0 if spec.partition == tasks.NATURAL else 100)
   spec = _with_family(spec, given('model_family') or 'model_family' in overrides)
-  _check_numbers(spec)
-  _check(spec)
-  _check_personal(spec)
-  _check_regularized(spec)
+  spec_checks.check(spec)
   return spec
 
 

@@ -179,18 +179,19 @@ def test_mnist_files(tmp_path, capsys, name, damage, message):
   assert not (tmp_path / 'run' / 'metrics.csv').exists()
 
 
+BINARY = cifar.VERSIONS['cifar10'][0]
 CIFAR = [
-  (cifar.TEST_FILE, bytes(3072), f'{cifar.TEST_FILE}: expected whole records of 3073 bytes'),
-  (cifar.TEST_FILE, b'\x0b' + bytes(3072), 'expected labels 0 to 9, found 11'),
-  (cifar.TEST_FILE, b'', 'expected whole records'),
-  (cifar.ARCHIVE, gzip.compress(b'x' * 600), f'{cifar.ARCHIVE}: expected a whole tar archive'),
+  (BINARY.test_file, bytes(3072), f'{BINARY.test_file}: expected whole records of 3073 bytes'),
+  (BINARY.test_file, b'\x0b' + bytes(3072), 'expected labels 0 to 9, found 11'),
+  (BINARY.test_file, b'', 'expected whole records'),
+  (BINARY.archive, gzip.compress(b'x' * 600), f'{BINARY.archive}: expected a whole tar archive'),
 ]
 
 
 @pytest.mark.parametrize('name, content, message', CIFAR, ids=range(len(CIFAR)))
 def test_cifar_files(tmp_path, capsys, name, content, message):
-  if name != cifar.ARCHIVE:
-    for other in cifar.FILES:
+  if name != BINARY.archive:
+    for other in BINARY.files:
       (tmp_path / other).write_bytes(bytes(3073))
   (tmp_path / name).write_bytes(content)
   arguments = ['--task=cifar10', f'--data_dir={tmp_path}', f'--output_dir={tmp_path / "run"}']

@@ -80,6 +80,9 @@ def test_mnist_is_labelled_images_or_a_value_error(examples, tmp_path):
   fuzzing.fuzz(examples, strategy, check, corpus)
 
 
+BINARY = cifar.VERSIONS['cifar10'][0]
+
+
 def cifar_archive(names):
   """The archive, of a record a file; also with members that have no place in it."""
   written = io.BytesIO()
@@ -98,7 +101,7 @@ def cifar_archive(names):
 def test_a_cifar_archive_is_images_or_a_clear_error_and_writes_nothing(examples, tmp_path):
   folder = tmp_path / 'data'
   folder.mkdir()
-  path = folder / cifar.ARCHIVE
+  path = folder / BINARY.archive
 
   def check(content):
     path.write_bytes(content)
@@ -111,9 +114,9 @@ def test_a_cifar_archive_is_images_or_a_clear_error_and_writes_nothing(examples,
         assert split.x.shape == (len(split.y), 32, 32, 3) and set(split.y) <= set(range(10))
     assert [*tmp_path.iterdir()] == [folder] and [*folder.iterdir()] == [path]
 
-  names = [f'{cifar.FOLDER}/{name}' for name in cifar.FILES]
+  names = [f'{BINARY.folder}/{name}' for name in BINARY.files]
   whole = cifar_archive(names)
-  outside = cifar_archive([f'../../{name}' for name in cifar.FILES] + ['/tmp/test_batch.bin'])
+  outside = cifar_archive([f'../../{name}' for name in BINARY.files] + ['/tmp/test_batch.bin'])
   corpus = [whole, zipped(whole), zipped(outside), zipped(whole[:5000]), zipped(whole)[:200], b'']
   corpus += [zipped(whole)[:60] + b'\0' * 8 + zipped(whole)[68:]]
   strategy = st.one_of(
