@@ -28,6 +28,7 @@ from experiments import recording
 from experiments import specs
 from experiments.reports import gradient_plots
 from tff_lowrank.analysis import gradient_space
+from tff_lowrank.analysis import replay
 
 _SETTING = flags.DEFINE_enum(
   'setting', 'federated', ('federated', 'central'), 'Who has the data; see above.'
@@ -53,18 +54,18 @@ class _Study:
     self._shapes: list[tuple[int, ...]] = []
     self._metrics: list[dict[str, float]] = []
 
-  def add(self, done: recording.RecordedRound) -> None:
+  def add(self, done: replay.Round, measured: recording.Measured) -> None:
     """Adds a round."""
     self._shapes = [x.shape for x in done.after]
     studied = dict(done.updates)
     if studied:
-      studied[gradient_plots.MEAN] = recording.mean_update(done)
+      studied[gradient_plots.MEAN] = replay.weighted_mean(done.updates, done.weights)
     for name, update in studied.items():
       if name in self._histories:
         self._histories[name].add(update)
         self._rounds[name].append(done.number)
-    if done.evaluated is not None:
-      evaluated = {f'eval_{name}': value for name, value in done.evaluated.items()}
+    if measured.evaluated is not None:
+      evaluated = {f'eval_{name}': value for name, value in measured.evaluated.items()}
       self._metrics.append(dict(round=done.number) | evaluated)
 
   def write(self, folder: pathlib.Path) -> None:
@@ -113,8 +114,8 @@ def main(argv: Sequence[str]) -> None:
     study = _Study([] if _SETTING.value == 'central' else watched)
     with tqdm.tqdm(total=spec.rounds, unit='round', disable=None) as progress:
 
-      def on_round(done: recording.RecordedRound) -> None:
-        study.add(done)
+      def on_round(done: replay.Round, measured: recording.Measured) -> None:
+        study.add(done, measured)
         progress.update()
 
       recording.record(spec, task, on_round)

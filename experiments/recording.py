@@ -1,6 +1,6 @@
 """Trains by FedAvg and shows every update, for studies of what methods would make of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 from typing import Any, NamedTuple
 
@@ -14,45 +14,27 @@ from tff_lowrank import client_state
 from tff_lowrank import execution
 from tff_lowrank import ledger
 from tff_lowrank import tasks
+from tff_lowrank.analysis import replay
 from tff_lowrank.simulation import batches as batches_lib
 from tff_lowrank.simulation import evaluation
 from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
-
-Tensors = list[np.ndarray]
 
 # Flags of a run that a study has no use for.
 _UNUSED = ('client_memory', 'client_test_fraction', 'downlink', 'dropout_rate',
            'straggler_deadline', 'uplink')  # fmt: skip
 
 
-class RecordedRound(NamedTuple):
-  """A round.
+class Measured(NamedTuple):
+  """What a round cost and led to.
 
-  number: from 1.
-  updates: of each client that took part and was accepted, the initial model minus the trained
-    one, an array for each trainable tensor.
-  weights: of these clients, in the mean.
-  before, after: the trainable tensors of the global model.
   uplink_bytes, downlink_bytes: of all messages.
   evaluated: metrics on the test examples, in rounds that are evaluated.
   """
 
-  number: int
-  updates: dict[str, Tensors]
-  weights: dict[str, float]
-  before: Tensors
-  after: Tensors
   uplink_bytes: int
   downlink_bytes: int
   evaluated: dict[str, float] | None
-
-
-def mean_update(done: RecordedRound) -> Tensors:
-  """The weighted mean of a round's updates, of which there must be one at least."""
-  total = sum(done.weights.values())
-  parts = [[done.weights[c] / total * x for x in update] for c, update in done.updates.items()]
-  return [sum(tensors) for tensors in zip(*parts, strict=True)]
 
 
 def check_flags() -> None:
@@ -75,7 +57,7 @@ def build_task(spec: specs.RunSpec) -> tasks.Task:
   )
 
 
-def _arrays(tensors: Sequence[Any]) -> Tensors:
+def _arrays(tensors: Iterable[Any]) -> list[np.ndarray]:
   return [np.asarray(x) for x in tensors]
 
 
@@ -94,7 +76,7 @@ def _bytes(reports: Sequence[Any], direction: str) -> int:
 
 
 def record(
-  spec: specs.RunSpec, task: tasks.Task, on_round: Callable[[RecordedRound], None]
+  spec: specs.RunSpec, task: tasks.Task, on_round: Callable[[replay.Round, Measured], None]
 ) -> None:
   """Trains as `spec` says and calls `on_round` after each round.
 
@@ -124,16 +106,18 @@ def record(
       }
       is_evaluated = done.number == spec.rounds or done.number % spec.eval_every == 0
       on_round(
-        RecordedRound(
+        replay.Round(
           number=done.number,
           updates=updates,
-          weights={client: _weight(spec, task, client) for client in accepted},
+          weights={client: _weight(spec, task, client) for client in updates},
           before=before,
           after=after,
+        ),
+        Measured(
           uplink_bytes=_bytes(done.reports, ledger.UPLINK),
           downlink_bytes=_bytes(done.reports, ledger.DOWNLINK),
           evaluated=evaluate(weights) if is_evaluated else None,
-        )
+        ),
       )
       before = after
 

@@ -14,6 +14,7 @@ import matplotlib
 matplotlib.use('Agg')
 
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 import numpy as np
 import pandas as pd
 
@@ -28,7 +29,9 @@ MODEL = 'model'
 MOMENTA = (0.0, 0.9)
 
 
-def _histories(folder: pathlib.Path) -> Iterator[tuple[str, np.ndarray, list[gradient_space.Space]]]:
+def _histories(
+  folder: pathlib.Path,
+) -> Iterator[tuple[str, np.ndarray, list[gradient_space.Space]]]:
   """(name, rounds, a space for each tensor) of each history."""
   with np.load(folder / FILE) as data:
     sizes = data['sizes'].tolist()
@@ -164,7 +167,13 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
 
 def _heat(axes: plt.Axes, values: np.ndarray, x: str, y: str) -> plt.cm.ScalarMappable:
-  image = axes.imshow(values, vmin=0, vmax=1, aspect='auto', cmap='viridis', origin='lower')
+  height, width = values.shape
+  image = axes.imshow(
+    values, vmin=0, vmax=1, aspect='auto', origin='lower',
+    extent=(0.5, width + 0.5, 0.5, height + 0.5),
+  )  # fmt: skip
+  for axis in (axes.xaxis, axes.yaxis):
+    axis.set_major_locator(ticker.MaxNLocator(8, integer=True))
   axes.set_xlabel(x)
   axes.set_ylabel(y)
   return image
