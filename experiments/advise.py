@@ -36,7 +36,7 @@ from tff_lowrank.analysis import replay
 
 _TOLERANCE = flags.DEFINE_float(
   'tolerance',
-  0.1,
+  0.05,
   'Share of the energy of the mean updates that a suggested setting may lose.',
   lower_bound=0,
   upper_bound=1,

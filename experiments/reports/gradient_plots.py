@@ -160,6 +160,8 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
       axes.plot(part['gradients'], part[column], label=name, **style)
     axes.set_title(title)
     axes.set_xlabel('Gradients so far')
+    if column != 'consecutive':
+      axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
   handles, names = panels[0].get_legend_handles_labels()
   figure.legend(handles[:12], names[:12], loc='outside right', fontsize='small')
