@@ -73,24 +73,35 @@ def _split(vector: tf.Tensor, sizes: list[Any], shapes: list[tf.TensorShape]) ->
   ]
 
 
-def _kth_largest(order: tf.Tensor, k: Any) -> tf.Tensor:
-  """The k-th largest of signed integers [n], found bit by bit; `k` is an int, or int64 [].
+def _threshold(order: tf.Tensor, k: Any) -> tuple[tf.Tensor, tf.Tensor]:
+  """A value that at least k of the integers `order`, [n], reach, and how many do, int32 [].
 
-  A pass over the elements for each bit takes a third of the time of `tf.math.top_k`.
+  More than k do only if the k-th largest has equals; the value then is the k-th largest. `k` is
+  an int, or int32 []. Found bit by bit, a pass over the elements for each, in less time than that
+  of `tf.math.top_k`.
   """
-  bits = order.dtype.size * 8
-  one = tf.ones([], order.dtype)
+  zero, one = tf.zeros([], order.dtype), tf.ones([], order.dtype)
 
-  def is_reached(value: tf.Tensor) -> tf.Tensor:
-    return tf.math.count_nonzero(order >= value, dtype=tf.int64) >= k
+  def count(value: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(order >= value, tf.int32))
 
-  def add_bit(bit: tf.Tensor, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  def add_bit(bit: tf.Tensor, value: tf.Tensor, reached: tf.Tensor) -> tuple[tf.Tensor, ...]:
     larger = value + tf.bitwise.left_shift(one, bit)
-    return bit - one, tf.where(is_reached(larger), larger, value)
+    fewer = count(larger)
+    enough = fewer >= k
+    return bit - one, tf.where(enough, larger, value), tf.where(enough, fewer, reached)
 
-  lowest = tf.where(is_reached(tf.zeros_like(one)), tf.zeros_like(one), order.dtype.min)
-  start = (tf.constant(bits - 2, order.dtype), lowest)
-  return tf.while_loop(lambda bit, _: bit >= 0, add_bit, start)[1]
+  non_negative = count(zero)
+  enough = non_negative >= k
+  start = (
+    tf.constant(order.dtype.size * 8 - 2, order.dtype),
+    tf.where(enough, zero, order.dtype.min),
+    tf.where(enough, non_negative, tf.size(order)),
+  )
+  _, value, reached = tf.while_loop(
+    lambda bit, _, reached: (bit >= 0) & (reached > k), add_bit, start
+  )
+  return value, reached
 
 
 def _first(order: tf.Tensor, k: Any) -> tf.Tensor:
@@ -98,14 +109,15 @@ def _first(order: tf.Tensor, k: Any) -> tf.Tensor:
 
   `k` is an int, or int64 [].
   """
-  value = _kth_largest(order, k)
-  surplus = tf.math.count_nonzero(order >= value, dtype=tf.int64) - k
+  k = k if isinstance(k, int) else tf.cast(k, tf.int32)
+  value, reached = _threshold(order, k)
 
   def without_last_equals() -> tf.Tensor:
     places = tf.where(tf.equal(order, value), tf.range(tf.size(order)), -1)
-    return (order >= value) & (places < _kth_largest(places, surplus))
+    first_dropped, _ = _threshold(places, reached - k)
+    return (order >= value) & (places < first_dropped)
 
-  chosen = tf.cond(surplus > 0, without_last_equals, lambda: order >= value)
+  chosen = tf.cond(reached > k, without_last_equals, lambda: order >= value)
   # All that there are; gathered, because XLA cannot know their number.
   return tf.cast(tf.gather(tf.where(chosen)[:, 0], tf.range(k)), tf.int32)
 
