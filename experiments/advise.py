@@ -13,6 +13,7 @@ run.json. --check also trains with each setting, as long, and adds what was meas
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ def _candidates(base: specs.RunSpec) -> list[_Candidate]:
 
   def add_codec(method: str, name: str, value: object, codec: codecs.Codec) -> None:
     spec = flag_groups.run_spec(method, {name: value})
-    rule = lambda rounds: replay.replay_codec(codec, rounds, base.seed)  # noqa: E731
+    rule = functools.partial(replay.replay_codec, codec, seed=base.seed)
     found.append(_Candidate(method, f'{name}={value}', spec, rule))
 
   for threshold in LBGM_THRESHOLDS:

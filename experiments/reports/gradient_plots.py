@@ -136,7 +136,8 @@ def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     part = table[(table['history'] == MEAN) & (table['momentum'] == momentum)]
     for n, color in (('n95', 'tab:blue'), ('n99', 'tab:orange')):
       _draw_mean(above, part, n, color)
-    above.plot(part['round'], part['gradients'], color='grey', ls=':', label='gradients so far')
+    model = part[part['tensor'] == MODEL]
+    above.plot(model['round'], model['gradients'], color='grey', ls=':', label='gradients so far')
     above.set_title(f'Momentum {momentum} in the analysis')
     below.plot(metrics['round'], 100 * metrics['eval_accuracy'], color='tab:green')
     below.set_xlabel('Round')
