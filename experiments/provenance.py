@@ -1,6 +1,7 @@
 """What is needed to run a run again: written to `run.json` beside its results."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import datetime
 from importlib import metadata
 import json
@@ -102,3 +103,15 @@ class RunRecord:
       self.update(status, **facts)
     except OSError as e:
       logging.warning('%s could not be written: %s', self._path, e)
+
+
+@contextlib.contextmanager
+def recorded(path: pathlib.Path, flags: dict[str, Any]) -> Iterator[None]:
+  """Keeps a `RunRecord` of what happens in a `with` block, which is not resumed."""
+  record = RunRecord(path, flags, [])
+  try:
+    yield
+  except BaseException as e:
+    record.update_if_possible('failed', error=f'{type(e).__name__}: {e}')
+    raise
+  record.update('completed')

@@ -45,3 +45,14 @@ def test_count_takes_masks_of_scalars_and_of_whole_tensors():
   counted = structures.count(mask, value)
   assert counted == 3 + 4 and counted.dtype == tf.int64
   assert structures.count([], []) == 0
+
+
+def test_where_takes_masks_of_scalars_and_of_whole_tensors(rng):
+  a, b = rng.normal(size=(2, 3, 4)).astype(np.float32)
+  b[0] = np.nan  # What is not chosen does not count.
+  mask = np.isnan(b) | (rng.random([3, 4]) < 0.5)
+  np.testing.assert_array_equal(structures.where(mask, a, b), np.where(mask, a, b))
+  for whole in (True, False):
+    np.testing.assert_array_equal(structures.where(tf.constant(whole), a, b), a if whole else b)
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    structures.where(mask, a, b[:, :1])

@@ -32,6 +32,18 @@ def test_keeps_the_largest(rng, amount, shape, k):
   assert message.indices[0].shape == (k,)
 
 
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
+def test_keeps_the_largest_of_every_float(dtype, rng):
+  # Over the whole range, with zeros of both signs, and all over again for ties.
+  x = rng.normal(size=300) * 10.0 ** rng.integers(*np.log10([np.finfo(dtype).tiny, 1]), 300)
+  x = np.concatenate([x, -x, [0.0, -0.0], x]).astype(dtype)
+  for k in (1, 2, 3, 450, 899, 901, 902):
+    (got,), message = decoded(codecs.TopK(k), [x])
+    np.testing.assert_array_equal(got, reference_top_k(x, k))
+    indices = np.asarray(message.indices[0])
+    assert len(indices) == k and (np.diff(indices) > 0).all()
+
+
 def test_of_all_tensors_together(rng):
   value = [np.float32([5, 1]), np.float32([[3, -4]]), np.float32(-6)]
   got, _ = decoded(codecs.TopK(3, granularity='model'), value)

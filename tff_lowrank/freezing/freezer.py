@@ -86,7 +86,7 @@ def frozen_mask(settings: settings_lib.Settings, state: State) -> list[tf.Tensor
 def hold(frozen: list[tf.Tensor], kept: Any, value: Any) -> Any:
   """`value`, with `kept` where `frozen`; both are of one structure, `frozen` its mask."""
   held = [
-    tf.where(mask, a, b)
+    structures.where(mask, a, b)
     for mask, a, b in zip(frozen, tf.nest.flatten(kept), tf.nest.flatten(value), strict=True)
   ]
   return tf.nest.pack_sequence_as(value, held)
@@ -157,11 +157,11 @@ def _check(settings: settings_lib.Settings, state: State, change: list[tf.Tensor
     stable = stability.is_stable(
       new, state.threshold, whole=whole, zero_update=settings.zero_update
     )
-    period = tf.where(active, control.next_period(settings.control, period, stable), period)
+    period = structures.where(active, control.next_period(settings.control, period, stable), period)
     extra = aggressive.extra_period(settings.aggressive, settings.seed, check, index, period.shape)
     statistics.append(new)
     periods.append(period)
-    wakes.append(tf.where(active, check + 1 + period + extra, wake))
+    wakes.append(structures.where(active, check + 1 + period + extra, wake))
   frozen = structures.count([wake > check + 1 for wake in wakes], change)
   threshold = stability.tighten(
     state.threshold, frozen, structures.num_elements(change), settings.threshold_floor

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tff_lowrank import structures
+
 ZERO_UPDATES = ('unstable', 'stable')
 
 _TIGHTEN_ABOVE = (4, 5)  # As a fraction: a float could not tell exactly 80 % from more.
@@ -89,8 +91,8 @@ def update(
     signed = tf.reduce_sum(history, axis=0)
     magnitude = tf.reduce_sum(magnitudes(history, whole, batch_dims=1), axis=0)
   return Statistics(
-    tf.where(moves, signed, statistics.signed),
-    tf.where(moves, magnitude, statistics.magnitude),
+    structures.where(moves, signed, statistics.signed),
+    structures.where(moves, magnitude, statistics.magnitude),
     history,
   )
 

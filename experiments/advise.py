@@ -1,0 +1,230 @@
+"""Predicts what each method would save, from a short training by FedAvg.
+
+  python -m experiments.advise --task=digits --rounds=30 --output_dir=DIR [--check]
+
+records all updates of a run of --rounds by FedAvg and replays on them what each method would have
+sent: LBGM's rule at several thresholds, APF's checks at several thresholds, and codecs; FedPara's
+size follows from the model. A setting's error is the share of the energy of the mean updates that
+it would have lost; of each method the setting is suggested that saves most within --tolerance.
+Updates stay in memory: a model for each round and client in it.
+
+Writes DIR/advice.csv and advice.md (a row for each setting), layers.csv (a row for each tensor) and
+run.json. --check also trains with each setting, as long, and adds what was measured.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import app
+from absl import flags
+import numpy as np
+import pandas as pd
+import tqdm
+
+from experiments import entry
+from experiments import flag_groups
+from experiments import provenance
+from experiments import recording
+from experiments import specs
+from experiments.reports import advice_table
+from tff_lowrank import codecs
+from tff_lowrank import layers
+from tff_lowrank import tasks
+from tff_lowrank.analysis import gradient_space
+from tff_lowrank.analysis import replay
+
+_TOLERANCE = flags.DEFINE_float(
+  'tolerance',
+  0.05,
+  'Share of the energy of the mean updates that a suggested setting may lose.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_CHECK = flags.DEFINE_boolean(
+  'check', False, 'Also train with each setting, and say what it saved.'
+)
+
+LBGM_THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+APF_THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4)
+UPLINKS = (
+  'top_k(0.3)', 'top_k(0.1)', 'top_k(0.03)',
+  'truncated_svd(4)', 'truncated_svd(2)', 'truncated_svd(1)',
+)  # fmt: skip
+GAMMAS = (0.1, 0.3, 0.5, 0.7)
+
+# Flags of which advice tries several values itself.
+_TRIED = ('lbgm_threshold', 'apf_stability_threshold', 'fedpara_gamma', 'model_family')
+_METHODS = ('fed_avg', 'lbgm', 'apf')
+
+
+class _Candidate(NamedTuple):
+  """A setting of a method: the run that has it, and its replay on recorded rounds."""
+
+  method: str
+  setting: str
+  spec: specs.RunSpec
+  replay: Callable[[Sequence[replay.Round]], replay.Replayed]
+
+
+def _check_flags() -> None:
+  flag_groups.check_method_flags(_METHODS)
+  recording.check_flags()
+  for name in _TRIED:
+    if flag_groups.given(name):
+      raise app.UsageError(f'--{name} does nothing here: several values are tried.')
+
+
+def _candidates(base: specs.RunSpec) -> list[_Candidate]:
+  """All settings but FedPara's."""
+  found = []
+
+  def add_codec(method: str, name: str, value: object, codec: codecs.Codec) -> None:
+    spec = flag_groups.run_spec(method, {name: value})
+    rule = functools.partial(replay.replay_codec, codec, seed=base.seed)
+    found.append(_Candidate(method, f'{name}={value}', spec, rule))
+
+  for threshold in LBGM_THRESHOLDS:
+    codec = codecs.LookBack(threshold=threshold, granularity=base.lbgm_granularity)
+    add_codec('lbgm', 'lbgm_threshold', threshold, codec)
+  for threshold in APF_THRESHOLDS:
+    found.append(_apf_candidate(threshold))
+  for text in UPLINKS:
+    add_codec('fed_avg', 'uplink', text, codecs.parse(text))
+  return found
+
+
+def _apf_candidate(threshold: float) -> _Candidate:
+  spec = flag_groups.run_spec('apf', dict(apf_stability_threshold=threshold))
+
+  def rule(rounds: Sequence[replay.Round]) -> replay.Replayed:
+    return replay.replay_freezing(spec.freezing_settings(), spec.apf_mask_policy, rounds)
+
+  return _Candidate('apf', f'apf_stability_threshold={threshold}', spec, rule)
+
+
+def _saved(spent: float, reference: float) -> float:
+  return 1 - spent / reference if reference else 0.0
+
+
+def _predict(candidate: _Candidate, rounds: list[replay.Round], model_bytes: int) -> dict[str, Any]:
+  """A row of the advice, of fractions of FedAvg's bytes; `late_` is of the last half."""
+  replayed = candidate.replay(rounds)
+  plain = np.array([len(done.updates) * model_bytes for done in rounds])
+  spent, late = replayed.uplink_bytes + replayed.downlink_bytes, slice(len(rounds) // 2, None)
+  return dict(
+    method=candidate.method,
+    setting=candidate.setting,
+    uplink_saved=_saved(replayed.uplink_bytes.sum(), plain.sum()),
+    total_saved=_saved(spent.sum(), 2 * plain.sum()),
+    late_total_saved=_saved(spent[late].sum(), 2 * plain[late].sum()),
+    error=replayed.error,
+    frozen=replayed.frozen_fraction[-1] if candidate.method == 'apf' else None,
+  )
+
+
+def _fedpara_rows(task: tasks.Task) -> Iterator[dict[str, Any]]:
+  """What smaller models save: of all bytes the same share as of parameters. No error is known."""
+  model = task.keras_model_fn()
+  for gamma in GAMMAS:
+    saved = _saved(layers.to_fedpara(model, gamma=gamma).model.count_params(), model.count_params())
+    savings = {name: saved for name in ('uplink_saved', 'total_saved', 'late_total_saved')}
+    yield dict(method='fedpara', setting=f'fedpara_gamma={gamma}', **savings)
+
+
+def _suggest(table: pd.DataFrame, tolerance: float) -> pd.Series:
+  """bool: of each method the setting that saves most with at most `tolerance` lost."""
+  allowed = table[(table['error'] <= tolerance) & (table['total_saved'] > 0)]
+  best = allowed.groupby('method')['total_saved'].idxmax()
+  return table.index.isin(best)
+
+
+def _measure(
+  spec: specs.RunSpec, task: tasks.Task, on_round: Callable[[replay.Round], None]
+) -> dict[str, Any]:
+  """Trains; the bytes up and down, and the last accuracy."""
+  spent = np.zeros(2, np.int64)
+  accuracy = None
+
+  def after(done: replay.Round, measured: recording.Measured) -> None:
+    nonlocal accuracy
+    spent[:] += measured.uplink_bytes, measured.downlink_bytes
+    if measured.evaluated is not None:
+      accuracy = measured.evaluated['accuracy']
+    on_round(done)
+
+  recording.record(spec, task, after)
+  return dict(up=spent[0], total=spent.sum(), accuracy=accuracy)
+
+
+def _layer_rows(rounds: list[replay.Round], spec: specs.RunSpec) -> Iterator[dict[str, Any]]:
+  """What explains the advice, for each tensor."""
+  means = [replay.weighted_mean(done.updates, done.weights) for done in rounds if done.updates]
+  history, by_client = gradient_space.History(), {}
+  for mean in means:
+    history.add(mean)
+  for done in rounds:
+    for client, update in done.updates.items():
+      by_client.setdefault(client, gradient_space.History()).add(update)
+  spaces, clients = history.spaces(), [h.spaces() for h in by_client.values()]
+  perturbed = replay.perturbations(spec.freezing_settings(), rounds)
+  for i, space in enumerate(spaces):
+    few, many = (gradient_space.num_components(space, share)[-1] for share in gradient_space.SHARES)
+    overlaps = [gradient_space.consecutive_overlaps(c[i]) for c in clients]
+    overlaps = np.concatenate(overlaps)
+    yield dict(
+      tensor=i,
+      shape='x'.join(map(str, means[0][i].shape)) or '1',
+      size=space.size,
+      n95=few,
+      n99=many,
+      consecutive_overlap=overlaps.mean() if overlaps.size else np.nan,
+      effective_perturbation=perturbed[i],
+      rank95=np.mean([replay.spectral_rank(mean[i], 0.95) for mean in means]),
+    )
+
+
+def _write(table: pd.DataFrame, layer_table: pd.DataFrame, folder: pathlib.Path) -> str:
+  table.to_csv(folder / 'advice.csv', index=False)
+  layer_table.to_csv(folder / 'layers.csv', index=False)
+  text = advice_table.to_markdown(table, layer_table)
+  (folder / 'advice.md').write_text(text)
+  return text
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  _check_flags()
+  base = flag_groups.run_spec('fed_avg')
+  candidates = _candidates(base)
+  folder = flag_groups.output_folder()
+  folder.mkdir(parents=True, exist_ok=True)
+  used = base.as_dict() | candidates[-1].spec.as_dict()
+  settings = used | dict(tolerance=_TOLERANCE.value, check=_CHECK.value)
+  with provenance.recorded(folder / 'run.json', settings):
+    task, rounds = recording.build_task(base), []
+    trainings = 1 + len(candidates) * _CHECK.value
+    with tqdm.tqdm(total=base.rounds * trainings, unit='round', disable=None) as progress:
+      plain = _measure(base, task, lambda done: (rounds.append(done), progress.update()))
+      rows = [dict(method='fed_avg', setting='', measured_accuracy=plain['accuracy'])]
+      model_bytes = sum(x.nbytes for x in rounds[0].before)
+      for candidate in candidates:
+        rows.append(_predict(candidate, rounds, model_bytes))
+        if _CHECK.value:
+          found = _measure(candidate.spec, task, lambda done: progress.update())
+          rows[-1].update(
+            measured_uplink_saved=_saved(found['up'], plain['up']),
+            measured_total_saved=_saved(found['total'], plain['total']),
+            measured_accuracy=found['accuracy'],
+          )
+    table = pd.DataFrame([*rows, *_fedpara_rows(task)])
+    table['suggested'] = _suggest(table, _TOLERANCE.value)
+    apf = next(c.spec for c in candidates if c.method == 'apf')
+    print(_write(table, pd.DataFrame(_layer_rows(rounds, apf)), folder))
+  print(f'Wrote {folder}')
+
+
+if __name__ == '__main__':
+  entry.run(main)

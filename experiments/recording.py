@@ -1,0 +1,132 @@
+"""Trains by FedAvg and shows every update, for studies of what methods would make of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+from absl import app
+import numpy as np
+
+from experiments import flag_groups
+from experiments import methods
+from experiments import specs
+from tff_lowrank import client_state
+from tff_lowrank import execution
+from tff_lowrank import ledger
+from tff_lowrank import tasks
+from tff_lowrank.analysis import replay
+from tff_lowrank.simulation import batches as batches_lib
+from tff_lowrank.simulation import evaluation
+from tff_lowrank.simulation import rounds as rounds_lib
+from tff_lowrank.simulation import sampling
+
+# Flags of a run that a study has no use for.
+_UNUSED = ('client_memory', 'client_test_fraction', 'downlink', 'dropout_rate',
+           'straggler_deadline', 'uplink')  # fmt: skip
+
+
+class Measured(NamedTuple):
+  """What a round cost and led to.
+
+  uplink_bytes, downlink_bytes: of all messages.
+  evaluated: metrics on the test examples, in rounds that are evaluated.
+  """
+
+  uplink_bytes: int
+  downlink_bytes: int
+  evaluated: dict[str, float] | None
+
+
+def check_flags() -> None:
+  """Raises UsageError if a flag is given that does nothing in a study of FedAvg."""
+  for name in _UNUSED:
+    if flag_groups.given(name):
+      raise app.UsageError(f'--{name} does nothing here: what is studied is plain FedAvg.')
+
+
+def build_task(spec: specs.RunSpec) -> tasks.Task:
+  """The task of a spec."""
+  return tasks.build(
+    spec.task,
+    partition=spec.partition,
+    num_clients=spec.num_clients,
+    seed=spec.seed,
+    data_dir=spec.data_dir,
+    model_family=spec.model_family,
+    gamma=spec.gamma,
+  )
+
+
+def _arrays(tensors: Iterable[Any]) -> list[np.ndarray]:
+  return [np.asarray(x) for x in tensors]
+
+
+def _remembering(spec: specs.RunSpec) -> specs.RunSpec:
+  """FedAvg whose clients remember the last update that they sent: LBGM of threshold 0."""
+  return dataclasses.replace(spec, method='lbgm', lbgm_threshold=0.0, lbgm_granularity='tensor')
+
+
+def _weight(spec: specs.RunSpec, task: tasks.Task, client: str) -> float:
+  """A client's weight in the mean, but for a common factor."""
+  return 1.0 if spec.client_weighting == 'uniform' else float(len(task.train.examples(client).y))
+
+
+def _bytes(reports: Sequence[Any], direction: str) -> int:
+  return sum(ledger.to_bytes(ledger.total(report[direction])) for report in reports)
+
+
+def record(
+  spec: specs.RunSpec, task: tasks.Task, on_round: Callable[[replay.Round, Measured], None]
+) -> None:
+  """Trains as `spec` says and calls `on_round` after each round.
+
+  Updates are recorded under the method `fed_avg`; under others `updates` and `weights` are empty.
+  """
+  keeps_updates = spec.method == 'fed_avg'
+  in_context = execution.stock_context if spec.context == 'stock' else execution.set_local_context
+  with in_context():
+    model = task.build_model(spec.seed)
+    process = methods.build_process(
+      _remembering(spec) if keeps_updates else spec, model, task.keras_model_fn
+    )
+    evaluate = evaluation.build_evaluation(model, task.test, task.preprocess)
+    batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
+    state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())
+    before = _arrays(process.get_model_weights(state).trainable)
+
+    def after_round(done: rounds_lib.Round) -> None:
+      nonlocal before
+      weights = process.get_model_weights(done.state)
+      after = _arrays(weights.trainable)
+      pairs = zip(done.client_ids, done.reports, strict=True) if keeps_updates else ()
+      accepted = [client for client, report in pairs if report['accepted']]
+      updates = {
+        client: _arrays(block['look_back'][0] for block in memory)
+        for client, memory in zip(accepted, store.read(accepted), strict=True)
+      }
+      is_evaluated = done.number == spec.rounds or done.number % spec.eval_every == 0
+      on_round(
+        replay.Round(
+          number=done.number,
+          updates=updates,
+          weights={client: _weight(spec, task, client) for client in updates},
+          before=before,
+          after=after,
+        ),
+        Measured(
+          uplink_bytes=_bytes(done.reports, ledger.UPLINK),
+          downlink_bytes=_bytes(done.reports, ledger.DOWNLINK),
+          evaluated=evaluate(weights) if is_evaluated else None,
+        ),
+      )
+      before = after
+
+    rounds_lib.run_rounds(
+      process,
+      state,
+      store,
+      sampling.build_sampling(task.train.client_ids, spec.clients_per_round, spec.seed),
+      lambda client, number: batches.dataset(task.train, client, number, task.preprocess),
+      range(1, spec.rounds + 1),
+      after_round,
+    )

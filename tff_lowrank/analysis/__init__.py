@@ -1,0 +1,1 @@
+"""What recorded gradients and models tell, without training. Never imports tff."""

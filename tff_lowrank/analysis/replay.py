@@ -1,0 +1,181 @@
+"""What methods would have sent of a recorded training by FedAvg, and what they would have lost.
+
+A replay takes the recorded updates as they are: it leaves out that with a method in place the
+model, and so every later update, would be another. What is lost is told as
+  error = sum over rounds of |m - m'|^2 / sum over rounds of |m|^2
+with m a round's mean update and m' what the server would have made of it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tff_lowrank import codecs
+from tff_lowrank import freezing
+from tff_lowrank import ledger
+from tff_lowrank import structures
+from tff_lowrank.codecs import low_rank
+from tff_lowrank.freezing import synchronisation
+
+Tensors = list[np.ndarray]
+
+
+class Round(NamedTuple):
+  """A recorded round.
+
+  number: from 1.
+  updates: of each client in it, the initial model minus the trained one, an array for each
+    trainable tensor.
+  weights: of these clients, in the mean.
+  before, after: the trainable tensors of the global model.
+  """
+
+  number: int
+  updates: dict[str, Tensors]
+  weights: dict[str, float]
+  before: Tensors
+  after: Tensors
+
+
+class Replayed(NamedTuple):
+  """Of each round, in arrays [rounds].
+
+  uplink_bytes, downlink_bytes: of all clients' messages.
+  lost, energy: |m - m'|^2 and |m|^2.
+  frozen_fraction: of all scalars, in the round that comes next; 0 where nothing is frozen.
+  """
+
+  uplink_bytes: np.ndarray
+  downlink_bytes: np.ndarray
+  lost: np.ndarray
+  energy: np.ndarray
+  frozen_fraction: np.ndarray
+
+  @property
+  def error(self) -> float:
+    """What was lost over all rounds, relative; 0 if there was nothing to lose."""
+    return float(self.lost.sum() / self.energy.sum()) if self.energy.any() else 0.0
+
+
+def weighted_mean(updates: dict[str, Tensors], weights: dict[str, float]) -> Tensors:
+  """The mean of the clients' updates, float64; there must be one at least."""
+  total = sum(weights[client] for client in updates)
+  parts = [
+    [weights[client] / total * np.asarray(x, np.float64) for x in update]
+    for client, update in updates.items()
+  ]
+  return [sum(tensors) for tensors in zip(*parts, strict=True)]
+
+
+def _energy(tensors: Tensors) -> float:
+  return float(sum(np.sum(np.square(x, dtype=np.float64)) for x in tensors))
+
+
+def _model_bytes(tensors: Tensors) -> int:
+  return sum(x.nbytes for x in tensors)
+
+
+def replay_codec(codec: codecs.Codec, rounds: Sequence[Round], seed: int) -> Replayed:
+  """Sends the updates through `codec`, with each client's memory; the model goes down whole.
+
+  Args:
+    codec: One that does not look at the model.
+    rounds: The recorded rounds.
+    seed: Decides, with the round, all that is random in the codec.
+  """
+
+  @tf.function
+  def send(memory, update, seed):
+    encoded = codec.encode(memory, update, seed)
+    bits = ledger.total(codec.message_price(encoded.message))
+    return encoded.memory, codec.decode(memory, encoded.message), bits
+
+  memories, rows = {}, []
+  for done in rounds:
+    sent, up = {}, 0
+    for client, update in done.updates.items():
+      memory = memories.get(client)
+      if memory is None:
+        memory = codec.initial_memory(structures.specs(update))
+      memories[client], decoded, bits = send(memory, update, tf.constant([seed, done.number]))
+      sent[client] = [np.asarray(x) for x in decoded]
+      up += ledger.to_bytes(bits)
+    lost = energy = 0.0
+    if sent:
+      mean, found = weighted_mean(done.updates, done.weights), weighted_mean(sent, done.weights)
+      lost = _energy([a - b for a, b in zip(mean, found, strict=True)])
+      energy = _energy(mean)
+    rows.append((up, len(sent) * _model_bytes(done.before), lost, energy, 0.0))
+  return Replayed(*map(np.array, zip(*rows, strict=True)))
+
+
+def replay_freezing(
+  settings: freezing.Settings, mask_policy: str, rounds: Sequence[Round]
+) -> Replayed:
+  """Runs APF's checks on the recorded model; what is lost is the change of what is frozen.
+
+  The arguments are those of `learning.build_apf_fed_avg`.
+  """
+  specs = structures.specs(rounds[0].before)
+  state = freezing.initial_state(settings, specs)
+  changed = synchronisation.initial_changed(freezing.frozen_mask(settings, state))
+  total, known, rows = sum(x.size for x in rounds[0].before), {}, []
+
+  @tf.function
+  def advance(state, changed, change):
+    frozen = freezing.frozen_mask(settings, state)
+    moved = freezing.hold(frozen, [tf.zeros_like(x) for x in change], change)
+    lost = sum(tf.reduce_sum(tf.square(a - b)) for a, b in zip(change, moved, strict=True))
+    state = freezing.next_round(settings, state, moved)
+    changed = synchronisation.next_changed(changed, frozen, state.round)
+    return state, changed, lost, structures.count(freezing.frozen_mask(settings, state), specs)
+
+  @tf.function
+  def sum_up(state, changed):
+    return synchronisation.sum_up(
+      changed, freezing.frozen_mask(settings, state), state.round, specs
+    )
+
+  @tf.function
+  def downlink(known, book):
+    return ledger.total(synchronisation.downlink_price(settings, mask_policy, specs, known, book))
+
+  for done in rounds:
+    book = sum_up(state, changed)
+    up = down = 0
+    for client in done.updates:
+      version = tf.constant(known.get(client, synchronisation.NEVER_SEEN))
+      down += ledger.to_bytes(downlink(version, book))
+      up += ledger.to_bytes(book.active_bits)
+      known[client] = int(book.version)
+    change = [a - b for a, b in zip(done.after, done.before, strict=True)]
+    state, changed, lost, num_frozen = advance(state, changed, change)
+    rows.append((up, down, float(lost), _energy(change), int(num_frozen) / total))
+  return Replayed(*map(np.array, zip(*rows, strict=True)))
+
+
+def perturbations(settings: freezing.Settings, rounds: Sequence[Round]) -> np.ndarray:
+  """float32 [tensors]: the mean effective perturbation after all rounds if nothing is frozen."""
+  specs = structures.specs(rounds[0].before)
+  settings = freezing.Settings(
+    stability_threshold=0, check_every=settings.check_every, ema_decay=settings.ema_decay
+  )
+  state = freezing.initial_state(settings, specs)
+  advance = tf.function(lambda state, change: freezing.next_round(settings, state, change))
+  for done in rounds:
+    state = advance(state, [a - b for a, b in zip(done.after, done.before, strict=True)])
+  measured = freezing.measure(settings, state, specs)
+  return measured['effective_perturbation_by_tensor']['mean'].numpy()
+
+
+def spectral_rank(tensor: np.ndarray, share: float) -> int:
+  """How many singular values have `share` of the energy of a tensor as the codecs' matrix.
+
+  1 for a vector and for zeros.
+  """
+  matrix = np.reshape(tensor, low_rank.matrix_shape(tensor.shape))
+  energies = np.square(np.linalg.svd(matrix, compute_uv=False).astype(np.float64))
+  cumulative = np.cumsum(energies)
+  return 1 + int(np.count_nonzero(cumulative < share * cumulative[-1]))
