@@ -67,7 +67,9 @@ class Task:
     requirements.check_trainable(keras_model)
     x, y = self.test
     prepared = self.preprocess(collections.OrderedDict(x=x[:1], y=y[:1]))
-    if tf.as_dtype(prepared['y'].dtype).is_integer:  # Classes, not a number for each of several labels.
+    if tf.as_dtype(
+      prepared['y'].dtype
+    ).is_integer:  # Classes, not a number for each of several labels.
       requirements.check_shapes(
         keras_model, prepared['x'].shape[1:], prepared['y'].shape[1:], int(y.max())
       )
