@@ -1,6 +1,6 @@
 """Predicts what each method would save, from a short training by FedAvg.
 
-  python -m experiments.advise --task=digits --rounds=30 --output_dir=DIR [--check]
+  python -m experiments.advise --task=digits --rounds=30 --output_dir=DIR [--measure]
 
 records all updates of a run of --rounds by FedAvg and replays on them what each method would have
 sent: LBGM's rule at several thresholds, APF's checks at several thresholds, and codecs; FedPara's
@@ -9,7 +9,7 @@ it would have lost; of each method the setting is suggested that saves most with
 Updates stay in memory: a model for each round and client in it.
 
 Writes DIR/advice.csv and advice.md (a row for each setting), layers.csv (a row for each tensor) and
-run.json. --check also trains with each setting, as long, and adds what was measured.
+run.json. --measure also trains with each setting, as long, and adds what was measured.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +27,7 @@ from experiments import entry
 from experiments import flag_groups
 from experiments import provenance
 from experiments import recording
+from experiments import runner
 from experiments import specs
 from experiments.reports import advice_table
 from tff_lowrank import codecs
@@ -42,8 +43,8 @@ _TOLERANCE = flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
-_CHECK = flags.DEFINE_boolean(
-  'check', False, 'Also train with each setting, and say what it saved.'
+_MEASURE = flags.DEFINE_boolean(
+  'measure', False, 'Also train with each setting, and say what it saved.'
 )
 
 LBGM_THRESHOLDS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -202,17 +203,17 @@ def main(argv: Sequence[str]) -> None:
   folder = flag_groups.output_folder()
   folder.mkdir(parents=True, exist_ok=True)
   used = base.as_dict() | candidates[-1].spec.as_dict()
-  settings = used | dict(tolerance=_TOLERANCE.value, check=_CHECK.value)
+  settings = used | dict(tolerance=_TOLERANCE.value, measure=_MEASURE.value)
   with provenance.recorded(folder / 'run.json', settings):
-    task, rounds = recording.build_task(base), []
-    trainings = 1 + len(candidates) * _CHECK.value
+    task, rounds = runner.build_task(base), []
+    trainings = 1 + len(candidates) * _MEASURE.value
     with tqdm.tqdm(total=base.rounds * trainings, unit='round', disable=None) as progress:
       plain = _measure(base, task, lambda done: (rounds.append(done), progress.update()))
       rows = [dict(method='fed_avg', setting='', measured_accuracy=plain['accuracy'])]
       model_bytes = sum(x.nbytes for x in rounds[0].before)
       for candidate in candidates:
         rows.append(_predict(candidate, rounds, model_bytes))
-        if _CHECK.value:
+        if _MEASURE.value:
           found = _measure(candidate.spec, task, lambda done: progress.update())
           rows[-1].update(
             measured_uplink_saved=_saved(found['up'], plain['up']),

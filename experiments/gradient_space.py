@@ -25,6 +25,7 @@ from experiments import entry
 from experiments import flag_groups
 from experiments import provenance
 from experiments import recording
+from experiments import runner
 from experiments import specs
 from experiments.reports import gradient_plots
 from tff_lowrank.analysis import gradient_space
@@ -108,7 +109,7 @@ def main(argv: Sequence[str]) -> None:
   folder = flag_groups.output_folder()
   folder.mkdir(parents=True, exist_ok=True)
   with provenance.recorded(folder / 'run.json', _record_of(spec)):
-    task = recording.build_task(spec)
+    task = runner.build_task(spec)
     clients = task.train.client_ids
     watched = clients[: _WATCHED_CLIENTS.value or len(clients)]
     study = _Study([] if _SETTING.value == 'central' else watched)

@@ -44,19 +44,6 @@ def check_flags() -> None:
       raise app.UsageError(f'--{name} does nothing here: what is studied is plain FedAvg.')
 
 
-def build_task(spec: specs.RunSpec) -> tasks.Task:
-  """The task of a spec."""
-  return tasks.build(
-    spec.task,
-    partition=spec.partition,
-    num_clients=spec.num_clients,
-    seed=spec.seed,
-    data_dir=spec.data_dir,
-    model_family=spec.model_family,
-    gamma=spec.gamma,
-  )
-
-
 def _arrays(tensors: Iterable[Any]) -> list[np.ndarray]:
   return [np.asarray(x) for x in tensors]
 
@@ -68,7 +55,10 @@ def _remembering(spec: specs.RunSpec) -> specs.RunSpec:
 
 def _weight(spec: specs.RunSpec, task: tasks.Task, client: str) -> float:
   """A client's weight in the mean, but for a common factor."""
-  return 1.0 if spec.client_weighting == 'uniform' else float(len(task.train.examples(client).y))
+  if spec.client_weighting == 'uniform':
+    return 1.0
+  trained_on = spec.client_epochs * task.train.num_examples(client)
+  return float(min(trained_on, spec.client_max_elements or trained_on))
 
 
 def _bytes(reports: Sequence[Any], direction: str) -> int:
@@ -87,10 +77,15 @@ def record(
   with in_context():
     model = task.build_model(spec.seed)
     process = methods.build_process(
-      _remembering(spec) if keeps_updates else spec, model, task.keras_model_fn
+      _remembering(spec) if keeps_updates else spec,
+      model,
+      task.keras_model_fn,
+      len(task.train.client_ids),
     )
-    evaluate = evaluation.build_evaluation(model, task.test, task.preprocess)
-    batches = batches_lib.ClientBatches(spec.client_epochs, spec.batch_size, spec.seed)
+    evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
+    batches = batches_lib.ClientBatches(
+      spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
+    )
     state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())
     before = _arrays(process.get_model_weights(state).trainable)
 

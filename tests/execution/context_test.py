@@ -327,9 +327,11 @@ def run_script(text, **settings):
 def test_interrupt_returns_at_once_and_leaves_nothing():
   script = run_script(
     """
+    import signal
     import numpy as np, tensorflow as tf, tensorflow_federated as tff
     from tff_lowrank import execution
     from tests.execution import cases
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # A background job ignores it.
     execution.set_local_context(compile='tensorflow')
     cases.sum_of_all([tf.data.Dataset.range(3)] * 4)
     long = tf.data.Dataset.range(100).repeat(10**5)

@@ -20,7 +20,7 @@ def few(monkeypatch):
 
 def test_predictions_against_runs(tmp_path, monkeypatch):
   few(monkeypatch)
-  arguments = ('--rounds=6', '--partition=shards:3', '--apf_ema_decay=0.5', '--check')
+  arguments = ('--rounds=6', '--partition=shards:3', '--apf_ema_decay=0.5', '--measure')
   binaries.run('advise', *FAST, *arguments, f'--output_dir={tmp_path}')
   table = pd.read_csv(tmp_path / 'advice.csv')
   assert table['method'].tolist() == ['fed_avg', 'lbgm', 'apf', 'fed_avg', 'fedpara']
