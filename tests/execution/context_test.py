@@ -339,12 +339,15 @@ def test_interrupt_returns_at_once_and_leaves_nothing():
     cases.sum_of_all([long] * 1000)
     """
   )
-  while script.stdout.readline().strip() != 'started':
-    assert script.poll() is None
-  time.sleep(3)
-  start = time.monotonic()
-  os.kill(script.pid, signal.SIGINT)
-  out, _ = script.communicate(timeout=60)
+  try:
+    while script.stdout.readline().strip() != 'started':
+      assert script.poll() is None
+    time.sleep(3)
+    start = time.monotonic()
+    os.kill(script.pid, signal.SIGINT)
+    out, _ = script.communicate(timeout=60)
+  finally:
+    script.kill()
   assert 'KeyboardInterrupt' in out
   assert time.monotonic() - start < 20
   assert not psutil.pid_exists(script.pid)
