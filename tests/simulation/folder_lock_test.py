@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -35,5 +36,17 @@ def test_a_killed_holder_holds_nothing(tmp_path):
   finally:
     holder.send_signal(signal.SIGKILL)
     holder.communicate()
+  with folder_lock.FolderLock(tmp_path):
+    pass
+
+
+def test_a_full_disk_leaves_nothing_locked(tmp_path, monkeypatch):
+  def full(*arguments):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'pwrite', full)
+    with pytest.raises(OSError, match='cannot be written to: No space left on device'):
+      folder_lock.FolderLock(tmp_path).__enter__()
   with folder_lock.FolderLock(tmp_path):
     pass

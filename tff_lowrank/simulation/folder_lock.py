@@ -17,13 +17,16 @@ class FolderLock:
   def __init__(self, folder: pathlib.Path):
     self._path = folder / FILE
 
+  def _unwritable(self, error: OSError) -> OSError:
+    return OSError(
+      f'{self._path.parent} cannot be written to: {error.strerror}. Give another --output_dir.'
+    )
+
   def __enter__(self) -> 'FolderLock':
     try:
       self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as e:
-      raise OSError(
-        f'{self._path.parent} cannot be written to: {e.strerror}. Give another --output_dir.'
-      ) from e
+      raise self._unwritable(e) from e
     try:
       fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
@@ -33,8 +36,12 @@ class FolderLock:
         f'{self._path.parent} is in use by another run, process {holder}. Wait for it, or give '
         'another --output_dir.'
       ) from e
-    os.ftruncate(self._descriptor, 0)
-    os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+    try:
+      os.ftruncate(self._descriptor, 0)
+      os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
+    except OSError as e:
+      os.close(self._descriptor)
+      raise self._unwritable(e) from e
     return self
 
   def __exit__(self, *exception: Any) -> None:
