@@ -195,8 +195,7 @@ def _write(table: pd.DataFrame, layer_table: pd.DataFrame, folder: pathlib.Path)
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   _check_flags()
   base = flag_groups.run_spec('fed_avg')
   candidates = _candidates(base)

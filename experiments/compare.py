@@ -60,11 +60,6 @@ _JOBS = flags.DEFINE_integer(
 )
 
 
-def split_methods(text: str) -> list[str]:
-  """The methods of `--methods`."""
-  return flag_groups.split_at_commas(text)
-
-
 def parse_method(text: str) -> tuple[str, dict[str, object]]:
   """The method and the flags it sets for itself; raises UsageError if they do not exist."""
   method, *settings = text.split(':')
@@ -91,7 +86,7 @@ def run_name(label: str, seed: int) -> str:
 
 def _plan() -> list[tuple[str, specs.RunSpec]]:
   """Label and spec of each run; raises UsageError if the flags make none."""
-  labels = split_methods(_METHODS.value)
+  labels = flag_groups.split_at_commas(_METHODS.value)
   if len(set(labels)) < len(labels):
     raise app.UsageError(f'--methods: expected different methods, found {_METHODS.value!r}.')
   parsed = [parse_method(label) for label in labels]
@@ -153,8 +148,7 @@ def _write_reports(
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   if _BUDGET.value == 0:
     raise app.UsageError('--budget must be above 0, found 0.')
   network = network_flags.chosen_one()

@@ -9,8 +9,7 @@
 has and of which labels, and draws the partition into --output_dir (runs/datasets).
 """
 
-from collections.abc import Iterator, Sequence
-import contextlib
+from collections.abc import Sequence
 import pathlib
 
 from absl import app
@@ -59,18 +58,10 @@ def list_data_sets() -> None:
         print(f'  {key + ":":<10}{value}')
 
 
-def _partitions(task: str) -> Iterator[str]:
-  """Those of `natural` and `iid` that the task has."""
-  for partition in (tasks.NATURAL, 'iid'):
-    with contextlib.suppress(ValueError):
-      tasks.check_partition(task, partition)
-      yield partition
-
-
 def _load(task: str, data_dir: str | None) -> tasks.Task:
   """The task with clients of its own or, if their files are missing too, with one client."""
   missing = None
-  for partition in _partitions(task):
+  for partition in tasks.simple_partitions(task):
     try:
       num_clients = 0 if partition == tasks.NATURAL else 1
       return tasks.build(
@@ -139,8 +130,7 @@ def describe(task: tasks.Task, max_clients: int, title: str, folder: pathlib.Pat
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   asked = [_LIST.value, _CHECK.value, _DESCRIBE.value, _DOWNLOAD.value is not None]
   if sum(asked) != 1:
     raise app.UsageError('Expected one of --list, --check, --describe and --download=DATA_SET.')

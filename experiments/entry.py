@@ -28,12 +28,15 @@ def parse(argv: Sequence[str]) -> list[str]:
 def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
   """`main`, where what the user can mend is one sentence and exit status 2, without --debug.
 
-  That are errors of usage, of values and of files. A run that was stopped by a signal and saved
-  exits with 128 and the signal's number, as the shell has it.
+  That are errors of usage, of values and of files; arguments that are no flags are the former. A
+  run that was stopped by a signal and saved exits with 128 and the signal's number, as the shell
+  has it.
   """
 
   def run_main(argv: Sequence[str]) -> None:
     try:
+      if len(argv) > 1:
+        raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
       main(argv)
     except stopping.Stopped as e:
       print(e, file=sys.stderr)

@@ -102,8 +102,7 @@ def _record_of(spec: specs.RunSpec) -> Mapping[str, object]:
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   spec = _spec(_SETTING.value)
   flag_groups.check_family_flags([spec])
   folder = flag_groups.output_folder()

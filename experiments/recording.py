@@ -9,13 +9,12 @@ import numpy as np
 
 from experiments import flag_groups
 from experiments import methods
+from experiments import runner
 from experiments import specs
 from tff_lowrank import client_state
-from tff_lowrank import execution
 from tff_lowrank import ledger
 from tff_lowrank import tasks
 from tff_lowrank.analysis import replay
-from tff_lowrank.simulation import batches as batches_lib
 from tff_lowrank.simulation import evaluation
 from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
@@ -73,8 +72,7 @@ def record(
   Updates are recorded under the method `fed_avg`; under others `updates` and `weights` are empty.
   """
   keeps_updates = spec.method == 'fed_avg'
-  in_context = execution.stock_context if spec.context == 'stock' else execution.set_local_context
-  with in_context():
+  with runner.CONTEXTS[spec.context]():
     model = task.build_model(spec.seed)
     process = methods.build_process(
       _remembering(spec) if keeps_updates else spec,
@@ -83,9 +81,7 @@ def record(
       len(task.train.client_ids),
     )
     evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
-    batches = batches_lib.ClientBatches(
-      spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
-    )
+    batches = runner.build_batches(spec)
     state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())
     before = _arrays(process.get_model_weights(state).trainable)
 
@@ -99,7 +95,6 @@ def record(
         client: _arrays(block['look_back'][0] for block in memory)
         for client, memory in zip(accepted, store.read(accepted), strict=True)
       }
-      is_evaluated = done.number == spec.rounds or done.number % spec.eval_every == 0
       on_round(
         replay.Round(
           number=done.number,
@@ -111,7 +106,7 @@ def record(
         Measured(
           uplink_bytes=_bytes(done.reports, ledger.UPLINK),
           downlink_bytes=_bytes(done.reports, ledger.DOWNLINK),
-          evaluated=evaluate(weights) if is_evaluated else None,
+          evaluated=evaluate(weights) if spec.is_evaluated(done.number) else None,
         ),
       )
       before = after

@@ -79,8 +79,7 @@ def replay(
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   if not _RUNS.value:
     raise app.UsageError('--runs: expected folders of runs, found none.')
   runs, networks = find_runs(_RUNS.value), network_flags.chosen()

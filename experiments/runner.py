@@ -35,7 +35,7 @@ from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
 from tff_lowrank.simulation import stopping
 
-_CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
+CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
 
 _RECORD = 'run.json'
 _CHECKPOINTS = 'checkpoints'
@@ -84,7 +84,7 @@ def train(
     devices = [device.name for device in tf.config.list_logical_devices()]
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
-      with _CONTEXTS[spec.context]():
+      with CONTEXTS[spec.context]():
         _Run(spec, folder, saving, is_enough).go(label, stop)
       plots.plot_accuracy({label: folder}, folder / 'plots')
       if spec.freezing_settings() is not None:
@@ -173,6 +173,13 @@ def build_task(spec: specs.RunSpec) -> tasks.Task:
     client_test_fraction=spec.client_test_fraction,
     model_family=spec.model_family,
     gamma=spec.gamma,
+  )
+
+
+def build_batches(spec: specs.RunSpec) -> batches_lib.ClientBatches:
+  """How clients go through their data."""
+  return batches_lib.ClientBatches(
+    spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
   )
 
 
@@ -289,9 +296,7 @@ class _Run:
   ) -> int:
     """Runs from round `first` and returns the last round that is done, which is saved."""
     spec, task = self._spec, self._task
-    batches = batches_lib.ClientBatches(
-      spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
-    )
+    batches = build_batches(spec)
     after_training = {}
     if spec.evaluate_after_training:
       after_training = dict(
@@ -306,7 +311,7 @@ class _Run:
       nonlocal last, saved, enough
       last = done.number
       evaluated = None
-      if last == spec.rounds or last % spec.eval_every == 0:
+      if spec.is_evaluated(last):
         evaluated = evaluate(done.state)
       row = recorder.record(done, evaluated)
       enough = self._is_enough(row)

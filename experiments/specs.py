@@ -106,6 +106,10 @@ class RunSpec:
       others.add('server_epsilon')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
 
+  def is_evaluated(self, round_num: int) -> bool:
+    """Whether the model is evaluated after the round."""
+    return round_num == self.rounds or round_num % self.eval_every == 0
+
   @property
   def gamma(self) -> float | None:
     """FedPara's rank hyper-parameter; None for models of ordinary layers."""

@@ -9,8 +9,6 @@ with a complete run.
 
 from collections.abc import Sequence
 
-from absl import app
-
 from experiments import entry
 from experiments import flag_groups
 from experiments import method_flag
@@ -19,8 +17,7 @@ from experiments import saving
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   spec = flag_groups.run_spec(method_flag.chosen())
   flag_groups.check_family_flags([spec])
   folder = flag_groups.output_folder()

@@ -248,8 +248,7 @@ def _write_tables(
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   if not _SEARCH.value:
     raise app.UsageError('--search: expected what to search over, found nothing; see --help.')
   if _PRUNE.value and _OBJECTIVES.value != 'accuracy':

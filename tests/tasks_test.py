@@ -166,20 +166,10 @@ QUICK = ('mnist_two_fc', 'qmnist_two_fc', 'emnist_two_fc', 'stackoverflow_tags',
 OTHERS = [pytest.param(n, marks=pytest.mark.slow) for n in tasks.NAMES if n not in QUICK]
 
 
-def partitions(name):
-  """Those of `natural` and `iid` that the task has."""
-  for partition in ('natural', 'iid'):
-    try:
-      tasks.check_partition(name, partition)
-    except ValueError:
-      continue
-    yield partition
-
-
 @pytest.mark.parametrize('name', [*QUICK, *OTHERS])
 def test_two_rounds_of_every_task(name):
   data_dir = None if name == 'digits' else tasks.SYNTHETIC
-  for partition in partitions(name):
+  for partition in tasks.simple_partitions(name):
     task = build(
       name, partition=partition, data_dir=data_dir, num_clients=0 if partition == 'natural' else 3
     )

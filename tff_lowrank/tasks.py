@@ -304,6 +304,12 @@ NAMES = tuple(_RECIPES)
 NATURAL = 'natural'
 
 
+def simple_partitions(name: str) -> list[str]:
+  """Those of `'natural'` and `'iid'` that the task called `name` has."""
+  recipe = _RECIPES[name]
+  return [NATURAL] * (recipe.natural is not None) + ['iid'] * (recipe.central is not None)
+
+
 def check_partition(name: str, partition: str) -> None:
   """Raises ValueError if `partition` is none of those that the task called `name` has."""
   recipe = _RECIPES[name]

@@ -25,17 +25,7 @@ COLUMNS = (
   'wall_seconds',
 )
 # What is averaged over seeds: a column with the mean, and one with half the 95 % interval.
-MEANS = (
-  'final_accuracy',
-  'final_personal_accuracy',
-  'compared_accuracy',
-  'uplink_bytes',
-  'downlink_bytes',
-  'total_bytes',
-  'saving_percent',
-  'simulated_seconds',
-  'wall_seconds',
-)
+MEANS = tuple(c for c in COLUMNS if c not in ('method', 'seed', 'rounds', 'compared_round'))
 BASELINE = 'fed_avg'
 
 

@@ -26,7 +26,7 @@ def test_preset_parses_and_makes_specs(preset):
     given = [line.split('=')[0].lstrip('-') for line in shlex.split(text, comments=True)]
     assert len(set(given)) == len(given)
     if 'methods' in given:
-      for label in compare.split_methods(flags.FLAGS.methods):
+      for label in flag_groups.split_at_commas(flags.FLAGS.methods):
         method, overrides = compare.parse_method(label)
         flag_groups.run_spec(method, overrides)
     else:
@@ -64,7 +64,7 @@ def test_settings_of_adaptive_federated_optimization():
     if preset.stem.startswith('adaptive_'):
       text = preset.read_text()
       (methods,) = (line for line in text.splitlines() if line.startswith('--methods='))
-      for label in compare.split_methods(methods.removeprefix('--methods=')):
+      for label in flag_groups.split_at_commas(methods.removeprefix('--methods=')):
         _, settings = compare.parse_method(label)
         numbers = [settings['client_learning_rate'], settings.get('server_learning_rate', 1.0)]
         numbers.append(settings.get('server_epsilon'))
