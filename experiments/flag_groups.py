@@ -51,6 +51,13 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_enum('client_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the local steps.')
 flags.DEFINE_float('client_learning_rate', 0.1, 'Rate of the client optimizer.', lower_bound=0)
+flags.DEFINE_float(
+  'client_rate_decay',
+  1.0,
+  'Factor on the rate of the client optimizer after each round, above 0.',
+  lower_bound=0,
+  upper_bound=1,
+)
 flags.DEFINE_enum(
   'server_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the mean update as the gradient.'
 )

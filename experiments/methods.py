@@ -30,9 +30,14 @@ def _optimizer(
   return builders[name](learning_rate, **({} if epsilon is None else dict(epsilon=epsilon)))
 
 
-def build_client_optimizer(spec: specs.RunSpec) -> tff.learning.optimizers.Optimizer:
+def build_client_optimizer(
+  spec: specs.RunSpec,
+) -> tff.learning.optimizers.Optimizer | client_work.RoundSchedule:
   """Of the clients' local steps."""
-  return _optimizer(spec.client_optimizer, spec.client_learning_rate)
+  optimizer = _optimizer(spec.client_optimizer, spec.client_learning_rate)
+  if spec.client_rate_decay == 1:
+    return optimizer
+  return client_work.exponential_decay(optimizer, spec.client_rate_decay)
 
 
 def _lbgm(spec: specs.RunSpec) -> dict[str, object]:

@@ -98,6 +98,8 @@ def _check_combined(spec: specs.RunSpec) -> None:
     )
   if spec.server_momentum == 1:
     raise app.UsageError('--server_momentum must be below 1, found 1.')
+  if spec.client_rate_decay == 0:
+    raise app.UsageError('--client_rate_decay must be above 0, found 0.')
   if spec.straggler_deadline == 0:
     raise app.UsageError('--straggler_deadline must be above 0, found 0.')
   if spec.data_dir is not None and spec.task in _EMBEDDED_TASKS:

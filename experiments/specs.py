@@ -65,6 +65,7 @@ class RunSpec:
   client_max_elements: int
   client_optimizer: str
   client_learning_rate: float
+  client_rate_decay: float
   server_optimizer: str
   server_learning_rate: float
   server_momentum: float

@@ -66,6 +66,7 @@ def test_failure_is_recorded(tmp_path):
     (['--method=lbgm', '--partition=shards:0'], '--partition: A partition must be'),
     (['--clients_per_round=5'], '--clients_per_round must be at most --num_clients=4, found 5'),
     (['--server_optimizer=adam', '--server_momentum=0.9'], 'does nothing under --server_optimizer'),
+    (['--client_rate_decay=0'], '--client_rate_decay must be above 0, found 0'),
     (['--server_momentum=1'], '--server_momentum must be below 1'),
     (['--partition=natural'], '--partition: A partition must be'),
     (['--task=qmnist'], '--partition: qmnist has clients of its own'),

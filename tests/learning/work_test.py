@@ -18,7 +18,7 @@ def test_each_client_works_on_its_own(rng):
   def initialize_client():
     return collections.OrderedDict(count=tf.constant(0))
 
-  def one(memory, weights, dataset):
+  def one(training, memory, weights, dataset):
     trained = training.train(weights, None, dataset)
     memory = collections.OrderedDict(count=memory['count'] + 1)
     return work.Worked(memory, trained.result, ledger.price(flag=3), trained.metrics)

@@ -1,6 +1,7 @@
 """Local training of a model of which a part is frozen, or whose gradients are corrected."""
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -47,18 +48,41 @@ class LocalTraining(NamedTuple):
 
   weights_type: `ModelWeights`.
   data_type: `B*`.
-  train: TensorFlow function `(ModelWeights, frozen or None, dataset, correction=None) ->
-    Trained`. `frozen` is a list of bool tensors, each shaped as its weight or []. After every
-    step of the optimizer, whatever its momentum, moments or weight decay did, frozen coordinates
-    are put back to their initial value, so their update is exactly 0. `correction` is a
-    `Correction`; without one the gradients are those of the loss.
+  train: TensorFlow function `(ModelWeights, frozen or None, dataset, correction=None,
+    rate_factor=None) -> Trained`. `frozen` is a list of bool tensors, each shaped as its weight or
+    []. After every step of the optimizer, whatever its momentum, moments or weight decay did,
+    frozen coordinates are put back to their initial value, so their update is exactly 0.
+    `correction` is a `Correction`; without one the gradients are those of the loss. The learning
+    rate is the optimizer's times `rate_factor`.
   aggregate_metrics: `(metrics@CLIENTS -> finalized@SERVER)`.
+  schedule: Of the learning rate by round, if there is one; `train` does not know the round.
+  rate_factor: What `train` has for it; None, for 1, unless made by `in_round`.
   """
 
   weights_type: tff.Type
   data_type: tff.Type
   train: Callable[..., Trained]
   aggregate_metrics: Callable[[Any], Any]
+  schedule: local_sgd.RoundSchedule | None = None
+  rate_factor: tf.Tensor | None = None
+
+  def in_round(self, round_num: tf.Tensor) -> 'LocalTraining':
+    """The training of the round, int32 [] from 0: its `train` has the round's learning rate."""
+    factor = tf.cast(self.schedule.factor(round_num), tf.float32)
+    train = functools.partial(self.train, rate_factor=factor)
+    return self._replace(train=train, rate_factor=factor)
+
+
+def _initialize(
+  optimizer: tff.learning.optimizers.Optimizer, specs: Any, rate_factor: tf.Tensor | None
+) -> Any:
+  """The optimizer's state, with its learning rate times the factor."""
+  state = optimizer.initialize(specs)
+  if rate_factor is None:
+    return state
+  rate = tff.learning.optimizers.LEARNING_RATE_KEY
+  hparams = optimizer.get_hparams(state)
+  return optimizer.set_hparams(state, {**hparams, rate: hparams[rate] * rate_factor})
 
 
 def _pin(frozen: list[tf.Tensor] | None, initial: Any, trained: Any) -> Any:
@@ -109,7 +133,7 @@ def _functional_training(
   weighting: tff.learning.ClientWeighting,
 ) -> Callable[..., Trained]:
   @tf.function(autograph=False)
-  def train(weights, frozen, dataset, correction=None):
+  def train(weights, frozen, dataset, correction=None, rate_factor=None):
     initial, non_trainable = weights.trainable, weights.non_trainable
     specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, tuple(tf.nest.flatten(initial)))
 
@@ -136,7 +160,7 @@ def _functional_training(
 
     start = (
       initial,
-      optimizer.initialize(specs),
+      _initialize(optimizer, specs, rate_factor),
       model.initialize_metrics_state(),
       tf.constant(0, tf.int64),
       tf.constant(0, tf.int64),
@@ -154,11 +178,11 @@ def _variable_training(
   optimizer: tff.learning.optimizers.Optimizer,
   weighting: tff.learning.ClientWeighting,
 ) -> Callable[..., Trained]:
-  def build_and_train(weights, frozen, dataset, correction=None):
+  def build_and_train(weights, frozen, dataset, correction=None, rate_factor=None):
     model = model_fn()  # Anew in each graph, outside the traced function.
 
     @tf.function
-    def train(weights, frozen, dataset, correction):
+    def train(weights, frozen, dataset, correction, rate_factor):
       variables = tff.learning.models.ModelWeights.from_model(model)
       tf.nest.map_structure(lambda a, b: a.assign(b), variables, weights)
       flat = tuple(tf.nest.flatten(variables.trainable))
@@ -180,7 +204,8 @@ def _variable_training(
         return num_examples, num_steps + 1, optimizer_state
 
       specs = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), flat)
-      start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64), optimizer.initialize(specs))
+      optimizer_state = _initialize(optimizer, specs, rate_factor)
+      start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64), optimizer_state)
       num_examples, num_steps, _ = dataset.reduce(start, step)
       trained = tf.nest.map_structure(lambda v: v.read_value(), variables.trainable)
       result, trained, finite = _finish(weights.trainable, trained, num_examples, weighting)
@@ -188,14 +213,14 @@ def _variable_training(
         model.reset_metrics()
       return Trained(result, trained, model.report_local_unfinalized_metrics(), num_steps)
 
-    return train(weights, frozen, dataset, correction)
+    return train(weights, frozen, dataset, correction, rate_factor)
 
   return build_and_train
 
 
 def build_training(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
 ) -> LocalTraining:
@@ -207,6 +232,9 @@ def build_training(
     TypeError: If an argument is of the wrong type.
   """
   local_sgd.check_model_fn(model_fn)
+  schedule = None
+  if isinstance(client_optimizer_fn, local_sgd.RoundSchedule):
+    schedule, client_optimizer_fn = client_optimizer_fn, client_optimizer_fn.optimizer
   checks.check_type('client_optimizer_fn', client_optimizer_fn, tff.learning.optimizers.Optimizer)
   checks.check_type('client_weighting', client_weighting, tff.learning.ClientWeighting)
   if metrics_aggregator is None:
@@ -232,4 +260,5 @@ def build_training(
     tff.SequenceType(tff.types.tensorflow_to_type(input_spec)),
     build(model_fn, client_optimizer_fn, client_weighting),
     metrics_aggregator(finalize),
+    schedule,
   )

@@ -19,6 +19,7 @@ import tensorflow_federated as tff
 from tff_lowrank import checks
 from tff_lowrank import structures
 from tff_lowrank.client_work import frozen
+from tff_lowrank.client_work import local_sgd
 
 
 class Regularized(NamedTuple):
@@ -46,13 +47,15 @@ class ControlledUpdate(NamedTuple):
   control: Any
 
 
-def plain_sgd_rate(optimizer: tff.learning.optimizers.Optimizer) -> float:
-  """The learning rate of an SGD optimizer without momentum.
+def plain_sgd_rate(optimizer: local_sgd.ClientOptimizer) -> float:
+  """The learning rate of an SGD optimizer without momentum, before a schedule's factor.
 
   Raises:
     TypeError: If `optimizer` is no TFF optimizer.
     ValueError: If it is another one, or its rate is not above 0.
   """
+  if isinstance(optimizer, local_sgd.RoundSchedule):
+    optimizer = optimizer.optimizer
   checks.check_type('client_optimizer_fn', optimizer, tff.learning.optimizers.Optimizer)
   state = optimizer.initialize(tf.TensorSpec((), tf.float32))
   name = tff.learning.optimizers.LEARNING_RATE_KEY
@@ -104,7 +107,7 @@ def train_controlled(
 
   Args:
     training: By SGD without momentum.
-    learning_rate: Its rate.
+    learning_rate: Its rate, before the round's factor.
     own: c_k, one tensor for each trainable weight.
     weights: The model received.
     control: c, as `own`.
@@ -117,6 +120,8 @@ def train_controlled(
   trained = training.train(weights, None, dataset, frozen.Correction(offset=offset))
   update = tuple(tf.nest.flatten(trained.result.update))
   moved = learning_rate * tf.cast(trained.num_steps, tf.float32)
+  if training.rate_factor is not None:
+    moved *= training.rate_factor
   new = tf.nest.map_structure(
     lambda o, u: tf.math.divide_no_nan(u, tf.cast(moved, u.dtype)) - o, offset, update
   )

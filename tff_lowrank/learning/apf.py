@@ -20,7 +20,7 @@ from tff_lowrank.learning import process
 
 def _build(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None,
   settings: freezing.Settings,
   mask_policy: str,
@@ -68,7 +68,7 @@ def _build(
 
 def build_apf_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   freezing_settings: freezing.Settings | None = None,
@@ -120,7 +120,7 @@ def build_apf_fed_avg(
 
 def build_partial_sync_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   freezing_settings: freezing.Settings | None = None,

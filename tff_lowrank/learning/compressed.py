@@ -12,7 +12,7 @@ from tff_lowrank.learning import process
 
 def build_compressed_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   codec: codecs.Codec,
@@ -45,7 +45,7 @@ def build_compressed_fed_avg(
 
 def build_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:

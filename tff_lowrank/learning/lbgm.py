@@ -13,7 +13,7 @@ from tff_lowrank.learning import process
 
 def build_lbgm_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   threshold: float = 0.2,
@@ -50,7 +50,7 @@ def build_lbgm_fed_avg(
 
 def build_shared_lbgm_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   threshold: float = 0.2,

@@ -14,7 +14,6 @@ from tff_lowrank.aggregators import freezing as freezing_aggregators
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.freezing import freezer
 from tff_lowrank.freezing import synchronisation
-from tff_lowrank.learning import process
 from tff_lowrank.learning import work as work_lib
 
 
@@ -127,7 +126,7 @@ def build_work(
   settings: freezing.Settings,
   mask_policy: str,
   keeps_own: bool,
-) -> process.ClientStatefulWork:
+) -> work_lib.ClientStatefulWork:
   """Local training from what is broadcast, priced by what the client lacks of it.
 
   Memory: `version`, the last one that the client was sent. If `keeps_own`, frozen coordinates
@@ -143,7 +142,7 @@ def build_work(
       memory['own'] = structures.zeros(trainable_spec)
     return memory
 
-  def work(memory, broadcast, dataset):
+  def work(training, memory, broadcast, dataset):
     known, frozen, weights = memory['version'], broadcast.mask.frozen, broadcast.weights
     price = synchronisation.downlink_price(
       settings, mask_policy, trainable_spec, known, broadcast.book

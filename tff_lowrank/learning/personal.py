@@ -44,12 +44,12 @@ def _build_work(
   split: personal_work.Split,
   initial: tff.learning.models.ModelWeights,
   shared_type: tff.Type,
-) -> process.ClientStatefulWork:
+) -> work_lib.ClientStatefulWork:
   """Joint training of shared and personal weights, of which the update holds the shared ones."""
   shared_spec = tff.types.type_to_tf_tensor_specs(shared_type)
   initialize_client = _initial_memory(split.personal_part(initial.trainable))
 
-  def work(memory, shared, dataset):
+  def work(training, memory, shared, dataset):
     price = ledger.dense_price(shared_spec)
     own = ()
     if memory:
@@ -75,7 +75,7 @@ def _build_work(
 
 def build_personal_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   personal: Sequence[bool],
@@ -181,7 +181,7 @@ def build_personal_fed_avg(
 
 def build_local_only(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
   """Builds training of each client on its own: all weights are personal, nothing is sent.

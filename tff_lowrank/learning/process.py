@@ -9,12 +9,13 @@ import tensorflow_federated as tff
 
 from tff_lowrank import aggregators
 from tff_lowrank import checks
-from tff_lowrank import client_work as client_work_lib
 from tff_lowrank import codecs
 from tff_lowrank import ledger
 from tff_lowrank.aggregators import client_stateful
+from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.learning import downlink as downlink_lib
+from tff_lowrank.learning import work as work_lib
 
 
 def _has_tensors(type_spec: tff.Type) -> bool:
@@ -35,38 +36,6 @@ class ClientStatefulLearningOutput(NamedTuple):
   client_states: Any
   reports: Any
   metrics: Any
-
-
-class ClientWorkOutput(NamedTuple):
-  """What `ClientStatefulWork.next` returns.
-
-  state: S@SERVER.
-  client_state: C@CLIENTS, the memory after the round.
-  result: `tff.learning.templates.ClientResult`@CLIENTS.
-  downlink: price@CLIENTS, of what each client was sent.
-  measurements: M@SERVER.
-  """
-
-  state: Any
-  client_state: Any
-  result: Any
-  downlink: Any
-  measurements: Any
-
-
-class ClientStatefulWork(NamedTuple):
-  """Client work whose clients may remember something, and that prices what they are sent.
-
-  initialize: `( -> S@SERVER)`.
-  initialize_client: `( -> C)`, unplaced.
-  next: `(<S@SERVER, C@CLIENTS, B@CLIENTS, {D*}@CLIENTS> -> ClientWorkOutput)`; B is broadcast.
-  received: `(B -> trainable weights)`, what a client starts from; for codecs that compare with it.
-  """
-
-  initialize: tff.Computation
-  initialize_client: tff.Computation
-  next: tff.Computation
-  received: tff.Computation | None = None
 
 
 class ClientStatefulLearningProcess:
@@ -150,7 +119,7 @@ def checked_server_optimizer(
 
 def build_process(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
@@ -170,7 +139,8 @@ def build_process(
   Args:
     model_fn: A `tff.learning.models.FunctionalModel`, or a no-arg callable that returns a
       `tff.learning.models.VariableModel`.
-    client_optimizer_fn: Takes the local steps.
+    client_optimizer_fn: Takes the local steps; with rates by round as a
+      `client_work.RoundSchedule`.
     server_optimizer_fn: Takes the aggregate as the gradient; SGD with rate 1 if None, which is
       the FedAvg of McMahan et al., https://arxiv.org/abs/1602.05629.
     client_weighting: By number of examples, or uniform.
@@ -185,9 +155,14 @@ def build_process(
     ValueError: If `downlink` cannot code a downlink.
   """
   server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
-  client_work = client_work_lib.build_local_sgd(
-    model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
-  )
+  how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
+  if isinstance(client_optimizer_fn, local_sgd.RoundSchedule):
+    work = work_lib.build_memoryless_work(
+      frozen_work.build_training(*how),
+      lambda training, weights, dataset: training.train(weights, None, dataset),
+    )
+  else:
+    work = _without_memory(local_sgd.build_local_sgd(*how))
   initial_model_weights = build_initial_model_weights(model_fn)
   weights_type = initial_model_weights.type_signature.result
   aggregator = aggregators.lift(model_aggregator or tff.aggregators.MeanFactory()).create(
@@ -196,7 +171,6 @@ def build_process(
   finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
     server_optimizer_fn, weights_type
   )
-  work = _without_memory(client_work, weights_type)
   if downlink is None or downlink == codecs.Identity():
     return compose(initial_model_weights, work, aggregator, finalizer)
   downlink_lib.check_downlink(downlink)
@@ -206,9 +180,10 @@ def build_process(
 
 
 def _without_memory(
-  work: tff.learning.templates.ClientWorkProcess, weights_type: tff.Type
-) -> ClientStatefulWork:
+  work: tff.learning.templates.ClientWorkProcess,
+) -> work_lib.ClientStatefulWork:
   """TFF's own client work, whose clients remember nothing and are sent the whole model."""
+  weights_type = work.next.type_signature.parameter[1].member
   weights_spec = tff.types.type_to_tf_tensor_specs(weights_type)
 
   @tff.tensorflow.computation
@@ -223,7 +198,7 @@ def _without_memory(
   def next_fn(state, client_state, weights, client_data):
     output = work.next(state, weights, client_data)
     downlink = tff.federated_eval(model_price, tff.CLIENTS)
-    return ClientWorkOutput(
+    return work_lib.ClientWorkOutput(
       output.state, client_state, output.result, downlink, output.measurements
     )
 
@@ -231,10 +206,12 @@ def _without_memory(
   def received(weights):
     return weights.trainable
 
-  return ClientStatefulWork(work.initialize, client_stateful.no_memory, next_fn, received)
+  return work_lib.ClientStatefulWork(work.initialize, client_stateful.no_memory, next_fn, received)
 
 
-def _from_coded_model(work: ClientStatefulWork, sent_type: tff.Type) -> ClientStatefulWork:
+def _from_coded_model(
+  work: work_lib.ClientStatefulWork, sent_type: tff.Type
+) -> work_lib.ClientStatefulWork:
   """`work`, of clients that remember nothing, on what a coding distributor sends."""
   receive = downlink_lib.build_receive(sent_type)
   parameter = work.next.type_signature.parameter
@@ -253,14 +230,14 @@ def _from_coded_model(work: ClientStatefulWork, sent_type: tff.Type) -> ClientSt
     seen, weights, price = tff.federated_map(receive, (seen, sent))
     nothing = tff.federated_eval(client_stateful.no_memory, tff.CLIENTS)
     output = work.next(state, nothing, weights, client_data)
-    return ClientWorkOutput(output.state, seen, output.result, price, output.measurements)
+    return work_lib.ClientWorkOutput(output.state, seen, output.result, price, output.measurements)
 
-  return ClientStatefulWork(work.initialize, downlink_lib.never_seen, next_fn, received)
+  return work_lib.ClientStatefulWork(work.initialize, downlink_lib.never_seen, next_fn, received)
 
 
 def compose(
   initial_model_weights: tff.Computation,
-  client_work: ClientStatefulWork,
+  client_work: work_lib.ClientStatefulWork,
   aggregator: aggregators.ClientStatefulAggregationProcess,
   finalizer: tff.learning.templates.FinalizerProcess,
   outgoing: tff.Computation | None = None,

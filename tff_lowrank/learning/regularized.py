@@ -17,7 +17,6 @@ from tff_lowrank import checks
 from tff_lowrank import codecs
 from tff_lowrank import ledger
 from tff_lowrank import structures
-from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import regularized as regularized_work
@@ -69,7 +68,7 @@ def _check_counts_clients(method: str, codec: codecs.Codec | None, num_clients: 
 
 def build_fed_prox(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   mu: float = 0.1,
@@ -102,17 +101,13 @@ def build_fed_prox(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
   weights_type = training.weights_type
-  spec = tff.types.type_to_tf_tensor_specs(weights_type)
 
-  def work(memory, weights, dataset):
-    trained = regularized_work.train_proximal(training, mu, weights, dataset)
-    return work_lib.Worked(memory, trained.result, ledger.dense_price(spec), trained.metrics)
+  def train(training, weights, dataset):
+    return regularized_work.train_proximal(training, mu, weights, dataset)
 
   return process.compose(
     process.build_initial_model_weights(model_fn),
-    work_lib.build_work(
-      training, client_stateful.no_memory, weights_type, work, lambda weights: weights.trainable
-    ),
+    work_lib.build_memoryless_work(training, train),
     _build_aggregator(codec, seed, weights_type.trainable),
     tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type),
   )
@@ -120,7 +115,7 @@ def build_fed_prox(
 
 def build_scaffold(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   num_clients: int,
@@ -167,7 +162,7 @@ def build_scaffold(
   broadcast_type = tff.to_type(_Broadcast(weights_type, control_type))
   broadcast_spec = tff.types.type_to_tf_tensor_specs(broadcast_type)
 
-  def work(memory, broadcast, dataset):
+  def work(training, memory, broadcast, dataset):
     done = regularized_work.train_controlled(
       training, rate, memory['control'], broadcast.weights, broadcast.control, dataset
     )
@@ -202,7 +197,7 @@ def build_scaffold(
 
 def build_fed_dyn(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: tff.learning.optimizers.Optimizer,
+  client_optimizer_fn: local_sgd.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   num_clients: int,
@@ -245,7 +240,7 @@ def build_fed_dyn(
   spec = tff.types.type_to_tf_tensor_specs(weights_type)
   initialize_client = _initial_memory('gradient', weights_type)
 
-  def work(memory, weights, dataset):
+  def work(training, memory, weights, dataset):
     done = regularized_work.train_dynamic(training, alpha, memory['gradient'], weights, dataset)
     memory = collections.OrderedDict(gradient=done.memory)
     return work_lib.Worked(memory, done.result, ledger.dense_price(spec), done.metrics)

@@ -4,11 +4,45 @@ import collections
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank import ledger
+from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import frozen as frozen_work
-from tff_lowrank.learning import process
+
+
+class ClientWorkOutput(NamedTuple):
+  """What `ClientStatefulWork.next` returns.
+
+  state: S@SERVER.
+  client_state: C@CLIENTS, the memory after the round.
+  result: `tff.learning.templates.ClientResult`@CLIENTS.
+  downlink: price@CLIENTS, of what each client was sent.
+  measurements: M@SERVER.
+  """
+
+  state: Any
+  client_state: Any
+  result: Any
+  downlink: Any
+  measurements: Any
+
+
+class ClientStatefulWork(NamedTuple):
+  """Client work whose clients may remember something, and that prices what they are sent.
+
+  initialize: `( -> S@SERVER)`.
+  initialize_client: `( -> C)`, unplaced.
+  next: `(<S@SERVER, C@CLIENTS, B@CLIENTS, {D*}@CLIENTS> -> ClientWorkOutput)`; B is broadcast.
+  received: `(B -> trainable weights)`, what a client starts from; for codecs that compare with it.
+  """
+
+  initialize: tff.Computation
+  initialize_client: tff.Computation
+  next: tff.Computation
+  received: tff.Computation | None = None
 
 
 class Worked(NamedTuple):
@@ -30,45 +64,80 @@ def build_work(
   training: frozen_work.LocalTraining,
   initialize_client: tff.Computation,
   broadcast_type: tff.Type,
-  work: Callable[[Any, Any, tf.data.Dataset], Worked],
+  work: Callable[[frozen_work.LocalTraining, Any, Any, tf.data.Dataset], Worked],
   received: Callable[[Any], Any],
-) -> process.ClientStatefulWork:
+) -> ClientStatefulWork:
   """Builds the work of all clients.
 
   Args:
-    training: Tells the type of the data, and aggregates the metrics.
+    training: Of a client.
     initialize_client: `( -> C)`, the memory of a client that was never seen.
     broadcast_type: B, the type of what the server sends.
-    work: TensorFlow function `(C, B, dataset) -> Worked`.
+    work: TensorFlow function `(training, C, B, dataset) -> Worked`, of the round's training.
     received: TensorFlow function from B to the values that the update is a change of.
+
+  The server's state is the number of rounds done, int32, if the learning rate has a schedule.
   """
   memory_type = initialize_client.type_signature.result
 
-  @tff.tensorflow.computation(memory_type, broadcast_type, training.data_type)
-  def work_at_client(memory, broadcast, dataset):
-    return tuple(work(memory, broadcast, dataset))
+  is_scheduled = training.schedule is not None
+  round_type = tff.TensorType(np.int32) if is_scheduled else tff.to_type(())
+
+  @tff.tensorflow.computation(memory_type, broadcast_type, training.data_type, round_type)
+  def work_at_client(memory, broadcast, dataset, round_num):
+    trains = training.in_round(round_num) if is_scheduled else training
+    return tuple(work(trains, memory, broadcast, dataset))
+
+  @tff.tensorflow.computation(round_type)
+  def next_round(round_num):
+    return round_num + 1 if is_scheduled else round_num
 
   @tff.federated_computation
   def initialize():
-    return tff.federated_value((), tff.SERVER)
+    return tff.federated_value(0 if is_scheduled else (), tff.SERVER)
 
   @tff.federated_computation(
-    initialize.type_signature.result,
+    tff.FederatedType(round_type, tff.SERVER),
     tff.FederatedType(memory_type, tff.CLIENTS),
     tff.FederatedType(broadcast_type, tff.CLIENTS),
     tff.FederatedType(training.data_type, tff.CLIENTS),
   )
-  def next_fn(state, memory, broadcast, client_data):
+  def next_fn(round_num, memory, broadcast, client_data):
     memory, result, price, metrics = tff.federated_map(
-      work_at_client, (memory, broadcast, client_data)
+      work_at_client, (memory, broadcast, client_data, tff.federated_broadcast(round_num))
     )
     train = training.aggregate_metrics(metrics)
     measurements = tff.federated_zip(collections.OrderedDict(train=train))
-    return process.ClientWorkOutput(state, memory, result, price, measurements)
+    return ClientWorkOutput(
+      tff.federated_map(next_round, round_num), memory, result, price, measurements
+    )
 
-  return process.ClientStatefulWork(
+  return ClientStatefulWork(
     initialize,
     initialize_client,
     next_fn,
     tff.tensorflow.computation(received, broadcast_type),
+  )
+
+
+def build_memoryless_work(
+  training: frozen_work.LocalTraining,
+  train: Callable[[frozen_work.LocalTraining, Any, tf.data.Dataset], frozen_work.Trained],
+) -> ClientStatefulWork:
+  """Builds the work of clients that are sent the whole model and remember nothing.
+
+  train: TensorFlow function `(training, ModelWeights, dataset) -> Trained`.
+  """
+  spec = tff.types.type_to_tf_tensor_specs(training.weights_type)
+
+  def work(training, memory, weights, dataset):
+    trained = train(training, weights, dataset)
+    return Worked(memory, trained.result, ledger.dense_price(spec), trained.metrics)
+
+  return build_work(
+    training,
+    client_stateful.no_memory,
+    training.weights_type,
+    work,
+    lambda weights: weights.trainable,
   )

@@ -10,6 +10,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank import learning
 from tff_lowrank.client_work import frozen
+from tff_lowrank.client_work import local_sgd
 from tff_lowrank.datasets import arrays
 
 BATCH_SIZE = 1000
@@ -86,7 +87,7 @@ def build_personal_evaluation(
   preprocess: Callable[[Any], Any],
   *,
   batch_size: int = BATCH_SIZE,
-  client_optimizer: tff.learning.optimizers.Optimizer | None = None,
+  client_optimizer: local_sgd.ClientOptimizer | None = None,
   train_dataset: Callable[[str], tf.data.Dataset] | None = None,
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
@@ -103,7 +104,8 @@ def build_personal_evaluation(
     test: Each client's test examples.
     preprocess: As in `tasks.Task`.
     batch_size: Test examples that are evaluated at once.
-    client_optimizer: Takes the local steps of the second evaluation, on all weights.
+    client_optimizer: Takes the local steps of the second evaluation, on all weights; that of
+      `process`, whose next round's rate it has.
     train_dataset: From a client's id to the preprocessed batches it takes them on.
 
   Returns:
@@ -143,9 +145,10 @@ def build_personal_evaluation(
   if client_optimizer is not None:
     training = frozen.build_training(model, client_optimizer)
 
-    @tff.tensorflow.computation(training.weights_type, training.data_type)
-    def trained(weights, batches):
-      found = training.train(weights, None, batches).trainable
+    @tff.tensorflow.computation(state_type, training.weights_type, training.data_type)
+    def trained(state, weights, batches):
+      next_training = training.in_round(state.client_work) if training.schedule else training
+      found = next_training.train(weights, None, batches).trainable
       return tff.learning.models.ModelWeights(found, weights.non_trainable)
 
     @tff.federated_computation(
@@ -155,7 +158,7 @@ def build_personal_evaluation(
     def trained_metrics_of_clients(state, memory, batches, train_batches):
       state = tff.federated_broadcast(state)
       own = tff.federated_map(process.get_client_model_weights, (state, memory))
-      own = tff.federated_map(trained, (own, train_batches))
+      own = tff.federated_map(trained, (state, own, train_batches))
       return tff.federated_map(metrics_on, (own, batches))
 
   def evaluate(state, read):
