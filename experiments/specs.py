@@ -103,6 +103,8 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
+    if self.client_rate_decay == 1:
+      others.add('client_rate_decay')
     if self.server_epsilon is None:
       others.add('server_epsilon')
     return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}

@@ -21,6 +21,7 @@ COLUMNS = (
   'downlink_bytes',
   'total_bytes',
   'saving_percent',
+  'byte_ratio',
   'simulated_seconds',
   'wall_seconds',
 )
@@ -32,7 +33,7 @@ BASELINE = 'fed_avg'
 def _summarize_run(
   label: str, folder: pathlib.Path, curve: pd.DataFrame, budget: curves_lib.Budget
 ) -> dict[str, object]:
-  """A row of the table, but for the saving."""
+  """A row of the table, but for what compares it with FedAvg."""
   record = curves_lib.read_record(folder)
   last = curve.iloc[-1]
   up, down = int(last['cumulative_uplink_bytes']), int(last['cumulative_downlink_bytes'])
@@ -60,9 +61,10 @@ def build_table(
 ) -> pd.DataFrame:
   """A row for each `(label, run folder)`.
 
-  `saving_percent` is of total bytes against FedAvg's with the same seed, empty without one;
-  `simulated_seconds` is the messages' time on `network`, without computation. `compared_accuracy`
-  is that at `budget`, by default the rounds of the shortest run.
+  `saving_percent` is of total bytes against FedAvg's with the same seed, and `byte_ratio` how many
+  times the run's those are; both are empty without one. `simulated_seconds` is the messages' time
+  on `network`, without computation. `compared_accuracy` is that at `budget`, by default the rounds
+  of the shortest run.
   """
   curves = [curves_lib.read_curve(folder, network) for _, folder in runs]
   budget = budget or curves_lib.cheapest('rounds', curves)
@@ -75,6 +77,7 @@ def build_table(
   baseline = table[table['method'] == BASELINE].set_index('seed')['total_bytes']
   reference = table['seed'].map(baseline)
   table['saving_percent'] = (100 * (1 - table['total_bytes'] / reference)).round(2)
+  table['byte_ratio'] = (reference / table['total_bytes']).round(3)
   table['compared_round'] = table['compared_round'].astype('Int64')
   return table[list(COLUMNS)]
 
@@ -109,10 +112,11 @@ _SHOWN = {
   'downlink_bytes': ('down MB', '.3f', 1e6),
   'total_bytes': ('total MB', '.3f', 1e6),
   'saving_percent': ('saving', '.1f', 1),
+  'byte_ratio': ('ratio', '.1f', 1),
   'simulated_seconds': ('transfer', '.1f', 1),
   'wall_seconds': ('wall', '.1f', 1),
 }
-_UNITS = {'saving_percent': ' %', 'simulated_seconds': ' s', 'wall_seconds': ' s'}
+_UNITS = {'saving_percent': ' %', 'byte_ratio': ' x', 'simulated_seconds': ' s', 'wall_seconds': ' s'}
 
 
 def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.DataFrame:

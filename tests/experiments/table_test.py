@@ -19,13 +19,15 @@ def test_rows_by_hand(tmp_path):
   assert rows['uplink_bytes'].tolist() == [36_000_000, 18_000_000, 6_000_000]
   assert rows['downlink_bytes'].tolist() == [108_000_000, 108_000_000, 36_000_000]
   assert rows['saving_percent'].tolist()[:2] == [0, 12.5]
+  assert rows['byte_ratio'].tolist()[:2] == [1, 1.143]  # 144 to 126.
   assert pd.isna(rows['saving_percent'][2])  # No FedAvg with seed 2.
+  assert pd.isna(rows['byte_ratio'][2])
   # Client b: 27 MB down and 9 MB up at 1 MB/s, three times.
   assert rows['simulated_seconds'][0] == pytest.approx(3 * 36)
   assert rows['final_personal_accuracy'].isna().all()
   text = table.to_markdown(rows)
-  assert text.splitlines()[1] == '|---' + '|---:' * 9 + '|'
-  assert '| lbgm | 1 | 3 | 0.6000 | 18.000 | 108.000 | 126.000 | 12.5 % | 94.5 s | 1.5 s |' in text
+  assert text.splitlines()[1] == '|---' + '|---:' * 10 + '|'
+  assert '| lbgm | 1 | 3 | 0.6000 | 18.000 | 108.000 | 126.000 | 12.5 % | 1.1 x | 94.5 s | 1.5 s |' in text
 
 
 def test_personal_accuracies_have_a_column(tmp_path):
