@@ -9,6 +9,7 @@ import pytest
 
 from experiments import compare
 from experiments import flag_groups
+from experiments import gradient_space as gradient_space  # Its flags.
 from experiments import train
 from tests.experiments import binaries
 
@@ -39,7 +40,8 @@ def test_there_are_presets():
 
 QUICK = ('adaptive_stackoverflow_tags',)
 SLOW = ('pfedpara_own_data', 'adaptive_emnist', 'adaptive_cifar100', 'adaptive_shakespeare',
-        'adaptive_stackoverflow_nwp', 'keywords_apf')  # fmt: skip
+        'adaptive_stackoverflow_nwp', 'keywords_apf', 'mnist_methods', 'qmnist_methods',
+        'stackexchange_methods', 'cifar10_methods', 'shakespeare_methods')  # fmt: skip
 
 
 @pytest.mark.parametrize(
