@@ -30,9 +30,7 @@ def _optimizer(
   return builders[name](learning_rate, **({} if epsilon is None else dict(epsilon=epsilon)))
 
 
-def build_client_optimizer(
-  spec: specs.RunSpec,
-) -> tff.learning.optimizers.Optimizer | client_work.RoundSchedule:
+def build_client_optimizer(spec: specs.RunSpec) -> client_work.ClientOptimizer:
   """Of the clients' local steps."""
   optimizer = _optimizer(spec.client_optimizer, spec.client_learning_rate)
   if spec.client_rate_decay == 1:

@@ -71,7 +71,13 @@ PUBLIC_NAMES = {
     'lift',
   },
   'tff_lowrank.client_state': {'Contents', 'LmdbStore', 'MemoryStore', 'Store'},
-  'tff_lowrank.client_work': {'build_local_sgd', 'last_layer_mask'},
+  'tff_lowrank.client_work': {
+    'ClientOptimizer',
+    'RoundSchedule',
+    'build_local_sgd',
+    'exponential_decay',
+    'last_layer_mask',
+  },
   'tff_lowrank.codecs': {
     'Atomo',
     'CMFL',

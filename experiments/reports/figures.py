@@ -16,9 +16,13 @@ AXES = {
 }
 _COLORS = (
   '#4269d0', '#e8743b', '#2f9e63', '#d6336c', '#7b5ea7', '#8a5a44', '#0f9fb5', '#a08800', '#5c6770',
-  '#111111',
+  '#111111', '#9ec1ff', '#ffb48a', '#7fd3a2', '#ff9fc0', '#c4aee8', '#c9a08c', '#7edbe6', '#d9cf6b',
 )  # fmt: skip
 _GRID = '#e6e8eb'
+
+
+# Heights in pixels: what is above the plot, the plot, its axis, and an entry of the legend below.
+_ABOVE, _PLOT, _AXIS, _ENTRY = 50, 350, 60, 21
 
 
 def as_text(text: str) -> str:
@@ -41,13 +45,19 @@ def layout(x: str, y: str) -> dict[str, object]:
   return dict(
     template='none',
     font=dict(family='system-ui, sans-serif', size=13, color='#202124'),
-    height=460,
-    margin=dict(l=70, r=20, t=50, b=60),
+    margin=dict(l=70, r=20, t=_ABOVE),
     xaxis=dict(title=dict(text=x), rangemode='tozero', **axis),
     yaxis=dict(title=dict(text=y), **axis),
-    legend=dict(orientation='h', yanchor='top', y=-0.2, x=0),
+    legend=dict(yanchor='top', y=-_AXIS / _PLOT, x=0, tracegroupgap=0),
     hovermode='closest',
   )
+
+
+def _make_room(figure: graph_objects.Figure) -> graph_objects.Figure:
+  """The figure, as high as its legend needs."""
+  entries = sum(trace.showlegend is not False for trace in figure.data)
+  below = _AXIS + _ENTRY * (entries + 1)
+  return figure.update_layout(height=_ABOVE + _PLOT + below, margin_b=below)
 
 
 def mean_curve(curves: Sequence[pd.DataFrame], column: str) -> pd.DataFrame:
@@ -112,7 +122,7 @@ def accuracy(
         traces.append(_band(name, curve, i))
   figure = graph_objects.Figure(traces, layout(AXES['rounds'], 'Test accuracy (%)'))
   _add_axis_buttons(figure, places, budget)
-  return figure
+  return _make_room(figure)
 
 
 def _mark(budget: curves_lib.Budget | None, axis: str) -> list[dict[str, object]]:
@@ -171,7 +181,7 @@ def pareto(summary: pd.DataFrame) -> graph_objects.Figure:
     )  # fmt: skip
   if megabytes.max() > 10 * megabytes.min() > 0:
     figure.update_xaxes(type='log')
-  return figure
+  return _make_room(figure)
 
 
 def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph_objects.Figure:
@@ -183,4 +193,4 @@ def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph
       x=rows['round'], y=rows[column], name=as_text(name), line_color=color(i), mode='lines'
     )
   figure.update_layout(showlegend=True, yaxis_rangemode='tozero')
-  return figure
+  return _make_room(figure)

@@ -51,7 +51,7 @@ def plot_accuracy_and_frozen(runs: Mapping[str, pathlib.Path], path: pathlib.Pat
 
   Runs that freeze nothing, FedAvg's, are drawn above only. Returns `path`.
   """
-  figure, (above, below) = plt.subplots(2, 1, figsize=(7, 8), sharex=True, layout='constrained')
+  figure, (above, below) = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
   is_first = True
   for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
     rows = plots.read_metrics(run)
@@ -78,7 +78,7 @@ def plot_effective_perturbation(
   runs: Mapping[str, pathlib.Path], path: pathlib.Path
 ) -> pathlib.Path:
   """Mean effective perturbation by round, dashed the threshold, as the paper's Fig. 2."""
-  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
   for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
     rows = plots.read_metrics(run)
     axes.plot(rows['round'], rows['effective_perturbation'], **style)
@@ -110,7 +110,7 @@ def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
 def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   """Mean round of first freezing of each tensor, with 5th and 95th percentiles (Fig. 3)."""
   table = stabilisation_table(run)
-  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
   below, above = table['mean'] - table['q05'], table['q95'] - table['mean']
   # A skewed tensor's mean may lie outside its percentiles.
   errors = [below.clip(lower=0), above.clip(lower=0)]

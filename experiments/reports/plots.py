@@ -17,6 +17,10 @@ AXES = {
   'accuracy_vs_round': ('round', 'Round'),
 }
 
+# Characters of a legend in half the width of a figure, and the height of its rows in inches.
+_HALF_LINE = 42
+_LEGEND_ROW = 0.18
+
 
 def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
   """The metrics of a run folder, with traffic so far in 10^6 bytes.
@@ -41,9 +45,12 @@ def styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
 
 
 def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
-  """A legend below the plot, which it cannot hide, of the lines of `axes`."""
+  """A legend of the lines of `axes`, in room that is added to the figure below its plots."""
   handles, names = axes.get_legend_handles_labels()
-  figure.legend(handles, names, loc='outside lower center', fontsize='small', ncols=2)
+  columns = 2 if max(map(len, names), default=0) <= _HALF_LINE else 1
+  rows = -(-len(names) // columns)
+  figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * rows)
+  figure.legend(handles, names, loc='outside lower center', fontsize='small', ncols=columns)
 
 
 def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
@@ -55,7 +62,7 @@ def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> lis
   metrics = {label: read_metrics(run).dropna(subset='eval_accuracy') for label, run in runs.items()}
   written = []
   for name, (column, axis) in AXES.items():
-    figure, axes = plt.subplots(figsize=(7, 5.5), layout='constrained')
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
     for rows, style in zip(metrics.values(), styles(metrics).values(), strict=True):
       axes.plot(rows[column], 100 * rows['eval_accuracy'], marker='.', markersize=3, **style)
     axes.set_xlabel(axis)

@@ -61,8 +61,8 @@ def build_table(
 ) -> pd.DataFrame:
   """A row for each `(label, run folder)`.
 
-  `saving_percent` is of total bytes against FedAvg's with the same seed, and `byte_ratio` how many
-  times the run's those are; both are empty without one. `simulated_seconds` is the messages' time
+  `saving_percent` is of total bytes against FedAvg's with the same seed, and `byte_ratio` FedAvg's
+  over the run's; both are empty without one. `simulated_seconds` is the messages' time
   on `network`, without computation. `compared_accuracy` is that at `budget`, by default the rounds
   of the shortest run.
   """
@@ -116,7 +116,12 @@ _SHOWN = {
   'simulated_seconds': ('transfer', '.1f', 1),
   'wall_seconds': ('wall', '.1f', 1),
 }
-_UNITS = {'saving_percent': ' %', 'byte_ratio': ' x', 'simulated_seconds': ' s', 'wall_seconds': ' s'}
+_UNITS = {
+  'saving_percent': ' %',
+  'byte_ratio': ' x',
+  'simulated_seconds': ' s',
+  'wall_seconds': ' s',
+}
 
 
 def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.DataFrame:

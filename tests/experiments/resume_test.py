@@ -24,7 +24,7 @@ FAST = ('--task=digits', '--num_clients=4', '--clients_per_round=2', '--batch_si
 LBGM = ('--method=lbgm', '--lbgm_threshold=0.4')
 APF = ('--method=apf', '--apf_stability_threshold=0.5', '--apf_ema_decay=0.5')
 ABSENT = ('--dropout_rate=0.3', '--straggler_deadline=0.12', '--server_optimizer=adam',
-          '--server_learning_rate=0.01')  # fmt: skip
+          '--server_learning_rate=0.01', '--client_rate_decay=0.8')  # fmt: skip
 
 
 def train(folder, *arguments):

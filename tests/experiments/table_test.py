@@ -27,7 +27,10 @@ def test_rows_by_hand(tmp_path):
   assert rows['final_personal_accuracy'].isna().all()
   text = table.to_markdown(rows)
   assert text.splitlines()[1] == '|---' + '|---:' * 10 + '|'
-  assert '| lbgm | 1 | 3 | 0.6000 | 18.000 | 108.000 | 126.000 | 12.5 % | 1.1 x | 94.5 s | 1.5 s |' in text
+  assert (
+    '| lbgm | 1 | 3 | 0.6000 | 18.000 | 108.000 | 126.000 | 12.5 % | 1.1 x | 94.5 s | 1.5 s |'
+    in text
+  )
 
 
 def test_personal_accuracies_have_a_column(tmp_path):

@@ -45,6 +45,20 @@ def test_same_command_same_numbers(tmp_path):
     pd.testing.assert_frame_equal(columns, metrics)
 
 
+def test_the_rate_decays_after_the_first_round(tmp_path):
+  losses = {}
+  for decay in (1, 0.1):
+    folder = tmp_path / str(decay)
+    binaries.run('train', *FAST, f'--client_rate_decay={decay}', f'--output_dir={folder}')
+    losses[decay] = pd.read_csv(folder / 'metrics.csv')['eval_loss']
+    assert ('client_rate_decay' in json.loads((folder / 'run.json').read_text())['flags']) == (
+      decay != 1
+    )
+  assert losses[1][0] == losses[0.1][0]
+  # A tenth of the rate, so hardly less of the loss.
+  assert losses[1][0] - losses[0.1][1] < 0.3 * (losses[1][0] - losses[1][1])
+
+
 def test_evaluates_every_so_often_and_at_the_end(tmp_path):
   binaries.run('train', *FAST, '--rounds=3', '--eval_every=2', f'--output_dir={tmp_path}')
   evaluated = pd.read_csv(tmp_path / 'metrics.csv')['eval_accuracy'].notna()

@@ -139,22 +139,45 @@ def test_evaluation_after_training_has_the_next_rounds_rate(rng):
   assert accuracies[2] not in accuracies[:2]
 
 
-def test_arguments_are_checked():
-  with pytest.raises(TypeError, match='`optimizer` must be `Optimizer`'):
-    client_work.RoundSchedule(0.1, lambda t: 1.0)
-  with pytest.raises(ValueError, match='`decay` must be above 0'):
-    client_work.exponential_decay(sgd(0.1), 0)
-  with pytest.raises(ValueError, match=r'`decay` must be in \[0, 1\], found 1.5'):
-    client_work.exponential_decay(sgd(0.1), 1.5)
-  with pytest.raises(ValueError, match='DelayedRate has no learning rate'):
-    client_work.RoundSchedule(DelayedRate(), lambda t: 1.0)
+def test_evaluation_needs_the_schedule_of_the_process(rng):
+  model = linear.build_model(rng)
+  split = arrays.partitioned(arrays.Split(*linear.examples(rng, 8)), [np.arange(8)])
+  for ours, theirs in [(sgd(RATE), scheduled()), (scheduled(), sgd(RATE))]:
+    with pytest.raises(ValueError, match='only one has a schedule'):
+      evaluation.build_personal_evaluation(
+        model,
+        learning.build_fed_avg(model, ours),
+        split,
+        lambda batch: batch,
+        client_optimizer=theirs,
+        train_dataset=lambda _: None,
+      )
 
 
-class DelayedRate(tff.learning.optimizers.Optimizer):
-  """Without hyper-parameters."""
+def test_a_constant_rate_is_fed_avg_to_the_bit(rng):
+  model = linear.build_model(rng)
+  _, data = clients_of(rng)
+  weights = []
+  for optimizer in (sgd(RATE), client_work.exponential_decay(sgd(RATE), 1)):
+    process = learning.build_fed_avg(model, optimizer)
+    state = process.initialize()
+    for _ in range(2):
+      state = process.next(state, [()] * len(data), data).state
+    weights.append(state.global_model_weights.trainable)
+  for a, b in zip(*weights, strict=True):
+    np.testing.assert_array_equal(a, b)
 
-  def initialize(self, specs):
-    return ()
 
-  def next(self, state, weights, gradients):
-    return state, weights
+def test_at_a_rate_of_zero_scaffolds_clients_learn_nothing(rng):
+  model = linear.build_model(rng)
+  _, data = clients_of(rng)
+  still = client_work.RoundSchedule(sgd(RATE), lambda t: tf.cast(t < 1, tf.float32))
+  process = learning.build_scaffold(model, still, num_clients=2)
+  state, memory = process.initialize(), [process.initialize_client() for _ in data]
+  first = process.next(state, memory, data)
+  second = process.next(first.state, first.client_states, data)
+  for a, b in zip(
+    tf.nest.flatten(second.client_states), tf.nest.flatten(first.client_states), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+    assert np.any(a)

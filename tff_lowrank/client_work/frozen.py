@@ -11,6 +11,7 @@ from tff_lowrank import checks
 from tff_lowrank import freezing
 from tff_lowrank import structures
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import schedule as schedule_lib
 
 
 class Trained(NamedTuple):
@@ -63,11 +64,16 @@ class LocalTraining(NamedTuple):
   data_type: tff.Type
   train: Callable[..., Trained]
   aggregate_metrics: Callable[[Any], Any]
-  schedule: local_sgd.RoundSchedule | None = None
+  schedule: schedule_lib.RoundSchedule | None = None
   rate_factor: tf.Tensor | None = None
 
   def in_round(self, round_num: tf.Tensor) -> 'LocalTraining':
-    """The training of the round, int32 [] from 0: its `train` has the round's learning rate."""
+    """The training of the round, int32 [] from 0: its `train` has the round's learning rate.
+
+    It is itself if there is no schedule, whatever the round is.
+    """
+    if self.schedule is None:
+      return self
     factor = tf.cast(self.schedule.factor(round_num), tf.float32)
     train = functools.partial(self.train, rate_factor=factor)
     return self._replace(train=train, rate_factor=factor)
@@ -220,20 +226,20 @@ def _variable_training(
 
 def build_training(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
 ) -> LocalTraining:
   """Builds local training with pinned coordinates or corrections; see `LocalTraining`.
 
-  The arguments are those of `local_sgd.build_local_sgd`.
+  The arguments are those of `local_sgd.build_local_sgd`; the optimizer may be a `RoundSchedule`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
   """
   local_sgd.check_model_fn(model_fn)
   schedule = None
-  if isinstance(client_optimizer_fn, local_sgd.RoundSchedule):
+  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule):
     schedule, client_optimizer_fn = client_optimizer_fn, client_optimizer_fn.optimizer
   checks.check_type('client_optimizer_fn', client_optimizer_fn, tff.learning.optimizers.Optimizer)
   checks.check_type('client_weighting', client_weighting, tff.learning.ClientWeighting)

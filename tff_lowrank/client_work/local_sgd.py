@@ -1,7 +1,6 @@
 """Local training: a pass of an optimizer over the client's batches."""
 
 from collections.abc import Callable
-import dataclasses
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -9,46 +8,6 @@ import tensorflow_federated as tff
 from tff_lowrank import checks
 
 ModelFn = tff.learning.models.FunctionalModel | Callable[[], tff.learning.models.VariableModel]
-
-
-@dataclasses.dataclass(frozen=True)
-class RoundSchedule:
-  """An optimizer for clients whose learning rate depends on the round.
-
-  Where a learning process of this package takes a client optimizer it takes one of these too. In
-  round t, counted from 0, clients take their steps at the optimizer's own rate times `factor(t)`.
-  (`tff.learning.optimizers.schedule_learning_rate` counts a client's steps within a round.)
-
-  optimizer: has a learning rate among its hyper-parameters, as all of TFF's have.
-  factor: TensorFlow function from int32 [] to float32 [].
-
-  Raises ValueError if the optimizer has no learning rate.
-  """
-
-  optimizer: tff.learning.optimizers.Optimizer
-  factor: Callable[[tf.Tensor], tf.Tensor]
-
-  def __post_init__(self):
-    checks.check_type('optimizer', self.optimizer, tff.learning.optimizers.Optimizer)
-    state = self.optimizer.initialize(tf.TensorSpec([], tf.float32))
-    if tff.learning.optimizers.LEARNING_RATE_KEY not in self.optimizer.get_hparams(state):
-      raise ValueError(f'{type(self.optimizer).__name__} has no learning rate to schedule.')
-
-
-def exponential_decay(optimizer: tff.learning.optimizers.Optimizer, decay: float) -> RoundSchedule:
-  """`optimizer` with its rate times `decay`, in (0, 1], after each round, as FedPara has it.
-
-  Raises:
-    TypeError: If an argument is of the wrong type.
-    ValueError: If `decay` is out of range, or the optimizer has no learning rate.
-  """
-  checks.check_in_range('decay', decay, 0, 1)
-  if not decay:
-    raise ValueError('`decay` must be above 0, found 0.')
-  return RoundSchedule(optimizer, lambda t: tf.constant(decay) ** tf.cast(t, tf.float32))
-
-
-ClientOptimizer = tff.learning.optimizers.Optimizer | RoundSchedule
 
 
 @tff.tensorflow.computation

@@ -19,7 +19,7 @@ import tensorflow_federated as tff
 from tff_lowrank import checks
 from tff_lowrank import structures
 from tff_lowrank.client_work import frozen
-from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import schedule as schedule_lib
 
 
 class Regularized(NamedTuple):
@@ -47,14 +47,14 @@ class ControlledUpdate(NamedTuple):
   control: Any
 
 
-def plain_sgd_rate(optimizer: local_sgd.ClientOptimizer) -> float:
+def plain_sgd_rate(optimizer: schedule_lib.ClientOptimizer) -> float:
   """The learning rate of an SGD optimizer without momentum, before a schedule's factor.
 
   Raises:
     TypeError: If `optimizer` is no TFF optimizer.
     ValueError: If it is another one, or its rate is not above 0.
   """
-  if isinstance(optimizer, local_sgd.RoundSchedule):
+  if isinstance(optimizer, schedule_lib.RoundSchedule):
     optimizer = optimizer.optimizer
   checks.check_type('client_optimizer_fn', optimizer, tff.learning.optimizers.Optimizer)
   state = optimizer.initialize(tf.TensorSpec((), tf.float32))
@@ -122,8 +122,12 @@ def train_controlled(
   moved = learning_rate * tf.cast(trained.num_steps, tf.float32)
   if training.rate_factor is not None:
     moved *= training.rate_factor
+  # At a rate of 0 nothing moved, and nothing was learnt of the gradients.
   new = tf.nest.map_structure(
-    lambda o, u: tf.math.divide_no_nan(u, tf.cast(moved, u.dtype)) - o, offset, update
+    lambda c, o, u: tf.where(moved > 0, tf.math.divide_no_nan(u, tf.cast(moved, u.dtype)) - o, c),
+    own,
+    offset,
+    update,
   )
   kept, result = _accept(trained.result, update, own, new)
   change = tf.nest.map_structure(tf.subtract, kept, own)

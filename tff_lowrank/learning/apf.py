@@ -13,6 +13,7 @@ from tff_lowrank.aggregators import coded_mean
 from tff_lowrank.aggregators import freezing as freezing_aggregators
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.freezing import synchronisation
 from tff_lowrank.learning import partial
 from tff_lowrank.learning import process
@@ -20,7 +21,7 @@ from tff_lowrank.learning import process
 
 def _build(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None,
   settings: freezing.Settings,
   mask_policy: str,
@@ -68,7 +69,7 @@ def _build(
 
 def build_apf_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   freezing_settings: freezing.Settings | None = None,
@@ -120,7 +121,7 @@ def build_apf_fed_avg(
 
 def build_partial_sync_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   freezing_settings: freezing.Settings | None = None,

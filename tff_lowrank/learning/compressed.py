@@ -7,12 +7,13 @@ import tensorflow_federated as tff
 from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.learning import process
 
 
 def build_compressed_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   codec: codecs.Codec,
@@ -45,7 +46,7 @@ def build_compressed_fed_avg(
 
 def build_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:

@@ -21,6 +21,7 @@ from tff_lowrank import ledger
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import personal as personal_work
+from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.learning import process
 from tff_lowrank.learning import work as work_lib
 
@@ -75,7 +76,7 @@ def _build_work(
 
 def build_personal_fed_avg(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   personal: Sequence[bool],
@@ -181,7 +182,7 @@ def build_personal_fed_avg(
 
 def build_local_only(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
   """Builds training of each client on its own: all weights are personal, nothing is sent.

@@ -14,6 +14,7 @@ from tff_lowrank import ledger
 from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.learning import downlink as downlink_lib
 from tff_lowrank.learning import work as work_lib
 
@@ -119,7 +120,7 @@ def checked_server_optimizer(
 
 def build_process(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
@@ -156,7 +157,7 @@ def build_process(
   """
   server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
   how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
-  if isinstance(client_optimizer_fn, local_sgd.RoundSchedule):
+  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule):
     work = work_lib.build_memoryless_work(
       frozen_work.build_training(*how),
       lambda training, weights, dataset: training.train(weights, None, dataset),

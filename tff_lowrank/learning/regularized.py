@@ -20,6 +20,7 @@ from tff_lowrank import structures
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import regularized as regularized_work
+from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.learning import corrected
 from tff_lowrank.learning import process
 from tff_lowrank.learning import work as work_lib
@@ -68,7 +69,7 @@ def _check_counts_clients(method: str, codec: codecs.Codec | None, num_clients: 
 
 def build_fed_prox(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   mu: float = 0.1,
@@ -115,7 +116,7 @@ def build_fed_prox(
 
 def build_scaffold(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   num_clients: int,
@@ -197,7 +198,7 @@ def build_scaffold(
 
 def build_fed_dyn(
   model_fn: local_sgd.ModelFn,
-  client_optimizer_fn: local_sgd.ClientOptimizer,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   num_clients: int,

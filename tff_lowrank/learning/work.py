@@ -85,8 +85,7 @@ def build_work(
 
   @tff.tensorflow.computation(memory_type, broadcast_type, training.data_type, round_type)
   def work_at_client(memory, broadcast, dataset, round_num):
-    trains = training.in_round(round_num) if is_scheduled else training
-    return tuple(work(trains, memory, broadcast, dataset))
+    return tuple(work(training.in_round(round_num), memory, broadcast, dataset))
 
   @tff.tensorflow.computation(round_type)
   def next_round(round_num):

@@ -10,7 +10,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank import learning
 from tff_lowrank.client_work import frozen
-from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.datasets import arrays
 
 BATCH_SIZE = 1000
@@ -87,7 +87,7 @@ def build_personal_evaluation(
   preprocess: Callable[[Any], Any],
   *,
   batch_size: int = BATCH_SIZE,
-  client_optimizer: local_sgd.ClientOptimizer | None = None,
+  client_optimizer: schedule_lib.ClientOptimizer | None = None,
   train_dataset: Callable[[str], tf.data.Dataset] | None = None,
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
@@ -115,7 +115,8 @@ def build_personal_evaluation(
     test examples; with `client_optimizer` also `TRAINED_ACCURACY`, the mean over clients.
 
   Raises:
-    ValueError: If no client has test examples.
+    ValueError: If no client has test examples, or `client_optimizer` has a schedule by round and
+      that of `process` has none, or the reverse.
   """
   client_ids = [c for c in test.client_ids if test.num_examples(c)]
   if not client_ids:
@@ -145,10 +146,13 @@ def build_personal_evaluation(
   if client_optimizer is not None:
     training = frozen.build_training(model, client_optimizer)
 
-    @tff.tensorflow.computation(state_type, training.weights_type, training.data_type)
-    def trained(state, weights, batches):
-      next_training = training.in_round(state.client_work) if training.schedule else training
-      found = next_training.train(weights, None, batches).trainable
+    round_type = state_type.client_work
+    if (training.schedule is None) == isinstance(round_type, tff.TensorType):
+      raise ValueError('`client_optimizer` must be that of `process`: only one has a schedule.')
+
+    @tff.tensorflow.computation(round_type, training.weights_type, training.data_type)
+    def trained(round_num, weights, batches):
+      found = training.in_round(round_num).train(weights, None, batches).trainable
       return tff.learning.models.ModelWeights(found, weights.non_trainable)
 
     @tff.federated_computation(
@@ -156,9 +160,10 @@ def build_personal_evaluation(
       tff.FederatedType(training.data_type, tff.CLIENTS),
     )
     def trained_metrics_of_clients(state, memory, batches, train_batches):
+      round_num = tff.federated_broadcast(state.client_work)
       state = tff.federated_broadcast(state)
       own = tff.federated_map(process.get_client_model_weights, (state, memory))
-      own = tff.federated_map(trained, (state, own, train_batches))
+      own = tff.federated_map(trained, (round_num, own, train_batches))
       return tff.federated_map(metrics_on, (own, batches))
 
   def evaluate(state, read):
