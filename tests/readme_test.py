@@ -31,3 +31,13 @@ def test_paths_and_presets_exist():
   assert named and all((root / path).is_file() for path in named)
   for module in re.findall(r'python -m ([\w.]+)', README):
     assert (root / (module.replace('.', '/') + '.py')).is_file(), module
+
+
+def test_results_are_of_presets():
+  experiments = pathlib.Path(__file__).parents[1] / 'experiments'
+  text = (experiments / 'results' / 'README.md').read_text()
+  named = {path.stem for path in (experiments / 'results').glob('*.csv')}
+  presets = {path.stem for path in (experiments / 'presets').glob('*.flags')}
+  assert named and named <= presets
+  assert all(f'`{name}' in text for name in named)
+  assert set(re.findall(r'(\w+)\.flags', text)) <= presets | {'NAME'}
