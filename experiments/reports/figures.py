@@ -19,8 +19,6 @@ _COLORS = (
   '#111111', '#9ec1ff', '#ffb48a', '#7fd3a2', '#ff9fc0', '#c4aee8', '#c9a08c', '#7edbe6', '#d9cf6b',
 )  # fmt: skip
 _GRID = '#e6e8eb'
-
-
 # Heights in pixels: what is above the plot, the plot, its axis, and an entry of the legend below.
 _ABOVE, _PLOT, _AXIS, _ENTRY = 50, 350, 60, 21
 

@@ -110,7 +110,7 @@ def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
 def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   """Mean round of first freezing of each tensor, with 5th and 95th percentiles (Fig. 3)."""
   table = stabilisation_table(run)
-  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
+  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
   below, above = table['mean'] - table['q05'], table['q95'] - table['mean']
   # A skewed tensor's mean may lie outside its percentiles.
   errors = [below.clip(lower=0), above.clip(lower=0)]

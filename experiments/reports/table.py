@@ -62,9 +62,9 @@ def build_table(
   """A row for each `(label, run folder)`.
 
   `saving_percent` is of total bytes against FedAvg's with the same seed, and `byte_ratio` FedAvg's
-  over the run's; both are empty without one. `simulated_seconds` is the messages' time
-  on `network`, without computation. `compared_accuracy` is that at `budget`, by default the rounds
-  of the shortest run.
+  over the run's; both are empty without one. `simulated_seconds` is the messages' time on
+  `network`, without computation. `compared_accuracy` is that at `budget`, by default the rounds of
+  the shortest run.
   """
   curves = [curves_lib.read_curve(folder, network) for _, folder in runs]
   budget = budget or curves_lib.cheapest('rounds', curves)

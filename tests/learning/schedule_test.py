@@ -117,9 +117,7 @@ def test_variables_and_functions_take_the_same_steps(make, rng):
 def test_evaluation_after_training_has_the_next_rounds_rate(rng):
   model = linear.build_model(rng)
   x, y = linear.examples(rng, 60)
-  test, _train = (
-    arrays.partitioned(arrays.Split(x, y), [rows]) for rows in (np.arange(40), np.arange(40, 60))
-  )
+  test = arrays.partitioned(arrays.Split(x, y), [np.arange(40)])
   process = learning.build_fed_avg(model, scheduled(rate=4.0))
   evaluate = evaluation.build_personal_evaluation(
     model,

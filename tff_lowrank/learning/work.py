@@ -79,7 +79,6 @@ def build_work(
   The server's state is the number of rounds done, int32, if the learning rate has a schedule.
   """
   memory_type = initialize_client.type_signature.result
-
   is_scheduled = training.schedule is not None
   round_type = tff.TensorType(np.int32) if is_scheduled else tff.to_type(())
 
@@ -87,9 +86,9 @@ def build_work(
   def work_at_client(memory, broadcast, dataset, round_num):
     return tuple(work(training.in_round(round_num), memory, broadcast, dataset))
 
-  @tff.tensorflow.computation(round_type)
-  def next_round(round_num):
-    return round_num + 1 if is_scheduled else round_num
+  @tff.tensorflow.computation(np.int32)
+  def add_one(round_num):
+    return round_num + 1
 
   @tff.federated_computation
   def initialize():
@@ -107,9 +106,9 @@ def build_work(
     )
     train = training.aggregate_metrics(metrics)
     measurements = tff.federated_zip(collections.OrderedDict(train=train))
-    return ClientWorkOutput(
-      tff.federated_map(next_round, round_num), memory, result, price, measurements
-    )
+    if is_scheduled:
+      round_num = tff.federated_map(add_one, round_num)
+    return ClientWorkOutput(round_num, memory, result, price, measurements)
 
   return ClientStatefulWork(
     initialize,
