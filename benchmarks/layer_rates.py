@@ -9,11 +9,14 @@ iteration, which bounds the rates at which training is stable, and the mean one,
 probes, which says how fast it learns. Both are 1 for a plain kernel.
 """
 
+from collections.abc import Callable
+
 from absl import app
 import tensorflow as tf
 
 from tff_lowrank import layers
 from tff_lowrank.layers import kernel as kernel_lib
+from tff_lowrank.layers.factorization import is_personal
 
 _ITERATIONS = 40
 _PROBES = 5
@@ -23,16 +26,20 @@ LAYERS = {
   'dense 784 x 256': ('Dense', dict(units=256), (None, 784)),
   'conv 3 x 3 x 64 x 64': ('Conv2D', dict(filters=64, kernel_size=3), (None, 32, 32, 64)),
 }
+# Name -> the layers' prefix, their arguments, which factors move.
 FAMILIES = {
-  'low rank': ('LowRank', {}),
-  'fedpara': ('FedPara', {}),
-  'pfedpara': ('FedPara', dict(personal=True)),
+  'low rank': ('LowRank', {}, lambda name: True),
+  'fedpara': ('FedPara', {}, lambda name: True),
+  'pfedpara, global': ('FedPara', dict(personal=True), lambda name: not is_personal(name)),
+  'pfedpara, personal': ('FedPara', dict(personal=True), is_personal),
 }
 
 
-def movement(kernel: kernel_lib.FactoredKernel) -> tuple[float, float]:
-  """The largest and the mean eigenvalue of J J^T."""
-  factors = [v for v in kernel.factors.values() if v.trainable]
+def movement(
+  kernel: kernel_lib.FactoredKernel, moves: Callable[[str], bool] = lambda name: True
+) -> tuple[float, float]:
+  """The largest and the mean eigenvalue of J J^T, of the trained factors that `moves` names."""
+  factors = [v for name, v in kernel.factors.items() if v.trainable and moves(name)]
 
   @tf.function
   def moved(gradient):
@@ -61,13 +68,13 @@ def main(argv: list[str]) -> None:
   print('| layer | family | gamma | largest | mean |')
   print('|---|---|---:|---:|---:|')
   for name, (kind, arguments, shape) in LAYERS.items():
-    for family, (prefix, options) in FAMILIES.items():
+    for family, (prefix, options, moves) in FAMILIES.items():
       for gamma in (0.1, 0.5, 0.9):
         tf.keras.utils.set_random_seed(1)
         layer = getattr(layers, prefix + kind)(**arguments, **options, gamma=gamma)
         layer.build(shape)
-        largest, mean = movement(layer.factored_kernels['kernel'])
-        print(f'| {name} | {family} | {gamma} | {largest:.2f} | {mean:.2f} |', flush=True)
+        largest, mean = movement(layer.factored_kernels['kernel'], moves)
+        print(f'| {name} | {family} | {gamma} | {largest:.2g} | {mean:.2g} |', flush=True)
 
 
 if __name__ == '__main__':
