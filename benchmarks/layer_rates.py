@@ -16,7 +16,6 @@ import tensorflow as tf
 
 from tff_lowrank import layers
 from tff_lowrank.layers import kernel as kernel_lib
-from tff_lowrank.layers.factorization import is_personal
 
 _ITERATIONS = 40
 _PROBES = 5
@@ -30,8 +29,8 @@ LAYERS = {
 FAMILIES = {
   'low rank': ('LowRank', {}, lambda name: True),
   'fedpara': ('FedPara', {}, lambda name: True),
-  'pfedpara, global': ('FedPara', dict(personal=True), lambda name: not is_personal(name)),
-  'pfedpara, personal': ('FedPara', dict(personal=True), is_personal),
+  'pfedpara, global': ('FedPara', dict(personal=True), lambda name: not layers.is_personal(name)),
+  'pfedpara, personal': ('FedPara', dict(personal=True), layers.is_personal),
 }
 
 
