@@ -156,6 +156,7 @@ def test_tasks_with_other_models(monkeypatch):
     ('cifar10', 62_006),
     ('cifar10_vgg16', 15_253_578),
     ('cifar10_vgg16_quarter', 957_210),
+    ('cifar100_vgg16', 15_299_748),
   ):
     assert build(name).keras_model_fn().count_params() == count
 

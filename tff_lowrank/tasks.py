@@ -189,8 +189,8 @@ def _cifar(name: str, build_model: Callable, preprocess: Callable) -> _Load:
   return load
 
 
-def _cifar10(build_model: Callable) -> _Recipe:
-  return _Recipe(central=_cifar('cifar10', build_model, _normalized(cifar.MEAN, cifar.STD)))
+def _whole_cifar(build_model: Callable, name: str = 'cifar10') -> _Recipe:
+  return _Recipe(central=_cifar(name, build_model, _normalized(cifar.MEAN, cifar.STD)))
 
 
 def _cifar100() -> _Recipe:
@@ -282,12 +282,13 @@ _RECIPES = collections.OrderedDict(
   emnist_digits=_emnist(True, functools.partial(models.build_emnist_cnn, 10)),
   emnist=_emnist(False, models.build_emnist_cnn),
   emnist_two_fc=_emnist(False, functools.partial(models.build_two_fc, num_classes=62)),
-  cifar10=_cifar10(models.build_lenet5),
-  cifar10_cnn=_cifar10(functools.partial(models.build_cnn, (32, 32, 3))),
-  cifar10_resnet18=_cifar10(models.build_resnet18),
-  cifar10_vgg16=_cifar10(models.build_vgg16),
-  cifar10_vgg16_quarter=_cifar10(functools.partial(models.build_vgg16, width_multiplier=0.25)),
+  cifar10=_whole_cifar(models.build_lenet5),
+  cifar10_cnn=_whole_cifar(functools.partial(models.build_cnn, (32, 32, 3))),
+  cifar10_resnet18=_whole_cifar(models.build_resnet18),
+  cifar10_vgg16=_whole_cifar(models.build_vgg16),
+  cifar10_vgg16_quarter=_whole_cifar(functools.partial(models.build_vgg16, width_multiplier=0.25)),
   cifar100=_cifar100(),
+  cifar100_vgg16=_whole_cifar(functools.partial(models.build_vgg16, num_classes=100), 'cifar100'),
   shakespeare=_Recipe(natural=_shakespeare),
   stackoverflow_nwp=_next_word(_stackoverflow_nwp),
   stackoverflow_tags=_tags(_stackoverflow_tags),

@@ -114,7 +114,7 @@ DATA_SETS = {
     '500 by Pachinko allocation',
     '50,000 + 10,000',
     'not stated; cite Krizhevsky, 2009',
-    ('cifar100',),
+    ('cifar100', 'cifar100_vgg16'),
     (*_cifar('cifar100'), download.RemoteFile(cifar.PACHINKO.url)),
   ),
   'shakespeare': DataSet(

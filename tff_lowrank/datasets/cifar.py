@@ -26,7 +26,7 @@ from tff_lowrank.datasets import tff_files
 
 SOURCE = 'https://www.cs.toronto.edu/~kriz/'
 
-# Of CIFAR-10's training pixels, 0 to 255, a channel each.
+# Of CIFAR-10's training pixels, 0 to 255, a channel each; used for CIFAR-100 too.
 MEAN = (125.3, 123.0, 113.9)
 STD = (63.0, 62.1, 66.7)
 
