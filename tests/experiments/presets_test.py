@@ -43,15 +43,15 @@ QUICK = ('adaptive_stackoverflow_tags', 'gradient_space_federated', 'mnist_parit
 
 
 def binary_and_data(preset):
-  """The binary that a preset is for, its task and its partition."""
+  """The binary that a preset is for, its task and its partition, if it has any."""
   with flagsaver.flagsaver():
     flags.FLAGS.unparse_flags()
     flags.FLAGS['methods'].present = 0
     flags.FLAGS(['', f'--flagfile={preset}', '--output_dir=x'])
     if preset.stem.startswith('gradient_space'):
-      binary = 'gradient_space'
-    else:
-      binary = 'compare' if flags.FLAGS['methods'].present else 'train'
+      is_central = flags.FLAGS.setting == 'central'
+      return 'gradient_space', flags.FLAGS.task, None if is_central else flags.FLAGS.partition
+    binary = 'compare' if flags.FLAGS['methods'].present else 'train'
     return binary, flags.FLAGS.task, flags.FLAGS.partition
 
 
@@ -61,9 +61,11 @@ def binary_and_data(preset):
 )
 def test_preset_runs_two_rounds(preset, tmp_path):
   binary, task, partition = binary_and_data(preset)
-  # Five of few classes hold all ten; synthetic users are fewer.
-  num_clients = 2 if partition == 'natural' else 5
-  smaller = ['--rounds=2', '--clients_per_round=2', f'--num_clients={num_clients}']
+  smaller = ['--rounds=2']
+  if partition is not None:
+    # Five of few classes hold all ten; synthetic users are fewer.
+    num_clients = 2 if partition == 'natural' else 5
+    smaller += ['--clients_per_round=2', f'--num_clients={num_clients}']
   if task != 'digits':
     smaller.append('--data_dir=synthetic')
   if binary == 'compare':
