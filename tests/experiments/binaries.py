@@ -10,7 +10,8 @@ from experiments import entry
 
 
 @contextlib.contextmanager
-def _no_flags_set():
+def no_flags_set():
+  """Within it no flag is set or given; afterwards they are as before."""
   with flagsaver.flagsaver():
     flags.FLAGS.unparse_flags()
     for name in flags.FLAGS:
@@ -21,7 +22,7 @@ def _no_flags_set():
 def run(name, *arguments):
   """As `python -m experiments.NAME ARGUMENTS`, but errors are raised; flags are restored."""
   binary = importlib.import_module(f'experiments.{name}')
-  with _no_flags_set():
+  with no_flags_set():
     flags.FLAGS([name, *arguments])
     binary.main([name])
 
@@ -29,7 +30,7 @@ def run(name, *arguments):
 def status(name, *arguments):
   """The exit status of `python -m experiments.NAME ARGUMENTS`; errors not for users are raised."""
   binary = importlib.import_module(f'experiments.{name}')
-  with _no_flags_set():
+  with no_flags_set():
     try:
       entry.guarded(binary.main)(entry.parse([name, *arguments]))
     except SystemExit as e:
