@@ -94,6 +94,7 @@ class RunSpec:
   evaluate_after_training: bool
   model_family: str
   fedpara_gamma: float
+  fedpara_plain_head: bool
   fed_prox_mu: float
   fed_dyn_alpha: float
 
@@ -103,6 +104,8 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
+    if self.gamma is None or not self.fedpara_plain_head:
+      others.add('fedpara_plain_head')
     if self.client_rate_decay == 1:
       others.add('client_rate_decay')
     if self.server_epsilon is None:

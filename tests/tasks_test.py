@@ -129,6 +129,15 @@ def test_models_of_other_families(family):
   assert sum(w.size for w in model.initial_weights[0]) < 4810
   with pytest.raises(ValueError, match='`gamma` must be given for'):
     build(model_family=family)
+  plain = build(model_family=family, gamma=0.5, plain_head=True).build_model(1)
+  assert plain.initial_weights[0][-2].shape == (64, 10)
+
+
+def test_a_model_whose_head_is_always_plain():
+  with pytest.raises(ValueError, match='The model of shakespeare takes no `plain_head`'):
+    build(
+      'shakespeare', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC, plain_head=True
+    )
 
 
 def test_clients_have_test_examples_on_request():
@@ -219,17 +228,18 @@ def test_untrained_loss_is_that_of_tffs_baseline():
 
 
 @pytest.mark.parametrize(
-  'layers, message',
+  'make_layers, message',
   [
-    ([tf.keras.layers.Flatten()], "Model 'odd' has no trainable variables"),
-    ([tf.keras.layers.Flatten(), tf.keras.layers.Dense(9)], r'output of shape \(None, 9\)'),
-    ([tf.keras.layers.Dense(10)], r'output of shape \(None, 8, 8, 10\)'),
-    ([tf.keras.layers.BatchNormalization(name='bn')], "Layer 'bn' of model 'odd' is batch"),
+    (lambda k: [k.Flatten()], "Model 'odd' has no trainable variables"),
+    (lambda k: [k.Flatten(), k.Dense(9)], r'output of shape \(None, 9\)'),
+    (lambda k: [k.Dense(10)], r'output of shape \(None, 8, 8, 10\)'),
+    (lambda k: [k.BatchNormalization(name='bn')], "Layer 'bn' of model 'odd' is batch"),
   ],
 )
-def test_odd_models_are_refused_before_anything_is_trained(layers, message):
+def test_odd_models_are_refused_before_anything_is_trained(make_layers, message):
   def keras_model_fn():
-    return tf.keras.Sequential([tf.keras.layers.InputLayer((8, 8, 1)), *layers], name='odd')
+    keras = tf.keras.layers
+    return tf.keras.Sequential([keras.InputLayer((8, 8, 1)), *make_layers(keras)], name='odd')
 
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(build(), keras_model_fn=keras_model_fn).build_model(1)

@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable
 import dataclasses
 import functools
+import inspect
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -332,6 +333,7 @@ def build(
   client_test_fraction: float = 0.0,
   model_family: str = 'original',
   gamma: float | None = None,
+  plain_head: bool = False,
 ) -> Task:
   """Loads the task called `name`.
 
@@ -346,6 +348,7 @@ def build(
       train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
     model_family: The family of the model's layers; see `models.families.LayerFamily`.
     gamma: In [0, 1], FedPara's rank hyper-parameter, of a factorised family.
+    plain_head: Whether the model's last layer is plain in every family.
 
   Raises:
     FileNotFoundError: If the data set's files are missing.
@@ -368,6 +371,10 @@ def build(
   if client_test_fraction:
     train, client_test = train.held_out(client_test_fraction, seed)
   keras_model_fn = functools.partial(parts.build_model, family=model_family, gamma=gamma)
+  if plain_head:
+    if 'plain_head' not in inspect.signature(keras_model_fn).parameters:
+      raise ValueError(f'The model of {name} takes no `plain_head`.')
+    keras_model_fn = functools.partial(keras_model_fn, plain_head=True)
   return Task(
     name,
     train,

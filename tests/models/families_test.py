@@ -36,6 +36,16 @@ def test_every_model_of_every_family(name):
   assert abs(counts['low_rank'] / counts['fedpara'] - 1) < 0.05
 
 
+@pytest.mark.parametrize('name', ['cnn', 'lenet5', 'two_fc', 'emnist_cnn', 'mlp'])
+def test_plain_head(name):
+  model = BUILDERS[name](family='pfedpara', gamma=0.2, plain_head=True)
+  assert type(model.layers[-1]) is tf.keras.layers.Dense
+  assert [type(layer) for layer in model.layers[:-1]] == [
+    type(layer) for layer in BUILDERS[name](family='pfedpara', gamma=0.2).layers[:-1]
+  ]
+  assert not any(layers.personal_mask(model)[-2:])  # It travels.
+
+
 @pytest.mark.parametrize('name', BUILDERS)
 def test_conversion_agrees_with_the_builders(name):
   """Both put factors into the same layers, but for heads that builders leave plain."""
@@ -43,7 +53,7 @@ def test_conversion_agrees_with_the_builders(name):
   plain = [layer.name for layer in built.layers if type(layer) is tf.keras.layers.Dense]
   plain += [layer.name for layer in built.layers if type(layer) is tf.keras.layers.Embedding]
   converted = layers.to_fedpara(layers.compose(built), gamma=0.2, skip=plain).model
-  if name == 'resnet18':  # Some of its layers have a gamma of their own.
+  if name in ('cnn', 'resnet18'):  # Some of its layers have a gamma of their own.
     assert len(converted.weights) == len(built.weights)
   else:
     assert [w.shape for w in converted.weights] == [w.shape for w in built.weights]

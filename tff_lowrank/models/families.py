@@ -25,12 +25,15 @@ class LayerFamily:
   tanh: FedPara's non-linearity (family `'fedpara'` only).
   kernel_initializer: of plain Dense and Conv2D layers, also of those that do not get smaller by
     factors and stay plain. The paper's is He's; factorised kernels start with its variance too.
+  plain_head: whether the last layer is plain in every family. Factors save little of a layer with
+    few outputs, and there pFedPara's shared factors alone give its outputs rank R only.
   """
 
   name: str
   gamma: float | None = None
   tanh: bool = False
   kernel_initializer: str = 'he_normal'
+  plain_head: bool = False
 
   def __post_init__(self):
     checks.check_one_of('family', self.name, FAMILIES)
@@ -51,6 +54,10 @@ class LayerFamily:
   def dense(self, x: tf.Tensor, units: int, **kwargs: Any) -> tf.Tensor:
     """A Dense layer on [batch, ..., inputs]."""
     return self._apply('Dense', x, (x.shape[-1], units), units, **kwargs)
+
+  def head(self, x: tf.Tensor, units: int) -> tf.Tensor:
+    """The last Dense layer, of logits."""
+    return (self.plain() if self.plain_head else self).dense(x, units)
 
   def conv2d(self, x: tf.Tensor, filters: int, kernel_size: int, **kwargs: Any) -> tf.Tensor:
     """A Conv2D layer, with Tucker factors (Proposition 3), on [batch, rows, columns, channels]."""

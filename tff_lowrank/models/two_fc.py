@@ -12,6 +12,7 @@ def build_two_fc(
   family: str = 'original',
   gamma: float | None = None,
   tanh: bool = False,
+  plain_head: bool = False,
   hidden: int = 256,
 ) -> tf.keras.Model:
   """Dense 256 with ReLU on the flattened input, then dense classes; returns logits.
@@ -25,9 +26,10 @@ def build_two_fc(
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; both layers are factorised.
     gamma: in [0, 1], of a factorised family.
     tanh: the paper's non-linearity, of family `'fedpara'`.
+    plain_head: whether the last layer is plain in every family.
     hidden: units of the first layer.
   """
-  layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
+  layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh, plain_head=plain_head)
   inputs = layers.Input(input_shape)
   x = make.dense(layers.Flatten()(inputs), hidden, activation='relu')
-  return tf.keras.Model(inputs, make.dense(x, num_classes), name='two_fc')
+  return tf.keras.Model(inputs, make.head(x, num_classes), name='two_fc')
