@@ -198,6 +198,7 @@ def main(argv: Sequence[str]) -> None:
   del argv
   _check_flags()
   base = flag_groups.run_spec('fed_avg')
+  flag_groups.check_family_flags([base])
   candidates = _candidates(base)
   folder = flag_groups.output_folder()
   folder.mkdir(parents=True, exist_ok=True)

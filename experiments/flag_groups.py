@@ -187,10 +187,11 @@ flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
-flags.DEFINE_bool(
-  'fedpara_plain_head',
-  False,
-  'Keep the last of the dense layers plain, and global, in factorised models too.',
+flags.DEFINE_integer(
+  'fedpara_head_rank',
+  None,
+  "The rank of the last layer's factors, in place of gamma's, in tasks named `*_two_fc`.",
+  lower_bound=1,
 )
 flags.DEFINE_float(
   'fed_prox_mu', 0.1, 'Pull of the model received on local training.', lower_bound=0
@@ -228,7 +229,7 @@ def check_method_flags(methods: Sequence[str]) -> None:
 
 def check_family_flags(chosen: Sequence[specs.RunSpec]) -> None:
   """Raises UsageError if a flag of factorised layers is given and none of the runs has any."""
-  for name in ('fedpara_gamma', 'fedpara_plain_head'):
+  for name in ('fedpara_gamma', 'fedpara_head_rank'):
     if given(name) and all(spec.gamma is None for spec in chosen):
       raise app.UsageError(
         f'--{name} does nothing under --model_family=original; it belongs to the others.'

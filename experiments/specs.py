@@ -94,7 +94,7 @@ class RunSpec:
   evaluate_after_training: bool
   model_family: str
   fedpara_gamma: float
-  fedpara_plain_head: bool
+  fedpara_head_rank: int | None
   fed_prox_mu: float
   fed_dyn_alpha: float
 
@@ -104,8 +104,8 @@ class RunSpec:
     others -= set(METHOD_FLAGS[self.method])
     if self.gamma is None:
       others.add('fedpara_gamma')
-    if self.gamma is None or not self.fedpara_plain_head:
-      others.add('fedpara_plain_head')
+    if self.gamma is None or self.fedpara_head_rank is None:
+      others.add('fedpara_head_rank')
     if self.client_rate_decay == 1:
       others.add('client_rate_decay')
     if self.server_epsilon is None:

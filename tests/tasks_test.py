@@ -129,15 +129,8 @@ def test_models_of_other_families(family):
   assert sum(w.size for w in model.initial_weights[0]) < 4810
   with pytest.raises(ValueError, match='`gamma` must be given for'):
     build(model_family=family)
-  plain = build(model_family=family, gamma=0.5, plain_head=True).build_model(1)
-  assert plain.initial_weights[0][-2].shape == (64, 10)
-
-
-def test_a_model_whose_head_is_always_plain():
-  with pytest.raises(ValueError, match='The model of shakespeare takes no `plain_head`'):
-    build(
-      'shakespeare', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC, plain_head=True
-    )
+  with pytest.raises(ValueError, match='The model of digits takes no `head_rank`'):
+    build(model_family=family, gamma=0.5, head_rank=10)
 
 
 def test_clients_have_test_examples_on_request():

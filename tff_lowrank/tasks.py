@@ -333,7 +333,7 @@ def build(
   client_test_fraction: float = 0.0,
   model_family: str = 'original',
   gamma: float | None = None,
-  plain_head: bool = False,
+  head_rank: int | None = None,
 ) -> Task:
   """Loads the task called `name`.
 
@@ -348,7 +348,7 @@ def build(
       train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
     model_family: The family of the model's layers; see `models.families.LayerFamily`.
     gamma: In [0, 1], FedPara's rank hyper-parameter, of a factorised family.
-    plain_head: Whether the model's last layer is plain in every family.
+    head_rank: Of the factors of the last layer, in place of gamma's, for the two-layer nets.
 
   Raises:
     FileNotFoundError: If the data set's files are missing.
@@ -371,10 +371,10 @@ def build(
   if client_test_fraction:
     train, client_test = train.held_out(client_test_fraction, seed)
   keras_model_fn = functools.partial(parts.build_model, family=model_family, gamma=gamma)
-  if plain_head:
-    if 'plain_head' not in inspect.signature(keras_model_fn).parameters:
-      raise ValueError(f'The model of {name} takes no `plain_head`.')
-    keras_model_fn = functools.partial(keras_model_fn, plain_head=True)
+  if head_rank is not None:
+    if 'head_rank' not in inspect.signature(keras_model_fn).parameters:
+      raise ValueError(f'The model of {name} takes no `head_rank`.')
+    keras_model_fn = functools.partial(keras_model_fn, head_rank=head_rank)
   return Task(
     name,
     train,

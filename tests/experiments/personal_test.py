@@ -46,7 +46,6 @@ def test_nothing_is_sent_by_clients_alone(tmp_path):
 def test_families_compared(tmp_path):
   binaries.run(
     'compare', *TESTED, '--methods=fed_avg,fedpara,fed_avg:model_family=low_rank,pfedpara,'
-    'pfedpara:fedpara_plain_head=true,'
     'lbgm:model_family=fedpara:lbgm_threshold=0.0', '--fedpara_gamma=0.3', '--eval_every=2',
     f'--output_dir={tmp_path}',
   )  # fmt: skip
@@ -54,17 +53,13 @@ def test_families_compared(tmp_path):
   up = rows['uplink_bytes']
   assert up['pfedpara'] < up['fedpara'] < up['fed_avg']
   assert up['fed_avg:model_family=low_rank'] == up['fedpara']
-  # 64 -> 10 classes: 4 (64 + 10) factors of the head at this gamma, or all 640 numbers; 4 bytes each
-  # from 2 clients in 2 rounds.
-  plain = up['pfedpara:fedpara_plain_head=true'] - up['pfedpara']
-  assert plain == (64 * 10 - 4 * (64 + 10)) * 4 * 2 * 2
   recycled = 'lbgm:model_family=fedpara:lbgm_threshold=0.0'
   assert rows['final_accuracy'][recycled] == rows['final_accuracy']['fedpara']
   assert 0 <= up[recycled] - up['fedpara'] <= 2 * 2 * 2  # Flags.
   assert rows['final_personal_accuracy'].notna().all()
   flags = json.loads((tmp_path / 'pfedpara-seed1' / 'run.json').read_text())['flags']
   assert (flags['model_family'], flags['fedpara_gamma']) == ('pfedpara', 0.3)
-  assert 'fedpara_plain_head' not in flags
+  assert 'fedpara_head_rank' not in flags
 
 
 def test_no_personal_evaluation_by_default(tmp_path):
@@ -80,7 +75,8 @@ def test_no_personal_evaluation_by_default(tmp_path):
     (['--method=pfedpara'], 'as --client_test_fraction=0.2'),
     (['--method=fedpara', '--model_family=low_rank'], 'contradicts --method=fedpara'),
     (['--fedpara_gamma=0.3'], '--fedpara_gamma does nothing under --model_family=original'),
-    (['--fedpara_plain_head'], '--fedpara_plain_head does nothing under --model_family=original'),
+    (['--fedpara_head_rank=4'], '--fedpara_head_rank does nothing under --model_family=original'),
+    (['--method=fedpara', '--fedpara_head_rank=4'], 'The model of digits takes no `head_rank`'),
     (['--evaluate_after_training'], 'as --client_test_fraction=0.2'),
     (['--client_test_fraction=1'], '--client_test_fraction must be below 1'),
     (['--method=local_only', '--client_test_fraction=0.2', '--uplink=float16'],

@@ -36,16 +36,6 @@ def test_every_model_of_every_family(name):
   assert abs(counts['low_rank'] / counts['fedpara'] - 1) < 0.05
 
 
-@pytest.mark.parametrize('name', ['cnn', 'lenet5', 'two_fc', 'emnist_cnn', 'mlp'])
-def test_plain_head(name):
-  model = BUILDERS[name](family='pfedpara', gamma=0.2, plain_head=True)
-  assert type(model.layers[-1]) is tf.keras.layers.Dense
-  assert [type(layer) for layer in model.layers[:-1]] == [
-    type(layer) for layer in BUILDERS[name](family='pfedpara', gamma=0.2).layers[:-1]
-  ]
-  assert not any(layers.personal_mask(model)[-2:])  # It travels.
-
-
 @pytest.mark.parametrize('name', BUILDERS)
 def test_conversion_agrees_with_the_builders(name):
   """Both put factors into the same layers, but for heads that builders leave plain."""

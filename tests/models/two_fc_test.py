@@ -24,5 +24,9 @@ def test_counts_and_what_travels(classes, original, shared):
   assert round(original / shared, 1) == 3.4
 
 
-def test_plain_head_travels_whole():
-  assert _count_global(plain_head=True) == 56 * 1040 + 256 + 257 * 10  # 3.3 times fewer.
+def test_rank_of_the_head():
+  # Of 10 in place of gamma's 4: 3.3 times fewer numbers travel.
+  assert _count_global(head_rank=10) == 56 * 1040 + 256 + 10 * 266 + 10
+  low_rank = models.build_two_fc(family='low_rank', gamma=0.15, head_rank=10)
+  assert low_rank.count_params() == 56 * 1040 + 256 + 10 * 266 + 10
+  assert models.build_two_fc(head_rank=10).count_params() == 203_530

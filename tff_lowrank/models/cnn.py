@@ -12,7 +12,6 @@ def build_cnn(
   family: str = 'original',
   gamma: float | None = None,
   tanh: bool = False,
-  plain_head: bool = False,
 ) -> tf.keras.Model:
   """Two 5x5 convolutions (20, 50 channels) with pooling, then 500 units; returns logits.
 
@@ -25,13 +24,12 @@ def build_cnn(
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
     gamma: in [0, 1], of the dense layers of a factorised family.
     tanh: FedPara's non-linearity, of family `'fedpara'`.
-    plain_head: whether the last layer is plain in every family.
   """
   layers = tf.keras.layers
-  make = families.LayerFamily(family, gamma, tanh, 'glorot_uniform', plain_head)
+  make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   whole = make.with_gamma(1.0)
   x = inputs = layers.Input(input_shape)
   for filters in (20, 50):
     x = layers.MaxPool2D()(whole.conv2d(x, filters, 5, activation='relu'))
   x = make.dense(layers.Flatten()(x), 500, activation='relu')
-  return tf.keras.Model(inputs, make.head(x, num_classes), name='cnn')
+  return tf.keras.Model(inputs, make.dense(x, num_classes), name='cnn')

@@ -11,7 +11,6 @@ def build_emnist_cnn(
   family: str = 'original',
   gamma: float | None = None,
   tanh: bool = False,
-  plain_head: bool = False,
 ) -> tf.keras.Model:
   """Two 3x3 convolutions (32, 64 channels), pooling, then 128 units; 28x28x1 images -> logits.
 
@@ -24,12 +23,11 @@ def build_emnist_cnn(
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
     gamma: in [0, 1], of a factorised family.
     tanh: FedPara's non-linearity, of family `'fedpara'`.
-    plain_head: whether the last layer is plain in every family.
   """
   layers = tf.keras.layers
-  make = families.LayerFamily(family, gamma, tanh, 'glorot_uniform', plain_head)
+  make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   x = inputs = layers.Input((28, 28, 1))
   for filters in (32, 64):
     x = make.conv2d(x, filters, 3, activation='relu')
   x = make.dense(layers.Flatten()(layers.MaxPool2D()(x)), 128, activation='relu')
-  return tf.keras.Model(inputs, make.head(x, num_classes), name='emnist_cnn')
+  return tf.keras.Model(inputs, make.dense(x, num_classes), name='emnist_cnn')

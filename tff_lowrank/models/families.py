@@ -25,15 +25,14 @@ class LayerFamily:
   tanh: FedPara's non-linearity (family `'fedpara'` only).
   kernel_initializer: of plain Dense and Conv2D layers, also of those that do not get smaller by
     factors and stay plain. The paper's is He's; factorised kernels start with its variance too.
-  plain_head: whether the last layer is plain in every family. Factors save little of a layer with
-    few outputs, and there pFedPara's shared factors alone give its outputs rank R only.
+  rank: of all factors, in place of the one that gamma gives.
   """
 
   name: str
   gamma: float | None = None
   tanh: bool = False
   kernel_initializer: str = 'he_normal'
-  plain_head: bool = False
+  rank: int | None = None
 
   def __post_init__(self):
     checks.check_one_of('family', self.name, FAMILIES)
@@ -51,13 +50,13 @@ class LayerFamily:
     """The family at another gamma; the original one stays as it is."""
     return self if self.name == 'original' else dataclasses.replace(self, gamma=gamma)
 
+  def with_rank(self, rank: int) -> 'LayerFamily':
+    """The family with factors of this rank, whatever their size; the original stays as it is."""
+    return self if self.name == 'original' else dataclasses.replace(self, rank=rank)
+
   def dense(self, x: tf.Tensor, units: int, **kwargs: Any) -> tf.Tensor:
     """A Dense layer on [batch, ..., inputs]."""
     return self._apply('Dense', x, (x.shape[-1], units), units, **kwargs)
-
-  def head(self, x: tf.Tensor, units: int) -> tf.Tensor:
-    """The last Dense layer, of logits."""
-    return (self.plain() if self.plain_head else self).dense(x, units)
 
   def conv2d(self, x: tf.Tensor, filters: int, kernel_size: int, **kwargs: Any) -> tf.Tensor:
     """A Conv2D layer, with Tucker factors (Proposition 3), on [batch, rows, columns, channels]."""
@@ -78,7 +77,8 @@ class LayerFamily:
     self, kind: str, x: tf.Tensor, kernel_shape: tuple[int, ...], *args: Any, **kwargs: Any
   ) -> tf.Tensor:
     form = 'tucker' if kind == 'Conv2D' else 'matrix'
-    if self.name == 'original' or not ranks.is_worthwhile(kernel_shape, form):
+    is_small = self.rank is None and not ranks.is_worthwhile(kernel_shape, form)
+    if self.name == 'original' or is_small:
       plain = getattr(tf.keras.layers, kind)
       return plain(*args, kernel_initializer=self.kernel_initializer, **kwargs)(x)
     return self._factored(kind)(*args, **self._arguments(), **kwargs)(x)
@@ -87,9 +87,10 @@ class LayerFamily:
     return getattr(layers, _PREFIX[self.name] + kind)
 
   def _arguments(self) -> dict[str, Any]:
+    size = dict(gamma=self.gamma) if self.rank is None else dict(rank=self.rank)
     if self.name == 'low_rank':
-      return dict(gamma=self.gamma)
-    return dict(gamma=self.gamma, personal=self.name == 'pfedpara', tanh=self.tanh)
+      return size
+    return dict(size, personal=self.name == 'pfedpara', tanh=self.tanh)
 
 
 def scaled(widths: tuple[int, ...], multiplier: float) -> tuple[int, ...]:

@@ -12,7 +12,6 @@ def build_lenet5(
   family: str = 'original',
   gamma: float | None = None,
   tanh: bool = False,
-  plain_head: bool = False,
 ) -> tf.keras.Model:
   """Two 5x5 convolutions (6, 16 channels) with pooling, dense 120, 84, classes; returns logits.
 
@@ -25,13 +24,12 @@ def build_lenet5(
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
     gamma: in [0, 1], of a factorised family.
     tanh: the paper's non-linearity, of family `'fedpara'`.
-    plain_head: whether the last layer is plain in every family.
   """
-  layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh, plain_head=plain_head)
+  layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
   x = inputs = layers.Input(input_shape)
   for filters in (6, 16):
     x = layers.MaxPool2D()(make.conv2d(x, filters, 5, activation='relu'))
   x = layers.Flatten()(x)
   for units in (120, 84):
     x = make.dense(x, units, activation='relu')
-  return tf.keras.Model(inputs, make.head(x, num_classes), name='lenet5')
+  return tf.keras.Model(inputs, make.dense(x, num_classes), name='lenet5')

@@ -13,16 +13,15 @@ def build_mlp(
   family: str = 'original',
   gamma: float | None = None,
   tanh: bool = False,
-  plain_head: bool = False,
 ) -> tf.keras.Model:
   """Dense layers of `hidden` units with ReLU on the flattened input; returns logits.
 
-  family, gamma, tanh, plain_head: as in `build_two_fc`.
+  family, gamma, tanh: as in `build_two_fc`.
   """
   layers = tf.keras.layers
-  make = families.LayerFamily(family, gamma, tanh, 'glorot_uniform', plain_head)
+  make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   inputs = layers.Input(input_shape)
   x = layers.Flatten()(inputs)
   for units in hidden:
     x = make.dense(x, units, activation='relu')
-  return tf.keras.Model(inputs, make.head(x, num_classes), name='mlp')
+  return tf.keras.Model(inputs, make.dense(x, num_classes), name='mlp')
