@@ -75,6 +75,7 @@ FLAGS = [
   ('--method=lbgm --lbgm_threshold=nan', '--lbgm_threshold must be a finite number'),
   ('--method=apf --apf_ema_decay=1', '--apf_*: `ema_decay` must be below 1'),
   ('--fedpara_gamma=0.5', '--fedpara_gamma does nothing under --model_family=original'),
+  ('--method=fedpara --fedpara_head_rank=4', 'The model of digits takes no `head_rank`'),
   ('--method=fedpara --model_family=low_rank', 'contradicts --method=fedpara'),
   ('--client_test_fraction=1', '--client_test_fraction must be below 1'),
   ('--method=fed_per', 'as --client_test_fraction=0.2'),
