@@ -25,7 +25,7 @@ class LayerFamily:
   tanh: FedPara's non-linearity (family `'fedpara'` only).
   kernel_initializer: of plain Dense and Conv2D layers, also of those that do not get smaller by
     factors and stay plain. The paper's is He's; factorised kernels start with its variance too.
-  rank: of all factors, in place of the one that gamma gives.
+  rank: of all factors, in place of the one that gamma gives, even if no layer gets smaller by it.
   """
 
   name: str
@@ -49,10 +49,6 @@ class LayerFamily:
   def with_gamma(self, gamma: float) -> 'LayerFamily':
     """The family at another gamma; the original one stays as it is."""
     return self if self.name == 'original' else dataclasses.replace(self, gamma=gamma)
-
-  def with_rank(self, rank: int) -> 'LayerFamily':
-    """The family with factors of this rank, whatever their size; the original stays as it is."""
-    return self if self.name == 'original' else dataclasses.replace(self, rank=rank)
 
   def dense(self, x: tf.Tensor, units: int, **kwargs: Any) -> tf.Tensor:
     """A Dense layer on [batch, ..., inputs]."""

@@ -1,5 +1,7 @@
 """The fully connected network of pFedPara's experiments."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from tff_lowrank.models import families
@@ -33,5 +35,5 @@ def build_two_fc(
   layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
   inputs = layers.Input(input_shape)
   x = make.dense(layers.Flatten()(inputs), hidden, activation='relu')
-  head = make if head_rank is None else make.with_rank(head_rank)
+  head = dataclasses.replace(make, rank=head_rank)
   return tf.keras.Model(inputs, head.dense(x, num_classes), name='two_fc')
