@@ -10,6 +10,7 @@ import hypothesis
 import numpy as np
 import psutil
 import pytest
+import tensorflow as tf
 
 from tff_lowrank import execution
 
@@ -24,6 +25,12 @@ SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 def local_context() -> None:
   """Tests run on the local context unless they ask for another."""
   execution.set_local_context()
+
+
+@pytest.fixture(autouse=True)
+def same_weights_in_every_run() -> None:
+  """Layers draw their first weights from TensorFlow's global generator, whatever ran before."""
+  tf.keras.utils.set_random_seed(0)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ KINDS = {
   'Adapter': dict(rank=2, scale=0.5),
 }
 PLAIN = {
-  'Dense': (VECTORS, dict(units=4, activation='relu')),
+  'Dense': (VECTORS, dict(units=4, activation='elu')),
   'Conv2D': (IMAGES, dict(filters=8, kernel_size=(3, 2), padding='same', activation='tanh')),
   'Embedding': (TOKENS, dict(input_dim=11, output_dim=6, mask_zero=True)),
   'LSTM': (SEQUENCES, dict(units=5, return_sequences=True)),
