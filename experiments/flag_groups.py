@@ -59,7 +59,10 @@ flags.DEFINE_float(
   upper_bound=1,
 )
 flags.DEFINE_enum(
-  'server_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the mean update as the gradient.'
+  'server_optimizer',
+  'sgd',
+  specs.OPTIMIZERS,
+  'Takes the mean update as the gradient; adam and yogi with the second moments kept at 0.99.',
 )
 flags.DEFINE_float('server_learning_rate', 1.0, 'Rate of the server optimizer.', lower_bound=0)
 flags.DEFINE_float(
@@ -187,6 +190,11 @@ flags.DEFINE_float(
   lower_bound=0,
   upper_bound=1,
 )
+flags.DEFINE_bool(
+  'fedpara_tanh',
+  False,
+  "Have tanh around both terms of the kernels of --model_family=fedpara, as in the paper's runs.",
+)
 flags.DEFINE_integer(
   'fedpara_head_rank',
   None,
@@ -234,6 +242,8 @@ def check_family_flags(chosen: Sequence[specs.RunSpec]) -> None:
       raise app.UsageError(
         f'--{name} does nothing under --model_family=original; it belongs to the others.'
       )
+  if given('fedpara_tanh') and all(spec.model_family != 'fedpara' for spec in chosen):
+    raise app.UsageError('--fedpara_tanh belongs to --model_family=fedpara, which no run has.')
 
 
 def _with_family(spec: specs.RunSpec, is_given: bool) -> specs.RunSpec:

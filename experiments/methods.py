@@ -15,9 +15,13 @@ from tff_lowrank import learning
 
 Process = learning.ClientStatefulLearningProcess
 
+# Of Adam and Yogi at the server: Adaptive Federated Optimization (Reddi et al., ICLR 2021), and
+# FedPara's paper. At the clients TFF's default, 0.999.
+_SERVER_BETA_2 = 0.99
+
 
 def _optimizer(
-  name: str, learning_rate: float, momentum: float = 0.0, epsilon: float | None = None
+  name: str, learning_rate: float, momentum: float = 0.0, **adaptive: float
 ) -> tff.learning.optimizers.Optimizer:
   if name == 'sgd':
     # TFF's momentum-free SGD keeps no buffer.
@@ -27,7 +31,7 @@ def _optimizer(
     adagrad=tff.learning.optimizers.build_adagrad,
     yogi=tff.learning.optimizers.build_yogi,
   )
-  return builders[name](learning_rate, **({} if epsilon is None else dict(epsilon=epsilon)))
+  return builders[name](learning_rate, **adaptive)
 
 
 def build_client_optimizer(spec: specs.RunSpec) -> client_work.ClientOptimizer:
@@ -36,6 +40,18 @@ def build_client_optimizer(spec: specs.RunSpec) -> client_work.ClientOptimizer:
   if spec.client_rate_decay == 1:
     return optimizer
   return client_work.exponential_decay(optimizer, spec.client_rate_decay)
+
+
+def build_server_optimizer(spec: specs.RunSpec) -> tff.learning.optimizers.Optimizer:
+  """Of the server, which takes the mean update as the gradient."""
+  adaptive = {}
+  if spec.server_optimizer in ('adam', 'yogi'):
+    adaptive['beta_2'] = _SERVER_BETA_2
+  if spec.server_epsilon is not None:
+    adaptive['epsilon'] = spec.server_epsilon
+  return _optimizer(
+    spec.server_optimizer, spec.server_learning_rate, spec.server_momentum, **adaptive
+  )
 
 
 def _lbgm(spec: specs.RunSpec) -> dict[str, object]:
@@ -140,8 +156,6 @@ def build_process(
   return build(
     model,
     build_client_optimizer(spec),
-    _optimizer(
-      spec.server_optimizer, spec.server_learning_rate, spec.server_momentum, spec.server_epsilon
-    ),
+    build_server_optimizer(spec),
     client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
   )

@@ -173,6 +173,7 @@ def build_task(spec: specs.RunSpec) -> tasks.Task:
     client_test_fraction=spec.client_test_fraction,
     model_family=spec.model_family,
     gamma=spec.gamma,
+    tanh=spec.tanh,
     head_rank=None if spec.gamma is None else spec.fedpara_head_rank,
   )
 

@@ -94,6 +94,7 @@ class RunSpec:
   evaluate_after_training: bool
   model_family: str
   fedpara_gamma: float
+  fedpara_tanh: bool
   fedpara_head_rank: int | None
   fed_prox_mu: float
   fed_dyn_alpha: float
@@ -106,6 +107,8 @@ class RunSpec:
       others.add('fedpara_gamma')
     if self.gamma is None or self.fedpara_head_rank is None:
       others.add('fedpara_head_rank')
+    if not self.tanh:
+      others.add('fedpara_tanh')
     if self.client_rate_decay == 1:
       others.add('client_rate_decay')
     if self.server_epsilon is None:
@@ -120,6 +123,11 @@ class RunSpec:
   def gamma(self) -> float | None:
     """FedPara's rank hyper-parameter; None for models of ordinary layers."""
     return None if self.model_family == 'original' else self.fedpara_gamma
+
+  @property
+  def tanh(self) -> bool:
+    """Whether FedPara's kernels are products of tanh."""
+    return self.fedpara_tanh and self.model_family == 'fedpara'
 
   def freezing_settings(self) -> freezing.Settings | None:
     """How parameters are frozen under the method, or None if it freezes none.

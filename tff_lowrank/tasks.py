@@ -87,7 +87,7 @@ class Task:
 class _Parts(NamedTuple):
   """What a data set gives a task: as `Task` has it, but for `train` before it is partitioned.
 
-  build_model: `(family=..., gamma=...) -> keras.Model`.
+  build_model: `(family=..., gamma=..., tanh=...) -> keras.Model`.
   """
 
   train: arrays.Split | arrays.ExampleClientData
@@ -333,6 +333,7 @@ def build(
   client_test_fraction: float = 0.0,
   model_family: str = 'original',
   gamma: float | None = None,
+  tanh: bool = False,
   head_rank: int | None = None,
 ) -> Task:
   """Loads the task called `name`.
@@ -348,6 +349,8 @@ def build(
       train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
     model_family: The family of the model's layers; see `models.families.LayerFamily`.
     gamma: In [0, 1], FedPara's rank hyper-parameter, of a factorised family.
+    tanh: Whether kernels are products of tanh of the terms, as in FedPara's experiments, of family
+      `'fedpara'`.
     head_rank: Of the factors of the last layer, in place of gamma's, for the two-layer nets.
 
   Raises:
@@ -356,7 +359,7 @@ def build(
   """
   checks.check_one_of('name', name, NAMES)
   check_partition(name, partition)
-  families.LayerFamily(model_family, gamma)  # Raises if they do not go together.
+  families.LayerFamily(model_family, gamma, tanh)  # Raises if they do not go together.
   checks.check_in_range('client_test_fraction', client_test_fraction, 0, 1)
   if client_test_fraction == 1:
     raise ValueError('`client_test_fraction` must be below 1, found 1.')
@@ -370,7 +373,9 @@ def build(
   client_test = None
   if client_test_fraction:
     train, client_test = train.held_out(client_test_fraction, seed)
-  keras_model_fn = functools.partial(parts.build_model, family=model_family, gamma=gamma)
+  keras_model_fn = functools.partial(
+    parts.build_model, family=model_family, gamma=gamma, tanh=tanh
+  )
   if head_rank is not None:
     if 'head_rank' not in inspect.signature(keras_model_fn).parameters:
       raise ValueError(f'The model of {name} takes no `head_rank`.')

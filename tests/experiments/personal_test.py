@@ -46,7 +46,8 @@ def test_nothing_is_sent_by_clients_alone(tmp_path):
 def test_families_compared(tmp_path):
   binaries.run(
     'compare', *TESTED, '--methods=fed_avg,fedpara,fed_avg:model_family=low_rank,pfedpara,'
-    'lbgm:model_family=fedpara:lbgm_threshold=0.0', '--fedpara_gamma=0.3', '--eval_every=2',
+    'lbgm:model_family=fedpara:lbgm_threshold=0.0,fedpara:fedpara_tanh=true',
+    '--fedpara_gamma=0.3', '--eval_every=2',
     f'--output_dir={tmp_path}',
   )  # fmt: skip
   rows = pd.read_csv(tmp_path / 'table.csv').set_index('method')
@@ -59,7 +60,14 @@ def test_families_compared(tmp_path):
   assert rows['final_personal_accuracy'].notna().all()
   flags = json.loads((tmp_path / 'pfedpara-seed1' / 'run.json').read_text())['flags']
   assert (flags['model_family'], flags['fedpara_gamma']) == ('pfedpara', 0.3)
-  assert 'fedpara_head_rank' not in flags
+  assert not {'fedpara_head_rank', 'fedpara_tanh'} & set(flags)
+  with_tanh = 'fedpara:fedpara_tanh=true'
+  assert up[with_tanh] == up['fedpara']
+  losses = [
+    pd.read_csv(tmp_path / f'{method}-seed1' / 'metrics.csv')['train_loss'][0]
+    for method in ('fedpara', with_tanh)
+  ]
+  assert losses[0] != losses[1]
 
 
 def test_no_personal_evaluation_by_default(tmp_path):
@@ -76,6 +84,7 @@ def test_no_personal_evaluation_by_default(tmp_path):
     (['--method=fedpara', '--model_family=low_rank'], 'contradicts --method=fedpara'),
     (['--fedpara_gamma=0.3'], '--fedpara_gamma does nothing under --model_family=original'),
     (['--fedpara_head_rank=4'], '--fedpara_head_rank does nothing under --model_family=original'),
+    (['--fedpara_tanh', '--model_family=low_rank'], '--fedpara_tanh belongs to'),
     (['--evaluate_after_training'], 'as --client_test_fraction=0.2'),
     (['--client_test_fraction=1'], '--client_test_fraction must be below 1'),
     (['--method=local_only', '--client_test_fraction=0.2', '--uplink=float16'],

@@ -5,7 +5,10 @@ from absl import flags
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
+from experiments import flag_groups
+from experiments import methods
 from experiments import recorder
 from tests.experiments import binaries
 
@@ -109,3 +112,21 @@ def test_other_server_optimizers(tmp_path):
     '--client_weighting=uniform', f'--output_dir={tmp_path}',
   )  # fmt: skip
   assert np.isfinite(pd.read_csv(tmp_path / 'metrics.csv')['train_loss']).all()
+
+
+@pytest.mark.parametrize('name', ['adam', 'yogi'])
+def test_second_moments_of_the_server_are_those_of_adaptive_federated_optimization(name):
+  settings = [f'--server_optimizer={name}', '--server_learning_rate=0.3', '--server_epsilon=0.01']
+  with binaries.no_flags_set():
+    flags.FLAGS(['train', *FAST, *settings, '--output_dir=unused'])
+    optimizer = methods.build_server_optimizer(flag_groups.run_spec('fed_avg'))
+  state = optimizer.initialize(tf.TensorSpec([], tf.float64))
+  v = 1e-6 if name == 'yogi' else 0.0
+  w = m = 0.0
+  weight = tf.constant(0.0, tf.float64)
+  for t, g in enumerate([0.5, -2.0, 0.25], start=1):
+    state, weight = optimizer.next(state, weight, tf.constant(g, tf.float64))
+    m = 0.9 * m + 0.1 * g
+    v += 0.01 * (g**2 - v if name == 'adam' else np.sign(g**2 - v) * g**2)
+    w -= 0.3 * np.sqrt(1 - 0.99**t) / (1 - 0.9**t) * m / (np.sqrt(v) + 0.01)
+    assert float(weight) == pytest.approx(w, rel=1e-5)

@@ -13,6 +13,7 @@ def build_keyword_lstm(
   num_layers: int = 2,
   family: str = 'original',
   gamma: float | None = None,
+  tanh: bool = False,
 ) -> tf.keras.Model:
   """LSTM layers and, on what the last one gives after the last frame, dense classes: logits.
 
@@ -28,8 +29,9 @@ def build_keyword_lstm(
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; the LSTMs' kernels alone are
       factorised.
     gamma: in [0, 1], of a factorised family.
+    tanh: FedPara's non-linearity, of family `'fedpara'`.
   """
-  make = families.LayerFamily(family, gamma, kernel_initializer='glorot_uniform')
+  make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   x = inputs = tf.keras.layers.Input(input_shape)
   for i in range(num_layers):
     x = make.lstm(x, hidden_size, return_sequences=i < num_layers - 1)

@@ -15,6 +15,7 @@ def build_char_lstm(
   mask_zero: bool = False,
   family: str = 'original',
   gamma: float | None = None,
+  tanh: bool = False,
 ) -> tf.keras.Model:
   """Embedding, LSTM layers, logits of the next character: integers [batch, time] -> logits.
 
@@ -30,8 +31,9 @@ def build_char_lstm(
     mask_zero: whether character 0 is padding.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
     gamma: in [0, 1], of a factorised family.
+    tanh: the paper's non-linearity, of family `'fedpara'`.
   """
-  make = families.LayerFamily(family, gamma, kernel_initializer='glorot_uniform')
+  make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   inputs = tf.keras.layers.Input((None,), dtype=tf.int32)
   x = tf.keras.layers.Embedding(vocabulary_size, embedding_size, mask_zero=mask_zero)(inputs)
   for i in range(num_layers):

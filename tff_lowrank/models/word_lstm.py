@@ -12,6 +12,7 @@ def build_word_lstm(
   hidden_size: int = 670,
   family: str = 'original',
   gamma: float | None = None,
+  tanh: bool = False,
 ) -> tf.keras.Model:
   """Embedding, LSTM, a dense layer back to the embedding's size, logits of the next word.
 
@@ -25,8 +26,9 @@ def build_word_lstm(
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; all but the embedding and the
       output are factorised.
     gamma: in [0, 1], of a factorised family.
+    tanh: FedPara's non-linearity, of family `'fedpara'`.
   """
-  make = families.LayerFamily(family, gamma, kernel_initializer='glorot_uniform')
+  make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   inputs = tf.keras.layers.Input((None,), dtype=tf.int32)
   x = tf.keras.layers.Embedding(vocabulary_size, embedding_size, mask_zero=True)(inputs)
   x = make.dense(make.lstm(x, hidden_size, return_sequences=True), embedding_size)
