@@ -373,9 +373,7 @@ def build(
   client_test = None
   if client_test_fraction:
     train, client_test = train.held_out(client_test_fraction, seed)
-  keras_model_fn = functools.partial(
-    parts.build_model, family=model_family, gamma=gamma, tanh=tanh
-  )
+  keras_model_fn = functools.partial(parts.build_model, family=model_family, gamma=gamma, tanh=tanh)
   if head_rank is not None:
     if 'head_rank' not in inspect.signature(keras_model_fn).parameters:
       raise ValueError(f'The model of {name} takes no `head_rank`.')

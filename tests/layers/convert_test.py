@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_lowrank import layers
 from tff_lowrank.layers import adapters
@@ -174,6 +175,99 @@ def test_adapters_start_at_the_model_and_train_alone(model_and_inputs):
   assert len(merged.trainable_variables) == len(model.trainable_variables)
 
 
+@tf.keras.saving.register_keras_serializable('tests')
+class Scale(L.Layer):
+  """A layer that Keras does not have."""
+
+  def build(self, input_shape):
+    self.scale = self.add_weight(name='personal_scale', shape=input_shape[-1:], initializer='ones')
+
+  def call(self, x):
+    return x * self.scale
+
+
+def frozen_layers_model():
+  """Layers that are frozen as they are: recurrent ones, wrapped, custom, with several inputs."""
+  x = tf.keras.Input((7, 5))
+  y = L.Bidirectional(L.LSTM(4, return_sequences=True))(x)
+  y = L.LSTM(4, return_sequences=True, name='kept')(Scale()(y))
+  y = L.MultiHeadAttention(2, 4)(y, y)
+  return tf.keras.Model(x, L.Dense(3)(y))
+
+
+def test_adapted_models_with_any_frozen_layers_are_saved_and_trained_by_tff(rng, tmp_path):
+  model = frozen_layers_model()
+  x = rng.normal(size=(5, 7, 5)).astype(np.float32)
+  adapted = layers.to_adapters(model, 2, skip=['kept']).model
+  np.testing.assert_allclose(adapted(x), model(x), atol=1e-6)
+  assert len(adapted.trainable_variables) == 4
+  assert len(adapted.non_trainable_variables) == len(model.weights)
+  adapted.save(tmp_path / 'model.keras')
+  loaded = tf.keras.models.load_model(tmp_path / 'model.keras')
+  np.testing.assert_array_equal(loaded(x), adapted(x))
+  composed = layers.compose(adapted)
+  np.testing.assert_allclose(composed(x), model(x), atol=1e-6)
+  assert len(composed.trainable_variables) == len(model.trainable_variables)
+  functional = tff.learning.models.functional_model_from_keras(
+    adapted,
+    tf.keras.losses.MeanSquaredError(),
+    (tf.TensorSpec((None, 7, 5)), tf.TensorSpec((None, 7, 3))),
+  )
+  trainable, others = functional.initial_weights
+  assert [w.shape for w in trainable] == [w.shape for w in adapted.trainable_variables]
+  assert len(others) == len(model.weights)
+
+
+def test_wrapped_factorised_layers_are_cloned_and_saved(rng, tmp_path):
+  model = tf.keras.Sequential(
+    [
+      L.InputLayer((3, 6, 6, 2)),
+      L.TimeDistributed(layers.FedParaConv2D(4, 3, rank=2)),
+      L.TimeDistributed(L.Flatten()),
+      L.Bidirectional(layers.FedParaGRU(4, rank=2)),
+    ]
+  )
+  x = rng.normal(size=(5, 3, 6, 6, 2)).astype(np.float32)
+  for name in ('model.keras', 'model.h5'):
+    model.save(tmp_path / name)
+    np.testing.assert_array_equal(tf.keras.models.load_model(tmp_path / name)(x), model(x))
+  clone = tf.keras.models.clone_model(model)
+  clone.set_weights(model.get_weights())
+  np.testing.assert_array_equal(clone(x), model(x))
+
+
+def test_refuses_what_is_shared_between_models():
+  x = tf.keras.Input((60,))
+  shared = L.Dense(60, name='shared')
+  model = tf.keras.Model(x, shared(tf.keras.Model(x, shared(x), name='encoder')(x)))
+  with pytest.raises(ValueError, match="in two nested models cannot be converted, found 'shared'"):
+    layers.to_fedpara(model, gamma=0.1)
+  with pytest.raises(ValueError, match='in two nested models'):
+    layers.compose(model)
+
+
+def test_nested_models_and_constrained_layers_that_stay():
+  assert {'inner', 'outer'}.isdisjoint(
+    report.layer for report in layers.to_fedpara(words_model(), gamma=0.1, skip=['nested']).kernels
+  )
+  constrained = tf.keras.Sequential(
+    [
+      L.InputLayer((60,)),
+      L.Dense(60, kernel_constraint='non_neg'),
+      L.Dense(60, bias_constraint='non_neg', name='free'),
+    ]
+  )
+  kernels = layers.to_fedpara(constrained, gamma=0.1).kernels
+  assert [report.layer for report in kernels] == ['free']
+
+
+def test_a_weight_of_another_layer_is_not_personal():
+  model = tf.keras.Sequential(
+    [L.InputLayer((6,)), Scale(), layers.FedParaDense(4, rank=2, personal=True)]
+  )
+  assert layers.personal_mask(model) == [False, False, False, True, True, False]
+
+
 def test_skipped_layers_of_adapted_models_are_frozen():
   adapted = layers.to_adapters(images_model(), 2, skip=['head']).model
   assert isinstance(adapted.get_layer('head'), adapters.Frozen)
@@ -215,6 +309,8 @@ def test_refuses_bad_arguments():
     layers.to_fedpara(L.Dense(3), gamma=0.1)
   with pytest.raises(ValueError, match=r"`skip` must name layers .* found \['third'\]"):
     layers.to_fedpara(model, gamma=0.1, skip=['third'])
+  with pytest.raises(TypeError, match="`skip` must be a collection of names, found 'head'"):
+    layers.to_fedpara(model, gamma=0.1, skip='head')
   with pytest.raises(ValueError, match='Exactly one'):
     layers.to_fedpara(model)
   with pytest.raises(ValueError, match='`rank` must be at least 1'):

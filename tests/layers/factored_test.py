@@ -199,6 +199,12 @@ def test_unknown_sizes_are_refused():
 def test_refuses_bad_arguments():
   with pytest.raises(ValueError, match='`groups` 1, found 2'):
     layers.FedParaConv2D(4, 3, rank=2, groups=2)
+  with pytest.raises(TypeError, match='at most 6 positional arguments, found 7'):
+    layers.FedParaConv2D(4, 3, (1, 1), 'same', None, (1, 1), 2, rank=2)
+  with pytest.raises(TypeError, match='at most 3 positional arguments, found 4'):
+    layers.FedParaDense(4, 'relu', True, 'he_normal', rank=2)
+  with pytest.raises(TypeError, match='at most 4 positional arguments, found 5'):
+    layers.LowRankGRU(4, 'tanh', 'sigmoid', True, 'he_normal', rank=2)
   with pytest.raises(ValueError, match='`kernel_initializer` has no meaning'):
     layers.FedParaDense(4, rank=2, kernel_initializer='zeros')
   with pytest.raises(ValueError, match='`recurrent_constraint` has no meaning'):

@@ -66,10 +66,38 @@ def test_ranks_beyond_the_kernels(rng):
   assert fit_lib.fit(kernel, lib.LowRank(rank=6, form='tucker'))[1] <= error
 
 
-def test_zero_kernel_and_determinism(rng):
-  factors, error = fit_lib.fit(np.zeros((5, 4)), lib.Hadamard(rank=2))
-  assert error == 0 or np.isfinite(error)
-  np.testing.assert_allclose(composed(lib.Hadamard(rank=2), factors, (5, 4)), 0, atol=1e-6)
+@pytest.mark.parametrize(
+  'factorization',
+  [
+    lib.Hadamard(rank=2),
+    lib.Hadamard(rank=2, personal=True),
+    lib.Hadamard(rank=2, tanh=True),
+    lib.Hadamard(rank=2, form='tucker'),
+    lib.LowRank(rank=2),
+    lib.LowRank(rank=2, form='tucker'),
+  ],
+  ids=str,
+)
+def test_zero_kernels_are_met_and_can_train(factorization, rng):
+  shape = (3, 2, 5, 4) if factorization.form == 'tucker' else (5, 4)
+  factors, error = fit_lib.fit(np.zeros(shape), factorization)
+  factors = {name: tf.Variable(value) for name, value in factors.items()}
+  target = tf.constant(0.3 * rng.normal(size=shape), tf.float32)
+  losses = []
+  for _ in range(200):
+    with tf.GradientTape() as tape:
+      kernel = tf.reshape(factorization.compose(factors), shape)
+      loss = tf.reduce_sum((kernel - target) ** 2)
+    losses.append(float(loss))
+    gradients = tape.gradient(loss, factors)
+    for name, factor in factors.items():
+      factor.assign_sub(0.02 * gradients[name])
+  assert error == 0
+  assert losses[0] == pytest.approx(float(tf.reduce_sum(target**2)), rel=1e-6)
+  assert losses[-1] < 0.9 * losses[0]
+
+
+def test_determinism(rng):
   kernel = rng.normal(size=(9, 8))
   one, two = (fit_lib.fit(kernel, lib.Hadamard(rank=2, personal=True))[0] for _ in range(2))
   for name in one:

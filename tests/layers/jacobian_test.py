@@ -121,6 +121,29 @@ def test_corrected_loss_of_a_model(rng):
   assert corrected(0) == plain()
 
 
+def test_a_kernel_used_twice_has_one_gradient(rng):
+  layer = layers.FedParaDense(3, rank=2, use_bias=False)
+  a, b = (rng.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
+
+  def plain():
+    return tf.reduce_mean(layer(a) ** 2) + tf.reduce_mean(layer(b))
+
+  layer.build((None, 6))
+  k = layer.factored_kernels['kernel']
+  f = {name: v.numpy().astype(np.float64) for name, v in k.factors.items()}
+  w1, w2 = f['y1'] @ f['x1'].T, f['y2'] @ f['x2'].T
+  j = 2 * a.T @ (a @ (w1 * w2)) / 12 + b.T @ np.ones((4, 3)) / 12
+  step = dict(
+    x1=(j * w2).T @ f['y1'], y1=(j * w2) @ f['x1'], x2=(j * w1).T @ f['y2'], y2=(j * w1) @ f['x2']
+  )
+  m = {name: f[name] - 0.1 * step[name] for name in f}
+  moved = (m['y1'] @ m['x1'].T) * (m['y2'] @ m['x2'].T)
+  penalty = np.sum((moved - (w1 * w2 - 0.1 * j)) ** 2) / 2
+  for run in (jacobian.corrected_loss, tf.function(jacobian.corrected_loss)):
+    corrected = run(plain, step_size=0.1, strength=100.0)
+    np.testing.assert_allclose(corrected, plain() + 100 * penalty, rtol=1e-4)
+
+
 def test_corrected_loss_can_be_minimised(rng):
   tf.keras.utils.set_random_seed(0)
   model = tf.keras.Sequential([tf.keras.layers.InputLayer((6,)), layers.FedParaDense(3, rank=2)])

@@ -82,6 +82,20 @@ def test_initial_states_and_bidirectional(factored, plain, rng):
 
 
 @pytest.mark.parametrize('factored, plain', PAIRS)
+def test_saved_with_initial_states(factored, plain, rng, tmp_path):
+  del plain
+  first, second = (tf.keras.Input((n, 4)) for n in (5, 7))
+  _, *states = factored(5, rank=2, return_state=True)(first)
+  outputs = factored(5, rank=2, activity_regularizer='l2')(second, initial_state=states)
+  model = tf.keras.Model([first, second], outputs)
+  x = [rng.normal(size=(3, n, 4)).astype(np.float32) for n in (5, 7)]
+  model.save(tmp_path / 'model.keras')
+  loaded = tf.keras.models.load_model(tmp_path / 'model.keras')
+  np.testing.assert_array_equal(loaded(x), model(x))
+  assert len(loaded.losses) == len(model.losses) == 1
+
+
+@pytest.mark.parametrize('factored, plain', PAIRS)
 def test_stateful_and_cells_alone(factored, plain, rng):
   x = rng.normal(size=(3, 6, 4)).astype(np.float32)
   layer, twin = pair_of(factored, plain, dict(stateful=True), x, rng)

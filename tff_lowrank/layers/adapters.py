@@ -51,46 +51,46 @@ class Adapter(factored.Factored):
     return factorization_lib.Adapter(form=self.form, **self._adapter)
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class AdapterDense(Adapter, factored.FactoredDense):
   """keras.layers.Dense, frozen, with an adapter; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class AdapterConv2D(factored.TuckerOrMatrix, Adapter, factored.FactoredConv2D):
   """keras.layers.Conv2D, frozen, of one group, with an adapter; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class AdapterEmbedding(Adapter, factored.FactoredEmbedding):
   """keras.layers.Embedding, frozen, with an adapter; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class AdapterLSTMCell(Adapter, recurrent.FactoredLSTMCell):
   """keras.layers.LSTMCell, frozen, with an adapter on each kernel; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class AdapterGRUCell(Adapter, recurrent.FactoredGRUCell):
   """keras.layers.GRUCell, frozen, with an adapter on each kernel; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class AdapterLSTM(recurrent.FactoredRNN):
   """keras.layers.LSTM, frozen, with an adapter on each kernel; see the module."""
 
   cell_class = AdapterLSTMCell
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class AdapterGRU(recurrent.FactoredRNN):
   """keras.layers.GRU, frozen, with an adapter on each kernel; see the module."""
 
   cell_class = AdapterGRUCell
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class Frozen(tf.keras.layers.Wrapper):
   """Another layer, none of whose weights train; they are created as not trainable."""
 
@@ -100,19 +100,38 @@ class Frozen(tf.keras.layers.Wrapper):
     self.supports_masking = layer.supports_masking
 
   def build(self, input_shape: Any = None) -> None:
-    def create(next_creator: Any, **kwargs: Any) -> Any:
-      return next_creator(**dict(kwargs, trainable=False))
-
-    with tf.variable_creator_scope(create):
+    with _creating_not_trainable():
       super().build(input_shape)
 
-  def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+  def build_from_config(self, config: dict[str, Any]) -> None:
+    super().build_from_config(factored.with_tuples(config))
+
+  def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     accepted = inspect.signature(self.layer.call).parameters
-    given = dict(training=training, mask=mask)
-    return self.layer(inputs, **{name: x for name, x in given.items() if name in accepted})
+    for name in ('training', 'mask'):  # Keras gives them to whatever takes any arguments.
+      if name not in accepted:
+        kwargs.pop(name, None)
+    with _creating_not_trainable():  # Layers of several inputs are built when they are called.
+      return self.layer(inputs, *args, **kwargs)
 
   def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
     return self.layer.compute_mask(inputs, mask)
 
   def compute_output_shape(self, input_shape: Any) -> Any:
     return self.layer.compute_output_shape(input_shape)
+
+  @classmethod
+  def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> 'Frozen':
+    # Keras' own for wrappers does not find registered layers. The layer is built by `build`.
+    inner = dict(config['layer'], build_config=None)
+    layer = tf.keras.saving.deserialize_keras_object(inner, custom_objects)
+    return cls(layer, **{name: value for name, value in config.items() if name != 'layer'})
+
+
+def _creating_not_trainable() -> Any:
+  """A context in which variables are created as not trainable."""
+
+  def create(next_creator: Any, **kwargs: Any) -> Any:
+    return next_creator(**dict(kwargs, trainable=False))
+
+  return tf.variable_creator_scope(create)

@@ -1,12 +1,15 @@
 """Keras models to their factorised twins, to adapters, and back to ordinary layers.
 
 A model is Sequential or functional, built; models nested in it are converted too. What has a
-factorised form is, in exactly these classes: Dense, Conv2D of one group, Embedding, LSTM, GRU.
-Other layers, layers within wrappers, and those named in `skip`, are copied as they are.
+factorised form is, in exactly these classes and without a constraint on a kernel: Dense, Conv2D of
+one group, Embedding, LSTM, GRU. Other layers, layers within wrappers, and those named in `skip`,
+are copied as they are. A layer may be used several times in one model, but not in a nested one
+besides, where Keras' copies would not be shared.
 """
 
 from collections.abc import Callable, Collection
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -84,7 +87,7 @@ def to_fedpara(
     model: built, of plain Keras layers; it is not changed.
     gamma: FedPara's rank hyper-parameter in [0, 1]; or
     budget: the share of each kernel's size, in (0, 1], that its factors may have.
-    skip: names of layers that stay as they are.
+    skip: names of layers, or nested models, that stay as they are.
     personal: whether kernels are W1 * (W2 + 1).
     tanh: whether the terms pass through tanh.
     recompute: whether kernels are composed anew in the backward pass.
@@ -133,11 +136,14 @@ def to_adapters(
   options = dict(rank=rank, scale=scale, recompute=recompute)
 
   def convert(layer: Layer) -> Layer:
-    if _is_convertible(layer, skip):
+    if _is_convertible(layer):
       return _make(_ADAPTERS[type(layer)], layer, options)
+    return keep(layer)
+
+  def keep(layer: Layer) -> Layer:
     return adapters.Frozen(_copy(layer), name=layer.name) if layer.weights else _copy(layer)
 
-  twin = _clone(model, convert, skip)
+  twin = _clone(model, convert, keep, skip)
   for old, new in _layer_pairs(model, twin):
     if _is_frozen(new):
       new.layer.set_weights(old.get_weights())
@@ -152,7 +158,8 @@ def to_adapters(
 def compose(model: Model) -> Model:
   """The model with ordinary Keras layers, whose kernels are composed once; equal outputs.
 
-  The inverse of the conversions above, for serving at the plain model's cost.
+  The inverse of the conversions above, for serving at the plain model's cost. Factorised layers
+  within wrappers stay; all layers of an adapted model can be trained again.
   """
 
   def convert(layer: Layer) -> Layer:
@@ -186,11 +193,11 @@ def _factorize(
   fit_iterations: int,
 ) -> Conversion:
   def convert(layer: Layer) -> Layer:
-    if _is_convertible(layer, skip) and _gets_smaller(layer, options):
+    if _is_convertible(layer) and _gets_smaller(layer, options):
       return _make(classes[type(layer)], layer, options)
     return _copy(layer)
 
-  twin = _clone(model, convert, skip)
+  twin = _clone(model, convert, _copy, skip)
   errors = {}
   if from_trained_weights:
     for old, new in _layer_pairs(model, twin):
@@ -226,8 +233,13 @@ def _is_frozen(layer: Layer) -> bool:
   return isinstance(layer, adapters.Frozen)
 
 
-def _is_convertible(layer: Layer, skip: Collection[str]) -> bool:
-  return type(layer) in _FEDPARA and layer.name not in skip and getattr(layer, 'groups', 1) == 1
+def _is_convertible(layer: Layer) -> bool:
+  if type(layer) not in _FEDPARA or getattr(layer, 'groups', 1) != 1:
+    return False
+  return not any(
+    value and name.endswith('_constraint') and not name.startswith('bias')
+    for name, value in layer.get_config().items()
+  )
 
 
 def _gets_smaller(layer: Layer, options: dict[str, Any]) -> bool:
@@ -246,25 +258,50 @@ def _gets_smaller(layer: Layer, options: dict[str, Any]) -> bool:
   return saved > 0
 
 
-def _clone(model: Model, convert: Callable[[Layer], Layer], skip: Collection[str] = ()) -> Model:
-  """A copy of `model`, each layer through `convert`, built, with fresh weights."""
+def _clone(
+  model: Model,
+  convert: Callable[[Layer], Layer],
+  keep: Callable[[Layer], Layer] = _copy,
+  skip: Collection[str] = (),
+) -> Model:
+  """A copy of `model`, each layer through `convert`, or `keep`, built, with fresh weights.
+
+  skip: names of layers and nested models of which nothing is converted.
+  """
   checks.check_type('model', model, Model)
   if not model.built:
     raise ValueError('`model` must be built, so that the shapes of its kernels are known.')
-  names = {layer.name for layer in _flat_layers(model)}
-  unknown = sorted(set(skip) - names)
+  if isinstance(skip, str):
+    raise TypeError(f'`skip` must be a collection of names, found {skip!r}.')
+  unknown = sorted(set(skip) - _names(model))
   if unknown:
     raise ValueError(f'`skip` must name layers of the model, found {unknown} not in it.')
+  met = set()
 
-  def convert_any(layer: Layer) -> Layer:
+  def clone(layer: Layer, is_kept: bool = False) -> Layer:
+    # Once for each model that the layer is in.
+    if id(layer) in met:
+      raise ValueError(f'A layer in two nested models cannot be converted, found {layer.name!r}.')
+    met.add(id(layer))
+    is_kept = is_kept or layer.name in skip
     if isinstance(layer, Model):
-      return tf.keras.models.clone_model(layer, clone_function=convert_any)
-    return convert(layer)
+      inner = functools.partial(clone, is_kept=is_kept)
+      return tf.keras.models.clone_model(layer, clone_function=inner)
+    return (keep if is_kept else convert)(layer)
 
-  twin = tf.keras.models.clone_model(model, clone_function=convert_any)
+  twin = tf.keras.models.clone_model(model, clone_function=clone)
   if not twin.built:
     twin.build(model.input_shape)
   return twin
+
+
+def _names(model: Model) -> set[str]:
+  """The names of a model's layers and nested models, and of their layers."""
+  return {
+    name
+    for layer in model.layers
+    for name in ({layer.name} | (_names(layer) if isinstance(layer, Model) else set()))
+  }
 
 
 def _flat_layers(model: Model) -> list[Layer]:

@@ -35,6 +35,32 @@ def he_variance(kernel_shape: Sequence[int]) -> float:
   return 2 / math.prod(kernel_shape[:-1])
 
 
+def with_tuples(build_config: dict[str, Any]) -> dict[str, Any]:
+  """What a saved file has for `build_from_config`, with each shape a tuple, as it was, not a list.
+
+  A list is of several inputs' shapes to Keras.
+  """
+
+  def convert(shape: Any) -> Any:
+    if not isinstance(shape, list):
+      return shape
+    if any(isinstance(item, list) for item in shape):
+      return [convert(item) for item in shape]
+    return tuple(shape)
+
+  return dict(build_config, input_shape=convert(build_config['input_shape']))
+
+
+def serializable(layer_class: type) -> type:
+  """Registers a layer class for saved models.
+
+  By its bare name too: that is where Keras 2.14 looks for the layer in TimeDistributed and other
+  wrappers.
+  """
+  tf.keras.utils.get_custom_objects()[layer_class.__name__] = layer_class
+  return tf.keras.saving.register_keras_serializable(PACKAGE)(layer_class)
+
+
 class Factored:
   """What all layers with factorised kernels share; mixed into a Keras layer, ahead of it.
 
@@ -48,9 +74,16 @@ class Factored:
   form = 'matrix'
   # Whether biases are trained as the factors are.
   trains_bias = True
+  # Of the plain layer's arguments, those that may be given by position; the next have no meaning.
+  num_positional = 0
 
   def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any):
     checks.check_type('recompute', recompute, bool)
+    if len(args) > self.num_positional:
+      raise TypeError(
+        f'{type(self).__name__} takes at most {self.num_positional} positional arguments, found '
+        f'{len(args)}; give the others by name.'
+      )
     for name in _WITHOUT_MEANING:
       if kwargs.pop(name, None) is not None:
         raise ValueError(f'`{name}` has no meaning for a factorised kernel; found one.')
@@ -178,11 +211,21 @@ class TuckerOrMatrix(Factored):
 
 def personal_mask(model: tf.keras.Model) -> list[bool]:
   """For each of the model's trainable variables, in order, whether it is personal (pFedPara)."""
-  return [factorization_lib.is_personal(v.name) for v in model.trainable_variables]
+  personal = {
+    id(factor)
+    for layer in model.submodules
+    if isinstance(layer, Factored)
+    for kernel in layer.factored_kernels.values()
+    for name, factor in kernel.factors.items()
+    if factorization_lib.is_personal(name)
+  }
+  return [id(v) in personal for v in model.trainable_variables]
 
 
 class FactoredDense(Factored, tf.keras.layers.Dense):
   """keras.layers.Dense: floating [..., inputs] -> [..., units]."""
+
+  num_positional = 3
 
   def build(self, input_shape: Any) -> None:
     inputs = tf.TensorShape(input_shape)[-1]
@@ -216,6 +259,8 @@ def _last_axis_product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 class FactoredConv2D(Factored, tf.keras.layers.Conv2D):
   """keras.layers.Conv2D, of one group: floating [batch, rows, columns, channels] and the like."""
 
+  num_positional = 6
+
   def __init__(self, filters: int, kernel_size: Any, *args: Any, groups: int = 1, **kwargs: Any):
     if groups != 1:
       raise ValueError(f'Factorised convolutions have `groups` 1, found {groups}.')
@@ -247,6 +292,8 @@ class FactoredConv2D(Factored, tf.keras.layers.Conv2D):
 
 class FactoredEmbedding(Factored, tf.keras.layers.Embedding):
   """keras.layers.Embedding: integers [...] -> [..., output_dim]; composes the rows used alone."""
+
+  num_positional = 2
 
   def build(self, input_shape: Any = None) -> None:
     shape = (self.input_dim, self.output_dim)

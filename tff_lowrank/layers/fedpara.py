@@ -18,8 +18,6 @@ Raises TypeError or ValueError for arguments of another type or outside of their
 
 from typing import Any
 
-import tensorflow as tf
-
 from tff_lowrank import checks
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
@@ -54,39 +52,39 @@ class FedPara(factored.Sized):
     )
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class FedParaDense(FedPara, factored.FactoredDense):
   """keras.layers.Dense with 2 R (inputs + units) weights for its kernel; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class FedParaConv2D(factored.TuckerOrMatrix, FedPara, factored.FactoredConv2D):
   """keras.layers.Conv2D, of one group, with Proposition 3's kernel (or 1's); see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class FedParaEmbedding(FedPara, factored.FactoredEmbedding):
   """keras.layers.Embedding with 2 R (input_dim + output_dim) weights; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class FedParaLSTMCell(FedPara, recurrent.FactoredLSTMCell):
   """keras.layers.LSTMCell with both kernels factorised; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class FedParaGRUCell(FedPara, recurrent.FactoredGRUCell):
   """keras.layers.GRUCell with both kernels factorised; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class FedParaLSTM(recurrent.FactoredRNN):
   """keras.layers.LSTM, without cuDNN, with both kernels factorised; see the module."""
 
   cell_class = FedParaLSTMCell
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class FedParaGRU(recurrent.FactoredRNN):
   """keras.layers.GRU, without cuDNN, with both kernels factorised; see the module."""
 

@@ -74,9 +74,15 @@ def corrected_loss(
   with kernel_lib.recorded() as uses, tf.GradientTape() as tape:
     loss = loss_fn()
   gradients = tape.gradient(loss, [use.kernel for use in uses])
-  used = [(use, j) for use, j in zip(uses, gradients, strict=True) if j is not None]
-  if not used:
+  kernels = {}  # Owner -> one of the kernel's uses, the gradient by each.
+  for use, gradient in zip(uses, gradients, strict=True):
+    if gradient is not None:
+      kernels.setdefault(use.owner, (use, []))[1].append(gradient)
+  if not kernels:
     raise ValueError('The loss depends on no factorised kernel; found none to correct.')
   return loss + strength * tf.add_n(
-    [penalty(use.factorization, use.factors, j, step_size) for use, j in used]
+    [
+      penalty(use.factorization, use.factors, tf.add_n(parts), step_size)
+      for use, parts in kernels.values()
+    ]
   )

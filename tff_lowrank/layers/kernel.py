@@ -15,8 +15,12 @@ _recording = threading.local()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Use:
-  """One composition: `kernel` is the tensor that `factorization.compose(factors)` gave."""
+  """One composition: `kernel` is the tensor that `factorization.compose(factors)` gave.
 
+  owner: the same object for all compositions of the same kernel; rows of one are a kernel each.
+  """
+
+  owner: object
   factorization: factorization_lib.Factorization
   factors: dict[str, tf.Tensor]
   kernel: tf.Tensor
@@ -50,11 +54,11 @@ class FactoredKernel:
 
   def compose(self, dtype: tf.DType | None = None) -> tf.Tensor:
     """The kernel, of shape `shape`, composed in the factors' own dtype and cast to `dtype`."""
-    return self._run(self._tensors(), self.shape, dtype, lambda kernel: kernel)
+    return self._run(self, self._tensors(), self.shape, dtype, lambda kernel: kernel)
 
   def apply(self, operation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], inputs: tf.Tensor):
     """`operation(inputs, kernel)` with the kernel in the dtype of `inputs`, which is floating."""
-    return self._run(self._tensors(), self.shape, inputs.dtype, operation, inputs)
+    return self._run(self, self._tensors(), self.shape, inputs.dtype, operation, inputs)
 
   def rows(self, indices: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Rows of a kernel [inputs, outputs]: integers `indices` [...] -> [..., outputs].
@@ -67,7 +71,7 @@ class FactoredKernel:
       for name, factor in self._tensors(gathered=True).items()
     }
     shape = tf.concat([tf.shape(indices), self.shape[-1:]], 0)
-    rows = self._run(chosen, shape, dtype, lambda kernel: kernel)
+    rows = self._run(object(), chosen, shape, dtype, lambda kernel: kernel)
     return tf.ensure_shape(rows, indices.shape.concatenate(self.shape[-1:]))
 
   def _tensors(self, gathered: bool = False) -> dict[str, tf.Tensor]:
@@ -81,6 +85,7 @@ class FactoredKernel:
 
   def _run(
     self,
+    owner: object,
     factors: dict[str, tf.Tensor],
     shape: tf.Tensor | Sequence[int],
     dtype: tf.DType | None,
@@ -95,7 +100,7 @@ class FactoredKernel:
       values = dict(zip(factors, tensors[len(inputs) :], strict=True))
       kernel = self.factorization.compose(values)
       if found is not None:
-        found.append(Use(self.factorization, values, kernel))
+        found.append(Use(owner, self.factorization, values, kernel))
       kernel = tf.reshape(kernel, shape)
       return operation(*tensors[: len(inputs)], kernel if dtype is None else tf.cast(kernel, dtype))
 

@@ -13,8 +13,6 @@ Convolutions are in Tucker-2 form with equal ranks, the baseline (TKD) of Hyeon-
 Raises TypeError or ValueError for arguments of another type or outside of their range.
 """
 
-import tensorflow as tf
-
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
 from tff_lowrank.layers import ranks
@@ -33,39 +31,39 @@ class LowRank(factored.Sized):
     )
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class LowRankDense(LowRank, factored.FactoredDense):
   """keras.layers.Dense with R (inputs + units) weights for its kernel; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class LowRankConv2D(factored.TuckerOrMatrix, LowRank, factored.FactoredConv2D):
   """keras.layers.Conv2D, of one group, with a kernel in Tucker form; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class LowRankEmbedding(LowRank, factored.FactoredEmbedding):
   """keras.layers.Embedding with R (input_dim + output_dim) weights; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class LowRankLSTMCell(LowRank, recurrent.FactoredLSTMCell):
   """keras.layers.LSTMCell with both kernels low-rank; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class LowRankGRUCell(LowRank, recurrent.FactoredGRUCell):
   """keras.layers.GRUCell with both kernels low-rank; see the module."""
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class LowRankLSTM(recurrent.FactoredRNN):
   """keras.layers.LSTM, without cuDNN, with both kernels low-rank; see the module."""
 
   cell_class = LowRankLSTMCell
 
 
-@tf.keras.saving.register_keras_serializable(factored.PACKAGE)
+@factored.serializable
 class LowRankGRU(recurrent.FactoredRNN):
   """keras.layers.GRU, without cuDNN, with both kernels low-rank; see the module."""
 

@@ -37,6 +37,7 @@ class FactoredCell(factored.Factored):
   """What the cells share; mixed into a Keras cell that reads `kernel` and `recurrent_kernel`."""
 
   num_gates = 0
+  num_positional = 4
 
   def __init__(self, *args: Any, **kwargs: Any):
     super().__init__(*args, **kwargs)
@@ -134,14 +135,13 @@ class FactoredRNN(tf.keras.layers.RNN):
       return super().call(inputs, *args, **kwargs)
 
   def build_from_config(self, config: dict[str, Any]) -> None:
-    # Saved files have lists for shapes, of which `build` would take the first item.
-    shape = config['input_shape']
-    super().build_from_config(dict(config, input_shape=shape and tuple(shape)))
+    super().build_from_config(factored.with_tuples(config))
 
   def get_config(self) -> dict[str, Any]:
     config = super().get_config()
     del config['cell']
-    return self.cell.get_config() | config
+    regularizer = tf.keras.regularizers.serialize(self.activity_regularizer)
+    return self.cell.get_config() | config | dict(activity_regularizer=regularizer)
 
   @classmethod
   def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> 'FactoredRNN':
