@@ -3,16 +3,18 @@
   python -m experiments.advise --task=digits --rounds=30 --output_dir=DIR [--measure]
 
 records all updates of a run of --rounds by FedAvg and replays on them what each method would have
-sent: LBGM's rule at several thresholds, APF's checks at several thresholds, and codecs; FedPara's
-size follows from the model. A setting's error is the share of the energy of the mean updates that
-it would have lost; of each method the setting is suggested that saves most within --tolerance.
-Updates stay in memory: a model for each round and client in it.
+sent: LBGM's rule and APF's checks at several thresholds, and codecs; what FedPara sends follows
+from its model. A setting's error is the share of the energy of the mean updates that it would have
+lost; of each method the setting is suggested that saves most within --tolerance.
+Updates stay in memory: two models for each round and client in it.
 
 Writes DIR/advice.csv and advice.md (a row for each setting), layers.csv (a row for each tensor) and
 run.json. --measure also trains with each setting, as long, and adds what was measured.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Sequence
+import dataclasses
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -31,7 +33,6 @@ from experiments import runner
 from experiments import specs
 from experiments.reports import advice_table
 from tff_lowrank import codecs
-from tff_lowrank import layers
 from tff_lowrank import tasks
 from tff_lowrank.analysis import gradient_space
 from tff_lowrank.analysis import replay
@@ -125,13 +126,17 @@ def _predict(candidate: _Candidate, rounds: list[replay.Round], model_bytes: int
   )
 
 
-def _fedpara_rows(task: tasks.Task) -> Iterator[dict[str, Any]]:
-  """What smaller models save: of all bytes the same share as of parameters. No error is known."""
-  model = task.keras_model_fn()
-  for gamma in GAMMAS:
-    saved = _saved(layers.to_fedpara(model, gamma=gamma).model.count_params(), model.count_params())
-    savings = {name: saved for name in ('uplink_saved', 'total_saved', 'late_total_saved')}
-    yield dict(method='fedpara', setting=f'fedpara_gamma={gamma}', **savings)
+def _fedpara(task: tasks.Task, gamma: float) -> tuple[dict[str, Any], specs.RunSpec, tasks.Task]:
+  """FedPara's row, its run and its task.
+
+  A smaller model saves the same share of all bytes as of parameters. No error is known.
+  """
+  build_model = functools.partial(task.keras_model_fn, family='fedpara', gamma=gamma)
+  saved = _saved(build_model().count_params(), task.keras_model_fn().count_params())
+  savings = {name: saved for name in ('uplink_saved', 'total_saved', 'late_total_saved')}
+  row = dict(method='fedpara', setting=f'fedpara_gamma={gamma}', **savings)
+  spec = flag_groups.run_spec('fedpara', dict(fedpara_gamma=gamma))
+  return row, spec, dataclasses.replace(task, keras_model_fn=build_model)
 
 
 def _suggest(table: pd.DataFrame, tolerance: float) -> pd.Series:
@@ -202,25 +207,28 @@ def main(argv: Sequence[str]) -> None:
   candidates = _candidates(base)
   folder = flag_groups.output_folder()
   folder.mkdir(parents=True, exist_ok=True)
-  used = base.as_dict() | candidates[-1].spec.as_dict()
-  settings = used | dict(tolerance=_TOLERANCE.value, measure=_MEASURE.value)
+  used = collections.ChainMap(base.as_dict(), *(c.spec.as_dict() for c in candidates))
+  settings = {name: value for name, value in used.items() if name not in _TRIED}
+  settings |= dict(tolerance=_TOLERANCE.value, measure=_MEASURE.value)
   with provenance.recorded(folder / 'run.json', settings):
     task, rounds = runner.build_task(base), []
-    trainings = 1 + len(candidates) * _MEASURE.value
+    trainings = 1 + (len(candidates) + len(GAMMAS)) * _MEASURE.value
     with tqdm.tqdm(total=base.rounds * trainings, unit='round', disable=None) as progress:
       plain = _measure(base, task, lambda done: (rounds.append(done), progress.update()))
       rows = [dict(method='fed_avg', setting='', measured_accuracy=plain['accuracy'])]
       model_bytes = sum(x.nbytes for x in rounds[0].before)
-      for candidate in candidates:
-        rows.append(_predict(candidate, rounds, model_bytes))
+      advised = [(_predict(c, rounds, model_bytes), c.spec, task) for c in candidates]
+      advised += [_fedpara(task, gamma) for gamma in GAMMAS]
+      for row, spec, task_of_row in advised:
+        rows.append(row)
         if _MEASURE.value:
-          found = _measure(candidate.spec, task, lambda done: progress.update())
-          rows[-1].update(
+          found = _measure(spec, task_of_row, lambda done: progress.update())
+          row.update(
             measured_uplink_saved=_saved(found['up'], plain['up']),
             measured_total_saved=_saved(found['total'], plain['total']),
             measured_accuracy=found['accuracy'],
           )
-    table = pd.DataFrame([*rows, *_fedpara_rows(task)])
+    table = pd.DataFrame(rows)
     table['suggested'] = _suggest(table, _TOLERANCE.value)
     apf = next(c.spec for c in candidates if c.method == 'apf')
     print(_write(table, pd.DataFrame(_layer_rows(rounds, apf)), folder))

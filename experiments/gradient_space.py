@@ -38,7 +38,7 @@ _WATCHED_CLIENTS = flags.DEFINE_integer(
   'watched_clients',
   5,
   'How many clients to study, the first by name, at the cost of a model in memory for each round '
-  'of each; 0 is all of them.',
+  'of each; 0 is all of them. Every client that takes part costs one more.',
   lower_bound=0,
 )
 

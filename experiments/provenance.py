@@ -12,6 +12,7 @@ import subprocess
 import time
 from typing import Any
 
+from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import file_operations
 
 PACKAGES = ('tff-lowrank', 'tensorflow-federated', 'tensorflow', 'jax', 'jaxlib', 'numpy')
@@ -107,7 +108,13 @@ class RunRecord:
 
 @contextlib.contextmanager
 def recorded(path: pathlib.Path, flags: dict[str, Any]) -> Iterator[None]:
-  """Keeps a `RunRecord` of what happens in a `with` block, which is not resumed."""
+  """Keeps a `RunRecord` of what happens in a `with` block, which is not resumed.
+
+  Raises checkpoint.MismatchError if there is a record of other flags, whose files would be lost.
+  """
+  before = read_record(path)
+  if before is not None:
+    checkpoint.check_same_run(path.parent, before['flags'], flags)
   record = RunRecord(path, flags, [])
   try:
     yield

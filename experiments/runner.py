@@ -81,6 +81,7 @@ def train(
     before = provenance.read_record(folder / _RECORD)
     if _has_rows(folder):
       _check_has_checkpoint(folder, before)
+      _check_not_undone(folder, spec)
     devices = [device.name for device in tf.config.list_logical_devices()]
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
@@ -121,6 +122,16 @@ def _check_has_checkpoint(folder: pathlib.Path, before: Mapping[str, Any] | None
     raise ValueError(
       f'{folder} holds {recorder_lib.METRICS_FILE} and no checkpoint to go on from, so its rows '
       'would be lost. Give another --output_dir, or delete that file.'
+    )
+
+
+def _check_not_undone(folder: pathlib.Path, spec: specs.RunSpec) -> None:
+  """Raises ValueError if the run in `folder` is past the rounds of `spec`."""
+  done = max(checkpoint.saved_rounds(folder / _CHECKPOINTS), default=0)
+  if done > spec.rounds:
+    raise ValueError(
+      f'{folder} has {done} rounds, which --rounds={spec.rounds} would undo. Give --rounds as many '
+      'or more, or another --output_dir.'
     )
 
 
@@ -255,11 +266,6 @@ class _Run:
     restored = checkpoints.restore(state, store)
     if restored is None:
       return 1, state
-    if restored.round_num > self._spec.rounds:
-      raise ValueError(
-        f'{self._folder} has {restored.round_num} rounds, which --rounds={self._spec.rounds} would '
-        'undo. Give --rounds as many or more, or another --output_dir.'
-      )
     extras = restored.extras
     recorder.restore(extras)
     self._absence.restore(json.loads(extras['absence_clients'].tobytes()), extras['absence_costs'])

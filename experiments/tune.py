@@ -38,6 +38,7 @@ from experiments import seeds_flag
 from experiments import specs
 from experiments.reports import curves
 from experiments.reports import table
+from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import folder_lock
 from tff_lowrank.simulation import stopping
 
@@ -176,7 +177,9 @@ def _run_trial(
     accuracy, total_bytes = _Trial(trial, folder / f'trial-{number:04}').train(plan)
     if np.isnan(accuracy):
       raise app.UsageError('The accuracy is not a number.')
-  except app.UsageError as e:
+  except checkpoint.MismatchError:
+    raise
+  except (app.UsageError, ValueError) as e:  # The latter of what the data decides.
     trial.set_user_attr(_REASON, str(e))
     study.tell(trial, state=_STATE.FAIL)
     print(f'Trial {number} failed: {e}')

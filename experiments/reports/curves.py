@@ -31,19 +31,21 @@ def read_metrics(run: pathlib.Path) -> pd.DataFrame:
   )
 
 
+def read_ledger(run: pathlib.Path) -> pd.DataFrame:
+  """`round`, `client`, `direction` and `bytes` of all messages of a run."""
+  return pd.read_parquet(run / 'ledger.parquet', columns=['round', 'client', 'direction', 'bytes'])
+
+
 def round_seconds(
-  run: pathlib.Path, network: network_lib.Network, compute_seconds: float = 0.0
+  entries: pd.DataFrame, network: network_lib.Network, compute_seconds: float = 0.0
 ) -> pd.Series:
   """The simulated time of each round that had messages, by round.
 
   Args:
-    run: The folder of a run, with its ledger.
+    entries: What `read_ledger` gives.
     network: Carries the messages; the slowest client of a round counts.
     compute_seconds: That each client computes in a round.
   """
-  entries = pd.read_parquet(
-    run / 'ledger.parquet', columns=['round', 'client', 'direction', 'bytes']
-  )
   by_client = entries.pivot_table(
     index=['round', 'client'], columns='direction', values='bytes', aggfunc='sum', fill_value=0
   ).reindex(columns=['downlink', 'uplink'], fill_value=0)
@@ -55,9 +57,17 @@ def round_seconds(
 def read_curve(
   run: pathlib.Path, network: network_lib.Network, compute_seconds: float = 0.0
 ) -> pd.DataFrame:
-  """`read_metrics`, and the simulated `seconds` that all rounds so far took."""
-  metrics = read_metrics(run)
-  seconds = metrics['round'].map(round_seconds(run, network, compute_seconds)).fillna(0.0)
+  """`read_metrics`, and the simulated `seconds` that all rounds so far took.
+
+  Raises ValueError if the ledger, which is written when a run ends, lacks messages of the metrics.
+  """
+  metrics, entries = read_metrics(run), read_ledger(run)
+  if entries['bytes'].sum() < metrics['bytes'].iloc[-1]:
+    raise ValueError(
+      f'{run} is still running or was killed: its ledger.parquet lacks rounds of its metrics.csv. '
+      'The command that made it goes on with it and completes both.'
+    )
+  seconds = metrics['round'].map(round_seconds(entries, network, compute_seconds)).fillna(0.0)
   return metrics.assign(seconds=seconds.cumsum())
 
 
@@ -83,13 +93,15 @@ class Budget:
     amount = f'{self.amount / size:.2f}'.rstrip('0').rstrip('.')
     return f'{amount} {unit}'
 
-  def read_off(self, curve: pd.DataFrame) -> tuple[int | None, float]:
-    """Round and accuracy of that evaluation; none and NaN if the first came later."""
-    evaluated = curve.dropna(subset='eval_accuracy')
+  def read_off(
+    self, curve: pd.DataFrame, accuracy: str = 'eval_accuracy'
+  ) -> tuple[int | None, float]:
+    """Round and `accuracy` of that evaluation; none and NaN if the first came later."""
+    evaluated = curve.dropna(subset=accuracy)
     within = evaluated[evaluated[self.spent] <= self.amount]
     if within.empty:
       return None, float('nan')
-    return int(within['round'].iloc[-1]), within['eval_accuracy'].iloc[-1]
+    return int(within['round'].iloc[-1]), within[accuracy].iloc[-1]
 
 
 def cheapest(spent: str, curves: Iterable[pd.DataFrame]) -> Budget:

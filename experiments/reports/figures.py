@@ -8,6 +8,7 @@ from plotly import graph_objects
 
 from experiments.reports import curves as curves_lib
 from experiments.reports import statistics
+from experiments.reports import table as table_lib
 
 AXES = {
   'rounds': 'Rounds',
@@ -160,8 +161,11 @@ def _add_axis_buttons(
 
 def pareto(summary: pd.DataFrame) -> graph_objects.Figure:
   """Mean final accuracy against mean total traffic, a point a method, and the front as steps."""
-  megabytes, percent = summary['total_bytes'] / 1e6, 100 * summary['final_accuracy']
-  figure = graph_objects.Figure(layout=layout(AXES['bytes'], 'Final test accuracy (%)'))
+  judged = table_lib.judged_by(summary)
+  megabytes, percent = summary['total_bytes'] / 1e6, 100 * summary[judged]
+  width = 100 * summary[f'{judged}_ci95']
+  title = f'Final {"personal " * (judged != "final_accuracy")}test accuracy (%)'
+  figure = graph_objects.Figure(layout=layout(AXES['bytes'], title))
   front = summary['pareto']
   order = megabytes[front].sort_values().index
   figure.add_scatter(
@@ -171,9 +175,9 @@ def pareto(summary: pd.DataFrame) -> graph_objects.Figure:
   for i, row in enumerate(summary.itertuples()):
     name = as_text(row.method)
     figure.add_scatter(
-      x=[row.total_bytes / 1e6], y=[100 * row.final_accuracy], name=name, mode='markers',
+      x=[row.total_bytes / 1e6], y=[percent.iloc[i]], name=name, mode='markers',
       marker=dict(size=11, color=color(i), symbol='circle' if row.pareto else 'circle-open'),
-      error_y=dict(array=[100 * row.final_accuracy_ci95], thickness=1),
+      error_y=dict(array=[width.iloc[i]], thickness=1),
       error_x=dict(array=[row.total_bytes_ci95 / 1e6], thickness=1),
       hovertemplate=f'%{{y:.2f}} % for %{{x:.5g}} MB<extra>{name}</extra>',
     )  # fmt: skip

@@ -22,6 +22,7 @@ COLUMNS = (
   'total_bytes',
   'saving_percent',
   'byte_ratio',
+  'dropped_clients',
   'simulated_seconds',
   'wall_seconds',
 )
@@ -30,14 +31,24 @@ MEANS = tuple(c for c in COLUMNS if c not in ('method', 'seed', 'rounds', 'compa
 BASELINE = 'fed_avg'
 
 
+def judged_by(table: pd.DataFrame) -> str:
+  """The accuracy by which methods are compared: the personal one, if all have it."""
+  is_personal = table['final_personal_accuracy'].notna().all()
+  return 'final_personal_accuracy' if is_personal else 'final_accuracy'
+
+
 def _summarize_run(
-  label: str, folder: pathlib.Path, curve: pd.DataFrame, budget: curves_lib.Budget
+  label: str,
+  folder: pathlib.Path,
+  curve: pd.DataFrame,
+  budget: curves_lib.Budget,
+  accuracy: str,
 ) -> dict[str, object]:
   """A row of the table, but for what compares it with FedAvg."""
   record = curves_lib.read_record(folder)
   last = curve.iloc[-1]
   up, down = int(last['cumulative_uplink_bytes']), int(last['cumulative_downlink_bytes'])
-  compared_round, compared_accuracy = budget.read_off(curve)
+  compared_round, compared_accuracy = budget.read_off(curve, accuracy)
   return dict(
     method=label,
     seed=record['flags']['seed'],
@@ -49,6 +60,7 @@ def _summarize_run(
     uplink_bytes=up,
     downlink_bytes=down,
     total_bytes=up + down,
+    dropped_clients=int(curve['dropped_clients'].sum()),
     simulated_seconds=round(last['seconds'], 3),
     wall_seconds=record['wall_seconds'],
   )
@@ -64,13 +76,17 @@ def build_table(
   `saving_percent` is of total bytes against FedAvg's with the same seed, and `byte_ratio` FedAvg's
   over the run's; both are empty without one. `simulated_seconds` is the messages' time on
   `network`, without computation. `compared_accuracy` is that at `budget`, by default the rounds of
-  the shortest run.
+  the shortest run; the personal one, if all runs have it. `dropped_clients` counts over all rounds
+  those that were absent or left out, because of an update that is not finite or is held back.
   """
   curves = [curves_lib.read_curve(folder, network) for _, folder in runs]
   budget = budget or curves_lib.cheapest('rounds', curves)
+  personal = 'eval_personal_accuracy'
+  is_personal = all(curve[personal].notna().any() for curve in curves)
+  accuracy = personal if is_personal else 'eval_accuracy'
   table = pd.DataFrame(
     [
-      _summarize_run(label, folder, curve, budget)
+      _summarize_run(label, folder, curve, budget, accuracy)
       for (label, folder), curve in zip(runs, curves, strict=True)
     ]
   )
@@ -87,8 +103,8 @@ def build_summary(table: pd.DataFrame) -> pd.DataFrame:
 
   `method`, `seeds` (how many), of each of `MEANS` the mean over seeds and, called `_ci95`, half
   its 95 % interval by Student's t, empty with one seed; and `pareto`: whether no other method has
-  at least its mean final accuracy for at most its mean total bytes. Where a seed has no value,
-  neither has the mean.
+  at least its mean final accuracy, by `judged_by`, for at most its mean total bytes. Where a seed
+  has no value, neither has the mean.
   """
   groups = table.groupby('method', sort=False)
   columns = {'seeds': groups['seed'].count()}
@@ -98,7 +114,7 @@ def build_summary(table: pd.DataFrame) -> pd.DataFrame:
     width = statistics.half_width(groups[name].std(), columns['seeds'])
     columns[f'{name}_ci95'] = pd.Series(width, index=complete.index).where(complete)
   columns['pareto'] = statistics.is_on_pareto_front(
-    columns['total_bytes'], columns['final_accuracy']
+    columns['total_bytes'], columns[judged_by(table)]
   )
   return pd.DataFrame(columns).reset_index()
 
@@ -113,6 +129,7 @@ _SHOWN = {
   'total_bytes': ('total MB', '.3f', 1e6),
   'saving_percent': ('saving', '.1f', 1),
   'byte_ratio': ('ratio', '.1f', 1),
+  'dropped_clients': ('dropped', '.1f', 1),
   'simulated_seconds': ('transfer', '.1f', 1),
   'wall_seconds': ('wall', '.1f', 1),
 }
@@ -127,12 +144,13 @@ _UNITS = {
 def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.DataFrame:
   """A table or summary as text under short headings, bytes in MB (10^6), `±` the 95 % interval.
 
-  Personal accuracies are there only if there are any, and those at `budget`, if it is given, only
-  if they differ from the final ones.
+  Personal accuracies and dropped clients are there only if there are any, and accuracies at
+  `budget`, if it is given, only if they differ from the final ones.
   """
   is_left_out = dict(
     final_personal_accuracy=table['final_personal_accuracy'].isna().all(),
-    compared_accuracy=budget is None or table['compared_accuracy'].equals(table['final_accuracy']),
+    compared_accuracy=budget is None or table['compared_accuracy'].equals(table[judged_by(table)]),
+    dropped_clients=not table['dropped_clients'].any(),
     wall_seconds='seeds' in table,  # Of different machines, perhaps, and not of the methods.
   )
   columns = {name: table[name].astype(str) for name in ('method', 'seed', 'seeds', 'rounds')

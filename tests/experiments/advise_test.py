@@ -1,5 +1,7 @@
 """Advice through its binary: predictions against runs."""
 
+import json
+
 from absl import app
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   table = pd.read_csv(tmp_path / 'advice.csv')
   assert table['method'].tolist() == ['fed_avg', 'lbgm', 'apf', 'fed_avg', 'fedpara']
   tested = table.dropna(subset='measured_total_saved').set_index('setting')
-  assert len(tested) == 3
+  assert len(tested) == 4
   # The first round is as recorded, and so are later ones as long as little is lost.
   close = abs(tested['total_saved'] - tested['measured_total_saved'])
   assert close['lbgm_threshold=0.2'] < 0.1 and close['apf_stability_threshold=0.3'] < 0.05
@@ -36,6 +38,7 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   # At gamma 0.1 kernels of 64 x 64 and 64 x 10 have ranks 9 and 4: r_min and r_max are 8 and 16,
   # 4 and 4. 2 R (m + n) + biases = 2 * 9 * 128 + 64 + 2 * 4 * 74 + 10 = 2970, of 4810.
   assert table['total_saved'].iloc[-1] == pytest.approx(1 - 2970 / 4810)
+  assert close['fedpara_gamma=0.1'] < 1e-4
   errors = table.set_index('setting')['error']
   assert 0 < errors['apf_stability_threshold=0.3'] < errors['lbgm_threshold=0.2'] < 1
   suggested = table[table['suggested']]
@@ -44,6 +47,10 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   assert layers['shape'].tolist() == ['64x64', '64', '64x10', '10']
   assert layers['consecutive_overlap'].between(0, 1).all()
   assert np.all(layers['n95'] <= layers['n99'])
+  flags = json.loads((tmp_path / 'run.json').read_text())['flags']
+  assert (flags['method'], flags['uplink'], flags['measure']) == ('fed_avg', 'identity', True)
+  assert (flags['apf_ema_decay'], flags['lbgm_granularity']) == (0.5, 'tensor')
+  assert not set(advise._TRIED) & set(flags)
   text = (tmp_path / 'advice.md').read_text()
   assert 'measured total saved' in text and '| 0 | 64x64 |' in text
 

@@ -10,6 +10,7 @@ import pytest
 from experiments import recording
 from experiments.reports import gradient_plots
 from tests.experiments import binaries
+from tff_lowrank.simulation import checkpoint
 
 FAST = ('--task=digits', '--batch_size=64')
 FEDERATED = (*FAST, '--num_clients=4', '--partition=shards:3')
@@ -33,6 +34,16 @@ def test_central(tmp_path):
   assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
   for name in ('components', 'overlaps'):
     assert (tmp_path / 'plots' / f'{name}.png').stat().st_size > 1000
+
+
+@pytest.mark.parametrize('binary', ['gradient_space', 'advise'])
+def test_refuses_the_folder_of_a_run(tmp_path, binary):
+  arguments = (*FEDERATED, '--clients_per_round=0', '--rounds=1', f'--output_dir={tmp_path}')
+  binaries.run('train', *arguments)
+  before = {path: path.read_bytes() for path in tmp_path.rglob('*.*') if path.is_file()}
+  with pytest.raises(checkpoint.MismatchError, match='holds another run'):
+    binaries.run(binary, *arguments)
+  assert {path: path.read_bytes() for path in before} == before
 
 
 def test_the_mean_of_a_round_is_how_the_model_changed(tmp_path, monkeypatch):

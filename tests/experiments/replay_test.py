@@ -50,8 +50,16 @@ def test_folders_with_commas_and_single_runs(tmp_path, capsys):
   assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_refuses_a_ledger_that_lacks_rounds(tmp_path):
+  run = write_run(tmp_path / 'a', 1, 1, 1, [0.5])
+  after_kill = write_run(tmp_path / 'b', 1, 1, 1, [0.5, 0.5])
+  (run / 'ledger.parquet').replace(after_kill / 'ledger.parquet')
+  with pytest.raises(ValueError, match='its ledger.parquet lacks rounds of its metrics.csv'):
+    replay(f'--runs={after_kill}')
+
+
 def test_rounds_without_messages_take_no_time(tmp_path, capsys):
-  run = write_run(tmp_path / 'a', 1, 1, 1, [0.5, 0.5])
+  run = write_run(tmp_path / 'a', 1, 0, 0, [0.5, 0.5])
   ledger.Ledger().write(run / 'ledger.parquet')
   csv = tmp_path / 'a.csv'
   replay(f'--runs={run}', '--compute_seconds=5', f'--csv={csv}')

@@ -108,8 +108,10 @@ def test_a_complete_run_does_nothing_and_more_rounds_continue(tmp_path, capfd, w
     assert path.name == folder_lock.FILE or path.stat().st_mtime_ns == changed, path
   train(tmp_path, '--rounds=7', *LBGM)
   assert_same(whole, tmp_path)
+  record = (tmp_path / 'run.json').read_bytes()
   with pytest.raises(ValueError, match='has 7 rounds, which --rounds=4 would undo'):
     train(tmp_path, '--rounds=4', *LBGM)
+  assert (tmp_path / 'run.json').read_bytes() == record
   assert len(read(tmp_path)[0]) == 7
 
 

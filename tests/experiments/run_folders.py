@@ -7,7 +7,7 @@ import pandas as pd
 from tff_lowrank import ledger
 
 
-def write_run(folder, seed, up, down, accuracies, personal=None, **flags):
+def write_run(folder, seed, up, down, accuracies, personal=None, dropped=0, **flags):
   """Writes a run of two clients, a and b, of which b sends and is sent three times what a is.
 
   Args:
@@ -17,6 +17,7 @@ def write_run(folder, seed, up, down, accuracies, personal=None, **flags):
     down: Bytes that it is sent.
     accuracies: Of each round's evaluation; None if there was none.
     personal: Personal accuracy of all evaluations, or None.
+    dropped: Clients that are dropped in each round.
     **flags: More of the run's settings.
   """
   folder.mkdir(parents=True)
@@ -37,6 +38,7 @@ def write_run(folder, seed, up, down, accuracies, personal=None, **flags):
         uplink_bytes=4 * up,
         downlink_bytes=4 * down,
         round_seconds=0.5,
+        dropped_clients=dropped,
         cumulative_uplink_bytes=book.total_bytes(ledger.UPLINK),
         cumulative_downlink_bytes=book.total_bytes(ledger.DOWNLINK),
       )

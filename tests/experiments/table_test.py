@@ -47,6 +47,32 @@ def test_personal_accuracies_have_a_column(tmp_path):
   assert header.count('|') == first.count('|') == second.count('|')
 
 
+def test_methods_with_personal_models_are_compared_by_them(tmp_path):
+  runs = [
+    ('fed_avg', write_run(tmp_path / 'f', 1, 3, 9, [0.9, 0.9], personal=0.7)),
+    ('fed_per', write_run(tmp_path / 'p', 1, 2, 8, [0.1, 0.1], personal=0.8)),
+    ('worse', write_run(tmp_path / 'w', 1, 2, 9, [0.8, 0.8], personal=0.6)),
+  ]
+  rows = table.build_table(runs, network.Network())
+  assert rows['compared_accuracy'].tolist() == [0.7, 0.8, 0.6]
+  assert table.build_summary(rows)['pareto'].tolist() == [False, True, False]
+  rows = table.build_table(
+    [*runs, ('lbgm', write_run(tmp_path / 'l', 1, 2, 9, [0.8, 0.8]))], network.Network()
+  )
+  assert rows['compared_accuracy'].tolist() == [0.9, 0.1, 0.8, 0.8]
+
+
+def test_dropped_clients_have_a_column_if_there_are_any(tmp_path):
+  runs = [
+    ('fed_avg', write_run(tmp_path / 'f', 1, 3, 9, [0.5])),
+    ('apf', write_run(tmp_path / 'a', 1, 3, 9, [0.5, 0.5], dropped=2)),
+  ]
+  rows = table.build_table(runs, network.Network())
+  assert rows['dropped_clients'].tolist() == [0, 4]
+  assert ' | dropped | ' in table.to_markdown(rows).splitlines()[0]
+  assert 'dropped' not in table.to_markdown(rows[:1])
+
+
 def test_summary_by_hand(tmp_path):
   runs = [
     ('fed_avg', write_run(tmp_path / 'f1', 1, 1_000_000, 1_000_000, [0.90])),

@@ -165,6 +165,15 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(tmp_path, pretended
   assert (trials.loc[trials['server_momentum'] == 0.5, 'state'] == 'complete').all()
 
 
+def test_settings_that_do_not_go_with_the_data_are_a_failed_trial(tmp_path):
+  arguments = ('--task=digits', '--rounds=1', '--clients_per_round=2', '--trials=3')
+  search = '--search=num_clients=choice:6000|7000'
+  binaries.run('tune', *arguments, search, f'--output_dir={tmp_path}')
+  trials = pd.read_csv(tmp_path / 'trials.csv')
+  assert trials['state'].tolist() == ['fail'] * 3
+  assert trials['reason'].str.contains('`num_clients` must be at most').all()
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [

@@ -128,6 +128,12 @@ def _unseal(data: bytes) -> dict[str, Any]:
     raise DamagedError(f'{_MANIFEST} is damaged: {e}') from e
 
 
+def saved_rounds(folder: pathlib.Path) -> list[int]:
+  """The rounds that there are checkpoints of in `folder`, which need not exist."""
+  names = (_NAME.fullmatch(path.name) for path in folder.glob('*'))
+  return sorted(int(match[1]) for match in names if match)
+
+
 class Checkpoints:
   """The checkpoints of one run, newest last."""
 
@@ -155,8 +161,7 @@ class Checkpoints:
 
   def rounds(self) -> list[int]:
     """The rounds that there are checkpoints of."""
-    names = (_NAME.fullmatch(path.name) for path in self._folder.iterdir())
-    return sorted(int(match[1]) for match in names if match)
+    return saved_rounds(self._folder)
 
   def _path(self, round_num: int) -> pathlib.Path:
     return self._folder / f'round_{round_num:010d}'
