@@ -51,7 +51,10 @@ def test_corrections_are_of_each_step(rng, model):
   zero = [0.0, 0.0]
 
   proximal = evaluate(
-    training, lambda w, d: regularized.train_proximal(training, 0.5, w, d), weights, data=data
+    training,
+    lambda w, d: regularized.proximal(training, 0.5).train(w, None, d),
+    weights,
+    data=data,
   )
   for got, wanted in zip(proximal.trainable, sgd_with(zero, 0.5, start, x, y), strict=True):
     np.testing.assert_allclose(got, wanted, atol=1e-6)

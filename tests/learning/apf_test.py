@@ -35,11 +35,11 @@ def total_bits(reports, direction):
 class NumpyFedAvgWithApf:
   """FedAvg with pinned coordinates and a heavy-ball server, float64."""
 
-  def __init__(self, weights, settings, momentum=0.0):
+  def __init__(self, weights, settings, momentum=0.0, mu=0.0):
     self.weights = [np.float64(w) for w in weights]
     self.velocity = np.zeros(SIZE)
     self.apf = numpy_apf.NumpyApf(SIZE, settings.stability_threshold, settings.ema_decay)
-    self.every, self.momentum = settings.check_every, momentum
+    self.every, self.momentum, self.mu = settings.check_every, momentum, mu
     self.rounds, self.reference = 0, flat(self.weights)
 
   def split(self, vector):
@@ -51,7 +51,10 @@ class NumpyFedAvgWithApf:
     for start in range(0, len(x), BATCH):
       batch = slice(start, start + BATCH)
       gradients = linear.gradients(kernel, bias, x[batch], y[batch])
-      stepped = [w - RATE * g for w, g in zip((kernel, bias), gradients, strict=True)]
+      stepped = [
+        w - RATE * (g + self.mu * (w - w0))
+        for w, w0, g in zip((kernel, bias), self.weights, gradients, strict=True)
+      ]
       kernel, bias = (
         np.where(p, w, s) for p, w, s in zip(pinned, self.weights, stepped, strict=True)
       )
@@ -70,15 +73,17 @@ class NumpyFedAvgWithApf:
       self.reference = new
 
 
-@pytest.mark.parametrize('check_every, momentum', [(1, 0.0), (1, 0.8), (3, 0.0)])
-def test_rounds_equal_numpy(rng, check_every, momentum):
+@pytest.mark.parametrize(
+  'check_every, momentum, mu', [(1, 0.0, 0.0), (1, 0.8, 0.0), (3, 0.0, 0.0), (1, 0.0, 1.5)]
+)
+def test_rounds_equal_numpy(rng, check_every, momentum, mu):
   settings = freezing.Settings(stability_threshold=0.4, ema_decay=0.6, check_every=check_every)
   model = linear.build_model(rng)
   clients = [linear.examples(rng, n) for n in (8, 11, 16)]
   process = learning.build_apf_fed_avg(
-    model, sgd(RATE), sgd(1.0, momentum=momentum or None), freezing_settings=settings
+    model, sgd(RATE), sgd(1.0, momentum=momentum or None), freezing_settings=settings, mu=mu
   )
-  reference = NumpyFedAvgWithApf(model.initial_weights[0], settings, momentum)
+  reference = NumpyFedAvgWithApf(model.initial_weights[0], settings, momentum, mu)
   state, memory = process.initialize(), [process.initialize_client()] * 3
   fractions = set()
   for round_num in range(30):
@@ -314,6 +319,8 @@ def test_refuses_bad_arguments(rng):
     learning.build_apf_fed_avg(model, sgd(0.1), mean_factory=aggregators.lift)
   with pytest.raises(ValueError, match="control` must be one of 'permanent', found 'aimd'"):
     learning.build_partial_sync_fed_avg(model, sgd(0.1), freezing_settings=FAST)
+  with pytest.raises(ValueError, match='`mu` must be'):
+    learning.build_apf_fed_avg(model, sgd(0.1), mu=-1)
   with pytest.raises(TypeError, match='no client memory'):
     learning.build_apf_fed_avg(model, sgd(0.1)).as_learning_process()
 

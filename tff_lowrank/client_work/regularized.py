@@ -11,6 +11,7 @@ distances are those of factors, not of the kernels that they compose.
 """
 
 from collections.abc import Mapping
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -82,14 +83,10 @@ def _accept(
   )
 
 
-def train_proximal(
-  training: frozen.LocalTraining,
-  mu: float,
-  weights: tff.learning.models.ModelWeights,
-  dataset: tf.data.Dataset,
-) -> frozen.Trained:
-  """FedProx: SGD on the loss plus `mu / 2 |w - w0|^2`."""
-  return training.train(weights, None, dataset, frozen.Correction(strength=mu))
+def proximal(training: frozen.LocalTraining, mu: float) -> frozen.LocalTraining:
+  """FedProx: the training on the loss plus `mu / 2 |w - w0|^2`."""
+  train = functools.partial(training.train, correction=frozen.Correction(strength=mu))
+  return training._replace(train=train)
 
 
 def train_controlled(

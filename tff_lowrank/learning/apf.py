@@ -13,6 +13,7 @@ from tff_lowrank.aggregators import coded_mean
 from tff_lowrank.aggregators import freezing as freezing_aggregators
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import regularized as regularized_work
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.freezing import synchronisation
 from tff_lowrank.learning import partial
@@ -31,14 +32,18 @@ def _build(
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
   codec: codecs.Codec | None = None,
   seed: int = 0,
+  mu: float = 0.0,
 ) -> process.ClientStatefulLearningProcess:
   """The process behind both builders."""
   checks.check_one_of('mask_policy', mask_policy, synchronisation.MASK_POLICIES)
   mean_factory = coded_mean.checked_mean_factory(mean_factory)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
+  checks.check_in_range('mu', mu, 0, np.finfo(np.float32).max)
   training = frozen_work.build_training(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
+  if mu:
+    training = regularized_work.proximal(training, mu)
   initial_model_weights = process.build_initial_model_weights(model_fn)
   weights_type = initial_model_weights.type_signature.result
   trainable_type = weights_type.trainable
@@ -100,7 +105,7 @@ def build_apf_fed_avg(
     **settings: `client_weighting`, `metrics_aggregator`, both as in `process.build_process`;
       `mean_factory`, which averages the updates; `tff.aggregators.MeanFactory()` if None; `codec`,
       which codes the active coordinates of the updates, with the `seed` of all that is random
-      in it.
+      in it; `mu`, of FedProx's pull on local training (`build_fed_prox`), 0 for none.
 
   Raises:
     TypeError: If an argument is of the wrong type.

@@ -98,13 +98,14 @@ def build_fed_prox(
   """
   _check_finite('mu', mu)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
-  training = frozen_work.build_training(
-    model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
+  training = regularized_work.proximal(
+    frozen_work.build_training(model_fn, client_optimizer_fn, client_weighting, metrics_aggregator),
+    mu,
   )
   weights_type = training.weights_type
 
   def train(training, weights, dataset):
-    return regularized_work.train_proximal(training, mu, weights, dataset)
+    return training.train(weights, None, dataset)
 
   return process.compose(
     process.build_initial_model_weights(model_fn),
