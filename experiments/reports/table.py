@@ -144,11 +144,10 @@ _UNITS = {
 def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.DataFrame:
   """A table or summary as text under short headings, bytes in MB (10^6), `±` the 95 % interval.
 
-  Personal accuracies and dropped clients are there only if there are any, and accuracies at
-  `budget`, if it is given, only if they differ from the final ones.
+  Empty columns are left out, and so are dropped clients if there are none, and accuracies at
+  `budget` unless it is given and they differ from the final ones.
   """
   is_left_out = dict(
-    final_personal_accuracy=table['final_personal_accuracy'].isna().all(),
     compared_accuracy=budget is None or table['compared_accuracy'].equals(table[judged_by(table)]),
     dropped_clients=not table['dropped_clients'].any(),
     wall_seconds='seeds' in table,  # Of different machines, perhaps, and not of the methods.
@@ -156,7 +155,7 @@ def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.Da
   columns = {name: table[name].astype(str) for name in ('method', 'seed', 'seeds', 'rounds')
              if name in table}  # fmt: skip
   for name, (heading, form, size) in _SHOWN.items():
-    if is_left_out.get(name):
+    if is_left_out.get(name) or table[name].isna().all():
       continue
     widths = table.get(f'{name}_ci95', pd.Series(float('nan'), table.index))
     columns[heading.format(budget=budget)] = [
