@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 
 from tff_lowrank.simulation import network as network_lib
 
@@ -33,7 +34,10 @@ def read_metrics(run: pathlib.Path) -> pd.DataFrame:
 
 def read_ledger(run: pathlib.Path) -> pd.DataFrame:
   """`round`, `client`, `direction` and `bytes` of all messages of a run."""
-  return pd.read_parquet(run / 'ledger.parquet', columns=['round', 'client', 'direction', 'bytes'])
+  # By pyarrow's data sets, as pandas reads, a short process can be aborted when it ends.
+  with pq.ParquetFile(run / 'ledger.parquet') as file:
+    columns = ['round', 'client', 'direction', 'bytes']
+    return file.read(columns, use_threads=False).to_pandas(use_threads=False)
 
 
 def round_seconds(
