@@ -197,7 +197,7 @@ def _factorize(
       return _make(classes[type(layer)], layer, options)
     return _copy(layer)
 
-  twin = _clone(model, convert, _copy, skip)
+  twin = _clone(model, convert, skip=skip)
   errors = {}
   if from_trained_weights:
     for old, new in _layer_pairs(model, twin):

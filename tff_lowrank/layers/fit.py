@@ -12,13 +12,13 @@ least squares from the same starts it was 3 to 8 times faster, and ended no wors
 """
 
 from collections.abc import Sequence
-import math
 
 import numpy as np
 import scipy.optimize
 import tensorflow as tf
 
 from tff_lowrank import checks
+from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
 
 # Directions beyond the kernel's own rank start at this share of a balanced start: zeros would stay.
@@ -77,11 +77,21 @@ def _zero_fit(
   rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
   """Factors that start as those of a new kernel with He's variance, but that one is 0."""
-  stddevs = factorization.stddevs(kernel_shape, 2 / math.prod(kernel_shape[:-1]))
+  factors = _random(kernel_shape, factorization, factored.he_variance(kernel_shape), rng)
+  factors[factorization.factor_name('x', factorization.terms[0])] *= 0
+  return {name: np.float32(factor) for name, factor in factors.items()}
+
+
+def _random(
+  kernel_shape: tuple[int, ...],
+  factorization: factorization_lib.Factorization,
+  variance: float,
+  rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+  """Factors as a kernel whose entries have this variance starts from."""
+  stddevs = factorization.stddevs(kernel_shape, variance)
   shapes = factorization.shapes(kernel_shape)
-  factors = {n: np.float32(stddevs[n] * rng.normal(size=shape)) for n, shape in shapes.items()}
-  zero = factorization.factor_name('x', factorization.terms[0])
-  return factors | {zero: np.zeros_like(factors[zero])}
+  return {name: stddevs[name] * rng.normal(size=shape) for name, shape in shapes.items()}
 
 
 def _flat(factorization: factorization_lib.Factorization, kernel: np.ndarray) -> np.ndarray:
@@ -98,10 +108,7 @@ def _start(
   factorization: factorization_lib.Hadamard | factorization_lib.LowRank,
   rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-  variance = float(np.mean(kernel**2))
-  stddevs = factorization.stddevs(kernel.shape, variance)
-  shapes = factorization.shapes(kernel.shape)
-  random = {name: stddevs[name] * rng.normal(size=shape) for name, shape in shapes.items()}
+  random = _random(kernel.shape, factorization, float(np.mean(kernel**2)), rng)
   if len(factorization.terms) == 1:
     targets = [kernel]
   elif factorization.personal:
