@@ -222,6 +222,47 @@ def test_results_do_not_depend_on_the_number_of_workers(rng, mode):
     assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
+def _large_sum(values):
+  return tf.reduce_sum(sum(values))
+
+
+def _large_sum_in_a_loop(values):
+  return tf.while_loop(lambda i, _: i < 2, lambda i, s: (i + 1, s + _large_sum(values)), (0, 0.0))[
+    1
+  ]
+
+
+LARGE_SUMS = {
+  'additions': _large_sum,
+  'add_n': lambda values: tf.reduce_sum(tf.add_n(values)),
+  'accumulate_n': lambda values: tf.reduce_sum(
+    tf.raw_ops.AccumulateNV2(inputs=values, shape=values[0].shape)
+  ),
+  'loop': _large_sum_in_a_loop,
+  'function': tf.function(_large_sum, experimental_attributes={'_noinline': True}),
+}
+
+
+@pytest.mark.parametrize('name', LARGE_SUMS)
+def test_clients_side_by_side_share_no_temporary_variables(name):
+  # Past 200 MB TensorFlow gives large sums temporary variables, which all threads share.
+  vector = tff.TensorType(np.float32, [4_000_000])
+
+  @tff.tensorflow.computation(vector)
+  def work(x):
+    return LARGE_SUMS[name]([tf.sin(x * float(i)) for i in range(1, 17)])
+
+  computation = tff.federated_computation(
+    lambda values: tff.federated_map(work, values), tff.FederatedType(vector, tff.CLIENTS)
+  )
+  values = [np.full(vector.shape, i, np.float32) for i in range(4)]
+  found = []
+  for workers in (1, 2):
+    with execution.create_local_context(compile='tensorflow', max_clients_in_flight=workers):
+      found += [computation(values) for _ in range(2)]
+  assert all(each == found[0] for each in found)
+
+
 def test_nothing_grows_over_rounds(rng):
   process, _, data = cases.federated_averaging(rng)
   with execution.create_local_context(compile='xla') as context:

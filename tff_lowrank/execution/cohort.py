@@ -101,12 +101,13 @@ class CohortRunner:
     self, plan: plan_lib.Plan, env: blocks.Environment, num_clients: int, description: str
   ) -> Any:
     """The result of `plan` with its parameter in `env`; `description` is for error messages."""
-    for stage in plan.stages:
-      for step in stage.server:
-        env[step.name] = step.function(env)
-      if stage.clients or stage.aggregations:
-        self._run_stage(stage, env, num_clients, description)
-    return plan.result(env)
+    with native.functions_without_memory_optimizer():
+      for stage in plan.stages:
+        for step in stage.server:
+          env[step.name] = step.function(env)
+        if stage.clients or stage.aggregations:
+          self._run_stage(stage, env, num_clients, description)
+      return plan.result(env)
 
   @property
   def devices(self) -> Sequence[Device]:
@@ -216,7 +217,7 @@ class CohortRunner:
     def run(item: Any) -> Any:
       device = free.popleft()
       try:
-        with tf.device(device.tensorflow):
+        with tf.device(device.tensorflow), native.functions_without_memory_optimizer():
           return function(item, device)
       finally:
         free.append(device)

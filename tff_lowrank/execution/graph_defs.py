@@ -120,6 +120,17 @@ def make_resources_anonymous(graph_def: tf.compat.v1.GraphDef) -> None:
         node.attr.pop(name, None)
 
 
+def allow_calls_side_by_side(graph_def: tf.compat.v1.GraphDef) -> None:
+  """Keeps temporary variables, which the threads of eager mode share, out of all functions."""
+  for node in _all_nodes(graph_def):
+    if 'config_proto' in node.attr:
+      config = node.attr['config_proto']
+      config.s = native.without_memory_optimizer(config.s).SerializeToString()
+    if node.op == 'AccumulateNV2':  # TensorFlow itself makes it a temporary variable.
+      node.op = 'AddN'
+      del node.attr['shape']
+
+
 def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
   """Lets all that uses a resource take it from where it is made, past identities.
 

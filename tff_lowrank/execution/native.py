@@ -1,6 +1,8 @@
 """All that this room takes from private modules, in one place, each with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
+import copy
 import logging
 import os
 from typing import Any
@@ -47,6 +49,33 @@ def inline_functions(
     graph_def, init_op=init_op or None, in_names=list(feeds), out_names=list(fetches)
   )
   return graph_optimizations.optimize_graph_spec(spec, config).graph_def
+
+
+def without_memory_optimizer(config: bytes) -> tf.compat.v1.ConfigProto:
+  """A serialised `ConfigProto`, read, with Grappler's memory optimizer off.
+
+  That optimizer puts temporary variables into large sums, of one name in all calls of a function.
+  In eager mode all calls share one container for them, so that two threads that run the same
+  function would take each other's. TensorFlow has no public option to turn it off.
+  """
+  proto = tf.compat.v1.ConfigProto.FromString(config)
+  rewrites = proto.graph_options.rewrite_options
+  rewrites.memory_optimization = rewrites.NO_MEM_OPT
+  return proto
+
+
+@contextlib.contextmanager
+def functions_without_memory_optimizer() -> Iterator[None]:
+  """Inside, this thread calls functions without Grappler's memory optimizer."""
+  context = eager_context.context()
+  before = context.function_call_options
+  options = copy.copy(before)
+  options.config_proto_serialized = without_memory_optimizer(before.config_proto_serialized)
+  context.function_call_options = options
+  try:
+    yield
+  finally:
+    context.function_call_options = before
 
 
 def register_functions(owner: Any, library: Any) -> None:
