@@ -225,6 +225,9 @@ class XlaProgram:
     module = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
     options = xla_client.CompileOptions()
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
+    # With several threads the order of a product's sums, and so its digits, would depend on the
+    # number of cores. Clients run side by side instead.
+    options.env_option_overrides = [('xla_cpu_multi_thread_eigen', False)]
     self._client, self._device = device.client, device
     self._executable = self._client.compile(module, options)
     self._captured = [self.put(np.asarray(value)) for value in captured]

@@ -1,0 +1,203 @@
+"""Two rounds of every method, codec and task at its real size: what runs, what it takes.
+
+  python -m benchmarks.sweep [--cases=methods,codecs,tasks] [--only=TEXT] [--sweep_data_dir=DIR]
+
+`methods` and `codecs` train a model with a dense weight of 25 million numbers, 50,000 x 500, by
+every --method, and by FedAvg with every codec of the grammar as --uplink; `tasks` trains every
+task's own model by every method, on data made up at full shape, or on that of `--sweep_data_dir`
+that. Three clients take part in each round, two at a time. A row a case: its outcome, seconds
+for both rounds, with building and compiling, and the peak memory of the process so far. Each case
+that ends its process or fails is told, and makes the exit status 1.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import functools
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+from absl import app
+from absl import flags
+
+_CASES = flags.DEFINE_list('cases', 'methods,codecs,tasks', 'Which to run.')
+_ONLY = flags.DEFINE_string('only', '', 'Runs only cases with this text in their name.')
+_DIR = flags.DEFINE_string('sweep_data_dir', 'synthetic', 'Where data sets are, or synthetic.')
+
+CLIENTS, IN_FLIGHT, ROUNDS = 3, 2, 2
+# 25 million numbers.
+WIDE = (50_000, 500)
+
+CODECS = (
+  'identity',
+  'top_k(0.1)',
+  'top_k(0.1,qsgd(7))',
+  'random_k(0.1)',
+  'sign_sgd',
+  'qsgd(127,max)',
+  'float16',
+  'terngrad',
+  'atomo(2)',
+  'truncated_svd(2)',
+  'power_sgd(2)',
+  'drive',
+  'gaia(0.01)',
+  'cmfl(0.7)',
+  'error_feedback(top_k(0.1))',
+  'look_back(identity,0.4)',
+  'look_back(error_feedback(top_k(0.1)),0.2)',
+  'look_back(sign_sgd,0.4)',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """task: None for the wide model. settings: flags of a run, as in `experiments.train`."""
+
+  task: str | None
+  method: str
+  uplink: str = 'identity'
+
+  def __str__(self) -> str:
+    return f'{self.task or "wide"} {self.method} {self.uplink}'
+
+
+def _cases(kinds: Sequence[str]) -> Iterator[Case]:
+  from experiments import specs
+  from tff_lowrank import codecs
+  from tff_lowrank import tasks
+  from tff_lowrank.codecs import grammar
+
+  covered = {text.split('(')[0] for text in CODECS}
+  assert covered >= set(grammar.CODECS), f'no case for {set(grammar.CODECS) - covered}'
+  assert all(codecs.parse(text) for text in CODECS)
+  if 'methods' in kinds:
+    yield from (Case(None, method) for method in specs.METHOD_FLAGS)
+  if 'codecs' in kinds:
+    yield from (Case(None, 'fed_avg', codec) for codec in CODECS)
+  if 'tasks' in kinds:
+    for task in tasks.NAMES:
+      yield from (Case(task, method) for method in specs.METHOD_FLAGS)
+
+
+def _wide_task() -> Any:
+  import numpy as np
+
+  from tff_lowrank import models
+  from tff_lowrank import tasks
+  from tff_lowrank.datasets import arrays
+
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(CLIENTS * 8, WIDE[0])).astype(np.float32)
+  split = arrays.Split(x, np.arange(len(x), dtype=np.int32) % 10)
+  clients = arrays.partitioned(split, np.array_split(np.arange(len(x)), CLIENTS))
+  build = functools.partial(models.build_mlp, WIDE[:1], WIDE[1:])
+  return tasks.Task('wide', clients, split, lambda batch: batch, build)
+
+
+@functools.lru_cache(maxsize=1)
+def _task(name: str, data_dir: str, family: str, gamma: float | None) -> Any:
+  from tff_lowrank import tasks
+
+  natural = tasks.simple_partitions(name)[0] == tasks.NATURAL
+  return tasks.build(
+    name,
+    partition=tasks.NATURAL if natural else 'iid',
+    num_clients=0 if natural else CLIENTS,
+    seed=1,
+    data_dir=data_dir,
+    model_family=family,
+    gamma=gamma,
+  )
+
+
+def _run(case: Case, data_dir: str) -> None:
+  """Two rounds of a case, on the context in place."""
+  from experiments import flag_groups
+  from experiments import methods
+  from tff_lowrank import client_state
+  from tff_lowrank.simulation import batches
+  from tff_lowrank.simulation import rounds
+
+  settings = dict(rounds=ROUNDS, clients_per_round=CLIENTS, uplink=case.uplink)
+  spec = flag_groups.run_spec(case.method, settings)
+  if case.task is None:
+    task = _wide_task()
+    if spec.gamma is not None:
+      build = functools.partial(task.keras_model_fn, family=spec.model_family, gamma=spec.gamma)
+      task = dataclasses.replace(task, keras_model_fn=build)
+  else:
+    task = _task(case.task, data_dir, spec.model_family, spec.gamma)
+  clients = task.train.client_ids[:CLIENTS]
+  process = methods.build_process(spec, task.build_model(1), task.keras_model_fn, len(clients))
+  cut = batches.ClientBatches(1, 4, 1, 8)
+  finished = []
+  rounds.run_rounds(
+    process,
+    process.initialize(),
+    client_state.MemoryStore(process.initialize_client()),
+    lambda number: clients,
+    lambda client, number: cut.dataset(task.train, client, number, task.preprocess),
+    range(1, ROUNDS + 1),
+    finished.append,
+  )
+  for done in finished:
+    assert len(done.client_ids) == len(clients), f'left out: {done.absent}'
+
+
+def _work(cases: Sequence[Case], data_dir: str, results: Any) -> None:
+  """In a process of its own."""
+  from experiments import flag_groups  # noqa: F401 (defines the flags of a run)
+  from tff_lowrank import execution
+
+  flags.FLAGS(['sweep', '--output_dir=unused'])
+  execution.set_local_context(max_clients_in_flight=IN_FLIGHT)
+  for number, case in cases:
+    start = time.monotonic()
+    try:
+      _run(case, data_dir)
+      outcome = 'runs'
+    except Exception as e:
+      outcome = f'FAILS {type(e).__name__}: {str(e)[:300]}'.replace('\n', ' ')
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    results.put((number, outcome, time.monotonic() - start, peak))
+
+
+def main(argv: Sequence[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  todo = [c for c in enumerate(_cases(_CASES.value)) if _ONLY.value in str(c[1])]
+  spawn = multiprocessing.get_context('spawn')
+  failures = 0
+  print('| task | method | uplink | outcome | seconds | peak MB |', flush=True)
+  print('|---|---|---|---|---:|---:|', flush=True)
+  while todo:
+    # The wide model's cases each in a process of their own, for their peak memory.
+    is_alone = todo[0][1].task is None
+    group = [c for c in todo if c[1].task == todo[0][1].task][: 1 if is_alone else None]
+    results = spawn.SimpleQueue()
+    process = spawn.Process(target=_work, args=(group, _DIR.value, results))
+    process.start()
+    for number, case in group:
+      while results.empty() and process.is_alive():
+        time.sleep(0.2)
+      if results.empty():
+        outcome, seconds, peak = f'ENDS the process, status {process.exitcode}', 0.0, 0.0
+      else:
+        done, outcome, seconds, peak = results.get()
+        assert done == number
+      todo.remove((number, case))
+      failures += outcome != 'runs'
+      row = (case.task or 'wide', case.method, f'`{case.uplink}`', outcome)
+      print(f'| {" | ".join(row)} | {seconds:.1f} | {peak:.0f} |', flush=True)
+      if outcome.startswith('ENDS'):
+        break
+    process.join()
+  print(f'{failures} failed.')
+  if failures:
+    raise SystemExit(1)
+
+
+if __name__ == '__main__':
+  app.run(main)
