@@ -11,6 +11,7 @@ compiled for that size.
 from collections.abc import Callable, Sequence
 import contextlib
 import itertools
+import logging
 import threading
 from typing import Any
 
@@ -236,4 +237,5 @@ class StagePrograms:
         self.side_by_side, self.failure_side_by_side = False, failure
       else:
         self.failure = failure
+        logging.warning('XLA refused a program, so TensorFlow runs these clients: %s', failure)
     return None
