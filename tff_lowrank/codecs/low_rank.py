@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import per_tensor
@@ -65,8 +66,7 @@ class _LowRank(per_tensor.PerTensor):
     if self._is_dense(shape):
       return Factors(None, None, x, None, shape), memory
     # Half precision has no decompositions.
-    matrix = tf.reshape(x, matrix_shape(shape))
-    matrix = matrix if x.dtype == tf.float64 else tf.cast(matrix, tf.float32)
+    matrix = structures.widened(tf.reshape(x, matrix_shape(shape)))
     left, right, count, memory = self._factorize(memory, matrix, seed)
     left, right = tf.cast(left, x.dtype), tf.cast(right, x.dtype)
     return Factors(left, right, None, count, shape), memory

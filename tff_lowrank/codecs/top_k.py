@@ -124,7 +124,7 @@ def _first(order: tf.Tensor, k: Any) -> tf.Tensor:
 
 def _magnitudes(vector: tf.Tensor) -> tf.Tensor:
   """Integers, [n], in the order of |vector|: the bits of floats without their sign."""
-  wide = vector if vector.dtype == tf.float64 else tf.cast(vector, tf.float32)
+  wide = structures.widened(vector)
   return tf.bitcast(tf.abs(wide), tf.int64 if wide.dtype == tf.float64 else tf.int32)
 
 
