@@ -64,6 +64,12 @@ def test_contract(text):
   testing.check_contract(codec, testing.edge_values())
 
 
+@pytest.mark.parametrize('dtype', [tf.float16, tf.bfloat16, tf.float64], ids=lambda t: t.name)
+@pytest.mark.parametrize('text', STACKS)
+def test_contract_of_other_floats(text, dtype):
+  testing.check_contract(codecs.parse(text), testing.edge_values(dtype))
+
+
 def test_every_codec_is_here():
   assert all(any(name in text for text in STACKS) for name in grammar.CODECS)
 

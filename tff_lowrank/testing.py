@@ -18,11 +18,15 @@ from tff_lowrank import structures
 SEED = (0, 1)
 
 
-def edge_values() -> list[list[np.ndarray]]:
-  """Values on which codecs fail: float32 tensors of every kind, each list one value."""
+def edge_values(dtype: tf.DType = tf.float32) -> list[list[np.ndarray]]:
+  """Values on which codecs fail: tensors of every kind, each list one value.
+
+  dtype: float16, bfloat16, float32 or float64; magnitudes stay as far below its largest number as
+    10^36 is below that of float32.
+  """
   rng = np.random.default_rng(0)
   normal = rng.normal(size=(7, 5)).astype(np.float32)
-  return [
+  values = [
     [normal, normal[0], np.float32(-1.5)],
     [np.zeros((0, 3), np.float32), np.float32([2])],
     [np.zeros((4, 5), np.float32)],
@@ -32,6 +36,12 @@ def edge_values() -> list[list[np.ndarray]]:
     [np.float32(10.0) ** rng.integers(-30, 30, size=(9, 3))],
     [np.where(rng.random((33, 9)) < 0.1, normal[0, 0], 0).astype(np.float32)],
   ]
+  largest = float(dtype.max) / float(tf.float32.max) * 1e36
+
+  def cast(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.clip(np.float64(x), -largest, largest), dtype.as_numpy_dtype)
+
+  return values if dtype == tf.float32 else tf.nest.map_structure(cast, values)
 
 
 def _tensors(value: Any) -> list[tf.Tensor]:
@@ -49,6 +59,15 @@ def reference_for(codec: codecs.Codec, value: Any) -> codecs.Reference | None:
   if not traits.needs_model and not traits.needs_last_update:
     return None
   return codecs.Reference(model=draw(), last_update=draw())
+
+
+# From 1 to the next number.
+_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+
+
+def _tolerance(value: Any) -> float:
+  """The relative error that rounding may make: that of the value's coarsest tensor."""
+  return max(2 * _EPSILON.get(x.dtype, 0) for x in _tensors(value)) or 1e-5
 
 
 def _initial_memory(codec: codecs.Codec, value: Any) -> Any:
@@ -124,7 +143,7 @@ def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> No
     # What is drawn rarely may not be seen often enough for its deviation to be known.
     error = samples.std(0) / np.sqrt(num_seeds)
     off = np.abs(samples.mean(0) - x)
-    bound = 6 * error + 1e-5 * np.abs(x).max(initial=0)
+    bound = 6 * error + _tolerance(value) * np.abs(x).max(initial=0)
     if not (off <= bound).all():
       raise AssertionError(f'{codec}: mean {samples.mean(0)} of {num_seeds}, expected {x}.')
 
@@ -134,7 +153,7 @@ def check_contraction(codec: codecs.Codec, value: Any) -> None:
   memory = _initial_memory(codec, value)
   decoded = codec.decode(memory, _encode(codec, memory, value, SEED).message)
   error, norm = _distance(decoded, _tensors(value)), _norm(value)
-  if not error <= norm * (1 + 1e-5):
+  if not error <= norm * (1 + _tolerance(value)):
     raise AssertionError(f'{codec}: error {error} of a value of norm {norm}.')
 
 
@@ -146,7 +165,7 @@ def check_linear(codec: codecs.Codec, a: Any, b: Any) -> None:
     codec.decode(memory, _encode(codec, memory, v, SEED).message) for v in (a, b, both)
   )
   error = _distance([x + y for x, y in zip(one, other, strict=True)], total)
-  if not error <= 1e-5 * (_norm(one) + _norm(other)):
+  if not error <= _tolerance(a) * (_norm(one) + _norm(other)):
     raise AssertionError(f'{codec}: decoded sums differ by {error}.')
 
 
@@ -158,11 +177,14 @@ def check_conservation(codec: codecs.ErrorFeedback, values: Sequence[Any]) -> No
   for i, value in enumerate(values):
     encoded = _encode(codec, memory, value, (0, i))
     decoded = codec.decode(memory, encoded.message)
-    left = [r + x - np.asarray(d) for r, x, d in zip(left, _tensors(value), decoded, strict=True)]
+    left = [
+      r + np.asarray(x, np.float64) - np.asarray(d, np.float64)
+      for r, x, d in zip(left, _tensors(value), decoded, strict=True)
+    ]
     memory = encoded.memory
     largest = max(largest, _norm(value), _norm(memory['residual']))
   error = _distance(left, memory['residual'])
-  if not error <= 1e-6 * len(values) * largest:
+  if not error <= 0.1 * _tolerance(values) * len(values) * largest:
     raise AssertionError(f'{codec}: {error} lost in {len(values)} rounds of size {largest}.')
 
 
