@@ -75,9 +75,9 @@ def test_a_step_is_kerass(own, build):
     assert np.abs(found - before).max() > 1e-3
 
   # As of `from_keras_model`, what is reported is the objective's loss alone.
-  evaluate = evaluation.build_evaluation(model, task.test, task.preprocess)
   prepared = task.preprocess(collections.OrderedDict(x=task.test.x, y=task.test.y))
   logits = keras_model(prepared['x'])
+  evaluate = evaluation.build_evaluation(model, task.test, task.preprocess)
   found = evaluate(process.get_model_weights(output.state))['loss']
   np.testing.assert_allclose(found, task.objective.loss(task.test.y, logits), rtol=1e-4)
 
