@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -16,6 +17,11 @@ def specs(value: Any) -> Any:
     return tf.TensorSpec(leaf.shape, leaf.dtype)
 
   return tf.nest.map_structure(spec, value)
+
+
+def to_numpy(x: Any) -> np.ndarray:
+  """An eager tensor or an array as an array; `np.asarray` fails for a bfloat16 tensor []."""
+  return np.asarray(x.numpy() if tf.is_tensor(x) else x)
 
 
 def zeros(value_spec: Any) -> Any:

@@ -74,6 +74,8 @@ class Task:
     if tf.as_dtype(
       prepared['y'].dtype
     ).is_integer:  # Classes, not a number for each of several labels.
+      if y.min() < 0:
+        raise ValueError(f'{self.name}: labels must be classes, from 0 up, found {y.min()}.')
       requirements.check_shapes(
         keras_model, prepared['x'].shape[1:], prepared['y'].shape[1:], int(y.max())
       )

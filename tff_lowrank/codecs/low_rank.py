@@ -74,7 +74,11 @@ class _LowRank(per_tensor.PerTensor):
   def decode_tensor(self, message: Factors) -> tf.Tensor:
     if message.dense is not None:
       return tf.convert_to_tensor(message.dense)
-    return tf.reshape(tf.matmul(message.left, message.right, transpose_b=True), message.shape)
+    left, right = (
+      structures.widened(tf.convert_to_tensor(x)) for x in (message.left, message.right)
+    )
+    product = tf.cast(tf.matmul(left, right, transpose_b=True), message.left.dtype)
+    return tf.reshape(product, message.shape)
 
   def tensor_price(self, message: Factors) -> ledger.Price:
     if message.dense is not None:
@@ -84,7 +88,7 @@ class _LowRank(per_tensor.PerTensor):
 
   def write_tensor(self, writer: bit_stream.BitWriter, message: Factors) -> None:
     if message.dense is not None:
-      writer.write_array(np.asarray(message.dense))
+      writer.write_array(structures.to_numpy(message.dense))
       return
     writer.write_array(np.asarray(message.left))
     writer.write_array(np.asarray(message.right))
