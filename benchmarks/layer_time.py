@@ -27,6 +27,7 @@ import tensorflow as tf
 from tff_lowrank import layers
 
 _GAMMA = flags.DEFINE_float('gamma', 0.1, "FedPara's hyper-parameter.", 0.0, 1.0)
+flags.register_validator('gamma', lambda gamma: 0 <= gamma <= 1, 'must be in [0, 1]')  # Nor `nan`.
 _ONLY = flags.DEFINE_list('only', [], 'Substrings of the names of the cases to run; all if empty.')
 _REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed steps of each stack.', lower_bound=1)
 

@@ -27,6 +27,7 @@ import tqdm
 
 from experiments import entry
 from experiments import flag_groups
+from experiments import float_flags
 from experiments import provenance
 from experiments import recording
 from experiments import runner
@@ -37,7 +38,7 @@ from tff_lowrank import tasks
 from tff_lowrank.analysis import gradient_space
 from tff_lowrank.analysis import replay
 
-_TOLERANCE = flags.DEFINE_float(
+_TOLERANCE = float_flags.define(
   'tolerance',
   0.05,
   'Share of the energy of the mean updates that a suggested setting may lose.',

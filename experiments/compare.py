@@ -21,6 +21,7 @@ from absl import flags
 
 from experiments import entry
 from experiments import flag_groups
+from experiments import float_flags
 from experiments import network_flags
 from experiments import parallel
 from experiments import runner
@@ -44,7 +45,7 @@ _AT = flags.DEFINE_enum(
   list(curves.SPENT),
   'What the runs are compared at equal amounts of: each by its last evaluation within --budget.',
 )
-_BUDGET = flags.DEFINE_float(
+_BUDGET = float_flags.define(
   'budget',
   None,
   'Rounds, 10^6 bytes in both directions, or simulated seconds, by --at; without it, what the run '

@@ -8,6 +8,7 @@ from typing import Any
 from absl import app
 from absl import flags
 
+from experiments import float_flags
 from experiments import spec_checks
 from experiments import specs
 from tff_lowrank import codecs
@@ -50,8 +51,8 @@ flags.DEFINE_integer(
   lower_bound=0,
 )
 flags.DEFINE_enum('client_optimizer', 'sgd', specs.OPTIMIZERS, 'Takes the local steps.')
-flags.DEFINE_float('client_learning_rate', 0.1, 'Rate of the client optimizer.', lower_bound=0)
-flags.DEFINE_float(
+float_flags.define('client_learning_rate', 0.1, 'Rate of the client optimizer.', lower_bound=0)
+float_flags.define(
   'client_rate_decay',
   1.0,
   'Factor on the rate of the client optimizer after each round, above 0.',
@@ -64,15 +65,15 @@ flags.DEFINE_enum(
   specs.OPTIMIZERS,
   'Takes the mean update as the gradient; adam and yogi with the second moments kept at 0.99.',
 )
-flags.DEFINE_float('server_learning_rate', 1.0, 'Rate of the server optimizer.', lower_bound=0)
-flags.DEFINE_float(
+float_flags.define('server_learning_rate', 1.0, 'Rate of the server optimizer.', lower_bound=0)
+float_flags.define(
   'server_momentum',
   0.0,
   'Momentum of the server, with --server_optimizer=sgd.',
   lower_bound=0,
   upper_bound=1,
 )
-flags.DEFINE_float(
+float_flags.define(
   'server_epsilon',
   None,
   "Degree of adaptivity of the server optimizer, without --server_optimizer=sgd; TFF's by default.",
@@ -100,14 +101,14 @@ flags.DEFINE_enum(
   specs.CLIENT_MEMORY,
   'Where what clients remember is kept; disk_float16 rounds it to 16 bits.',
 )
-flags.DEFINE_float(
+float_flags.define(
   'dropout_rate',
   0.0,
   'Probability that a chosen client drops out of the round, before it is sent anything.',
   lower_bound=0,
   upper_bound=1,
 )
-flags.DEFINE_float(
+float_flags.define(
   'straggler_deadline',
   None,
   'Seconds; a chosen client whose last messages would take longer on 9 Mbps down and 3 up sits '
@@ -124,7 +125,7 @@ flags.DEFINE_string(
   'identity',
   'The codec of the model on its way down: of its difference from what clients have.',
 )
-flags.DEFINE_float(
+float_flags.define(
   'lbgm_threshold',
   0.2,
   'Largest look-back-phase error at which a scalar is sent.',
@@ -134,7 +135,7 @@ flags.DEFINE_float(
 flags.DEFINE_enum(
   'lbgm_granularity', 'tensor', codecs.GRANULARITIES, 'What is decided on together.'
 )
-flags.DEFINE_float(
+float_flags.define(
   'apf_stability_threshold',
   0.05,
   'Effective perturbation below which a parameter is stable; 0 freezes none.',
@@ -145,7 +146,7 @@ flags.DEFINE_enum(
   'apf_control', 'aimd', control.CONTROLS, 'How freezing periods follow the checks.'
 )
 flags.DEFINE_enum('apf_aggressive', 'none', aggressive.VARIANTS, 'Freezing at random on top.')
-flags.DEFINE_float(
+float_flags.define(
   'apf_ema_decay',
   0.99,
   'Weight of the past in the moving averages, below 1.',
@@ -164,7 +165,7 @@ flags.DEFINE_enum(
   synchronisation.MASK_POLICIES,
   'Whether the server sends the mask or clients derive it, which suits full participation.',
 )
-flags.DEFINE_float(
+float_flags.define(
   'client_test_fraction',
   0.0,
   "Share of each client's own examples on which its own model is tested instead, below 1; 0 is no "
@@ -183,7 +184,7 @@ flags.DEFINE_enum(
   families.FAMILIES,
   "The layers of the task's model; the methods `fedpara` and `pfedpara` have their own.",
 )
-flags.DEFINE_float(
+float_flags.define(
   'fedpara_gamma',
   0.5,
   'From the smallest (0) to the largest (1) rank of factorised layers.',
@@ -201,10 +202,10 @@ flags.DEFINE_integer(
   "The rank of the last layer's factors, in place of gamma's, in tasks named `*_two_fc`.",
   lower_bound=1,
 )
-flags.DEFINE_float(
+float_flags.define(
   'fed_prox_mu', 0.1, 'Pull of the model received on local training.', lower_bound=0
 )
-flags.DEFINE_float(
+float_flags.define(
   'fed_dyn_alpha', 0.1, "Strength of FedDyn's regulariser; 0 is FedAvg.", lower_bound=0
 )
 _OUTPUT_DIR = flags.DEFINE_string(

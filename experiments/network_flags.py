@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from absl import app
 from absl import flags
 
+from experiments import float_flags
 from tff_lowrank.simulation import network
 
 _UPLINK_MBPS = flags.DEFINE_list(
@@ -18,11 +19,11 @@ _LATENCY_MS = flags.DEFINE_list(
 
 def _parse(flag: flags.FlagHolder[list[str]]) -> list[float]:
   try:
-    return [float(text) for text in flag.value]
-  except ValueError:
+    return [float_flags.parse(flag.name, text) for text in flag.value]
+  except ValueError as e:
     raise app.UsageError(
-      f'--{flag.name}: expected numbers by commas, found {",".join(flag.value)!r}.'
-    ) from None
+      f'--{flag.name}: expected numbers by commas, found {",".join(flag.value)!r}: {e}'
+    ) from e
 
 
 def _as_long_as_the_longest(columns: Sequence[list[float]]) -> list[list[float]]:

@@ -50,6 +50,16 @@ def method_metrics(metrics: Any) -> dict[str, float]:
   return found
 
 
+def _measured(done: rounds.Round, evaluated: Mapping[str, Any] | None) -> dict[str, float]:
+  """The cells of a row that are metrics."""
+  cells = {f'eval_{name}': value for name, value in (evaluated or {}).items()}
+  if done.metrics is not None:
+    train = done.metrics['client_work']['train']
+    cells |= {f'train_{name}': train[name] for name in ('loss', 'accuracy')}
+  cells = {name: float(metrics_lib.number(name, value)) for name, value in cells.items()}
+  return cells if done.metrics is None else cells | method_metrics(done.metrics)
+
+
 class Recorder:
   """Records rounds in a run folder. Use as a context manager: leaving it closes the files.
 
@@ -115,13 +125,18 @@ class Recorder:
   def record(
     self, done: rounds.Round, evaluated: dict[str, float] | None
   ) -> collections.OrderedDict[str, Any]:
-    """Writes one round and returns its row; cells of what was not measured are None."""
+    """Writes one round and returns its row; cells of what was not measured are None.
+
+    Raises TypeError, with the metric's name, if one is no number; then nothing is written. A metric
+    that is NaN or infinite is written as `nan`, `inf` or `-inf`.
+    """
+    measured = _measured(done, evaluated)
     spent = self._enter_messages(done)
     row = collections.OrderedDict.fromkeys(self._columns)
     left_out = sum(not bool(report['accepted']) for report in done.reports)
     row.update(
       round=done.number,
-      **{f'eval_{name}': value for name, value in (evaluated or {}).items()},
+      **measured,
       uplink_bytes=spent[ledger_lib.UPLINK],
       downlink_bytes=spent[ledger_lib.DOWNLINK],
       cumulative_uplink_bytes=self._ledger.total_bytes(ledger_lib.UPLINK),
@@ -130,10 +145,6 @@ class Recorder:
       participants=len(done.client_ids) + len(done.absent),
       dropped_clients=left_out + len(done.absent),
     )
-    if done.metrics is not None:
-      train = done.metrics['client_work']['train']
-      row.update(train_loss=float(train['loss']), train_accuracy=float(train['accuracy']))
-      row.update(method_metrics(done.metrics))
     self._write(row)
     return row
 

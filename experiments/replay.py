@@ -15,12 +15,13 @@ from absl import flags
 import pandas as pd
 
 from experiments import entry
+from experiments import float_flags
 from experiments import network_flags
 from experiments.reports import curves
 from tff_lowrank.simulation import network as network_lib
 
 _RUNS = flags.DEFINE_string('runs', None, 'Folders of runs or comparisons, by commas.')
-_COMPUTE_SECONDS = flags.DEFINE_float(
+_COMPUTE_SECONDS = float_flags.define(
   'compute_seconds', 0.0, 'That each client computes in each of its rounds.', lower_bound=0
 )
 _CSV = flags.DEFINE_string('csv', None, 'File to write the table to.')

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import math
 from typing import Any
 
 from absl import app
@@ -50,8 +49,6 @@ def _parse_range(text: str, flag: str, kind: str, rest: str) -> Dimension:
   bounds = tuple(flag_groups.parse_override(flag, bound) for bound in (low, high))
   if not bounds[0] < bounds[1]:
     raise app.UsageError(f'--search: expected a lower and then a higher bound in {text!r}.')
-  if not all(map(math.isfinite, bounds)):
-    raise app.UsageError(f'--search: expected finite bounds in {text!r}.')
   if kind == 'log' and not bounds[0] > 0:
     raise app.UsageError(f'--search: log needs bounds above 0 in {text!r}.')
   return Dimension(flag, bounds=bounds, is_log=kind == 'log')

@@ -64,6 +64,21 @@ def test_contract(text):
   testing.check_contract(codec, testing.edge_values())
 
 
+@pytest.mark.parametrize('dtype', [tf.float16, tf.bfloat16, tf.float64], ids=lambda t: t.name)
+@pytest.mark.parametrize('text', STACKS)
+def test_contract_of_other_floats(text, dtype):
+  testing.check_contract(codecs.parse(text), testing.edge_values(dtype))
+
+
+@pytest.mark.parametrize('text', STACKS)
+def test_contract_of_mixed_floats(text, rng):
+  dtypes = (np.float16, np.float32, np.float64, tf.bfloat16.as_numpy_dtype)
+  value = [rng.normal(size=(6, 5)).astype(dtype) for dtype in dtypes]
+  codec = codecs.parse(text)
+  for law in (testing.check_round_trip, testing.check_size, testing.check_memory_symmetry):
+    law(codec, [value, [x / 2 for x in value]])
+
+
 def test_every_codec_is_here():
   assert all(any(name in text for text in STACKS) for name in grammar.CODECS)
 

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -16,6 +17,11 @@ def specs(value: Any) -> Any:
     return tf.TensorSpec(leaf.shape, leaf.dtype)
 
   return tf.nest.map_structure(spec, value)
+
+
+def to_numpy(x: Any) -> np.ndarray:
+  """An eager tensor or an array as an array; `np.asarray` fails for a bfloat16 tensor []."""
+  return np.asarray(x.numpy() if tf.is_tensor(x) else x)
 
 
 def zeros(value_spec: Any) -> Any:
@@ -52,8 +58,9 @@ def count(mask: list[tf.Tensor], value: Any) -> tf.Tensor:
 
 
 def all_finite(value: Any) -> tf.Tensor:
-  """bool []: whether no scalar in `value` is NaN or infinite."""
-  finite = [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in tf.nest.flatten(value)]
+  """bool []: whether no scalar in `value` is NaN or infinite; an integer or a bool never is."""
+  leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(value)]
+  finite = [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in leaves if leaf.dtype.is_floating]
   return tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
 
 
@@ -68,6 +75,17 @@ def where(mask: tf.Tensor, if_true: tf.Tensor, if_false: tf.Tensor) -> tf.Tensor
 def select(condition: tf.Tensor, if_true: Any, if_false: Any) -> Any:
   """`if_true` where `condition`, bool [], holds, else `if_false`; both have one structure."""
   return tf.nest.map_structure(lambda a, b: where(condition, a, b), if_true, if_false)
+
+
+def widened(x: tf.Tensor) -> tf.Tensor:
+  """float32 for float16 and bfloat16; float32 and float64 as they are."""
+  return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
+
+
+def scale(factor: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+  """`factor`, float [], times `x`, in the dtype of `x`; multiplied as `widened` has it."""
+  wide = widened(x)
+  return tf.cast(tf.cast(factor, wide.dtype) * wide, x.dtype)
 
 
 def dot(a: list[tf.Tensor], b: list[tf.Tensor]) -> tf.Tensor:

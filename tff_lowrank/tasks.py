@@ -28,6 +28,7 @@ from tff_lowrank.datasets import stackexchange
 from tff_lowrank.datasets import stackoverflow
 from tff_lowrank.datasets import tff_files
 from tff_lowrank.models import families
+from tff_lowrank.models import losses
 from tff_lowrank.models import requirements
 
 # A `data_dir` that stands for a few examples, made up or TFF's, instead of the data set's files: to
@@ -61,6 +62,8 @@ class Task:
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
     """The model, with initial weights that `seed` decides. Its metrics: the objective's.
 
+    What is minimised is the objective's loss plus the model's own losses, as of regularisers.
+
     Raises ValueError if it cannot be trained, or does not fit the examples.
     """
     tf.keras.utils.set_random_seed(seed)
@@ -71,11 +74,13 @@ class Task:
     if tf.as_dtype(
       prepared['y'].dtype
     ).is_integer:  # Classes, not a number for each of several labels.
+      if y.min() < 0:
+        raise ValueError(f'{self.name}: labels must be classes, from 0 up, found {y.min()}.')
       requirements.check_shapes(
         keras_model, prepared['x'].shape[1:], prepared['y'].shape[1:], int(y.max())
       )
     return tff.learning.models.functional_model_from_keras(
-      keras_model,
+      losses.with_own_losses(keras_model),
       loss_fn=self.objective.loss,
       input_spec=tf.nest.map_structure(
         lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared

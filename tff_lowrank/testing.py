@@ -18,11 +18,15 @@ from tff_lowrank import structures
 SEED = (0, 1)
 
 
-def edge_values() -> list[list[np.ndarray]]:
-  """Values on which codecs fail: float32 tensors of every kind, each list one value."""
+def edge_values(dtype: tf.DType = tf.float32) -> list[list[np.ndarray]]:
+  """Values on which codecs fail: tensors of every kind, each list one value.
+
+  dtype: float16, bfloat16, float32 or float64; magnitudes stay as far below its largest number as
+    10^36 is below that of float32.
+  """
   rng = np.random.default_rng(0)
   normal = rng.normal(size=(7, 5)).astype(np.float32)
-  return [
+  values = [
     [normal, normal[0], np.float32(-1.5)],
     [np.zeros((0, 3), np.float32), np.float32([2])],
     [np.zeros((4, 5), np.float32)],
@@ -32,6 +36,12 @@ def edge_values() -> list[list[np.ndarray]]:
     [np.float32(10.0) ** rng.integers(-30, 30, size=(9, 3))],
     [np.where(rng.random((33, 9)) < 0.1, normal[0, 0], 0).astype(np.float32)],
   ]
+  largest = float(dtype.max) / float(tf.float32.max) * 1e36
+
+  def cast(x: np.ndarray) -> np.ndarray:
+    return np.asarray(np.clip(np.float64(x), -largest, largest), dtype.as_numpy_dtype)
+
+  return values if dtype == tf.float32 else tf.nest.map_structure(cast, values)
 
 
 def _tensors(value: Any) -> list[tf.Tensor]:
@@ -51,6 +61,17 @@ def reference_for(codec: codecs.Codec, value: Any) -> codecs.Reference | None:
   return codecs.Reference(model=draw(), last_update=draw())
 
 
+# From 1 to the next number.
+_EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
+# Of bfloat16 and float32; TensorFlow may take what is below for 0.
+_SMALLEST_NORMAL = 2.0**-126
+
+
+def _tolerance(value: Any, single: float = 1e-5) -> float:
+  """The relative error that rounding may make in the coarsest tensor; `single` from float32 up."""
+  return max(2 * _EPSILON.get(x.dtype, 0) for x in _tensors(value)) or single
+
+
 def _initial_memory(codec: codecs.Codec, value: Any) -> Any:
   return codec.initial_memory(structures.specs(value))
 
@@ -61,13 +82,13 @@ def _encode(codec: codecs.Codec, memory: Any, value: Any, seed: Sequence[int]) -
 
 def _assert_same(found: Any, expected: Any, what: str) -> None:
   for a, b in zip(tf.nest.flatten(found), tf.nest.flatten(expected), strict=True):
-    np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=what)
+    np.testing.assert_array_equal(structures.to_numpy(a), structures.to_numpy(b), err_msg=what)
 
 
 def _distance(a: Sequence[tf.Tensor], b: Sequence[tf.Tensor]) -> float:
   """The Euclidean norm of a - b, in float64."""
   total = sum(
-    np.sum((np.asarray(x, np.float64) - np.asarray(y, np.float64)) ** 2)
+    np.sum((np.float64(structures.to_numpy(x)) - np.float64(structures.to_numpy(y))) ** 2)
     for x, y in zip(a, b, strict=True)
   )
   return float(np.sqrt(total))
@@ -120,11 +141,14 @@ def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> No
 
   draws = [decoded(tf.constant([7, i], tf.int32)) for i in range(num_seeds)]
   for x, *samples in zip(tensors, *draws, strict=True):
-    samples, x = np.stack([np.asarray(s, np.float64) for s in samples]), np.asarray(x, np.float64)
+    samples, x = (
+      np.stack([np.float64(structures.to_numpy(s)) for s in samples]),
+      np.float64(structures.to_numpy(x)),
+    )
     # What is drawn rarely may not be seen often enough for its deviation to be known.
     error = samples.std(0) / np.sqrt(num_seeds)
     off = np.abs(samples.mean(0) - x)
-    bound = 6 * error + 1e-5 * np.abs(x).max(initial=0)
+    bound = 6 * error + _tolerance(value) * np.abs(x).max(initial=0)
     if not (off <= bound).all():
       raise AssertionError(f'{codec}: mean {samples.mean(0)} of {num_seeds}, expected {x}.')
 
@@ -134,7 +158,7 @@ def check_contraction(codec: codecs.Codec, value: Any) -> None:
   memory = _initial_memory(codec, value)
   decoded = codec.decode(memory, _encode(codec, memory, value, SEED).message)
   error, norm = _distance(decoded, _tensors(value)), _norm(value)
-  if not error <= norm * (1 + 1e-5):
+  if not error <= norm * (1 + _tolerance(value)):
     raise AssertionError(f'{codec}: error {error} of a value of norm {norm}.')
 
 
@@ -146,7 +170,7 @@ def check_linear(codec: codecs.Codec, a: Any, b: Any) -> None:
     codec.decode(memory, _encode(codec, memory, v, SEED).message) for v in (a, b, both)
   )
   error = _distance([x + y for x, y in zip(one, other, strict=True)], total)
-  if not error <= 1e-5 * (_norm(one) + _norm(other)):
+  if not error <= _tolerance(a) * (_norm(one) + _norm(other)):
     raise AssertionError(f'{codec}: decoded sums differ by {error}.')
 
 
@@ -158,11 +182,15 @@ def check_conservation(codec: codecs.ErrorFeedback, values: Sequence[Any]) -> No
   for i, value in enumerate(values):
     encoded = _encode(codec, memory, value, (0, i))
     decoded = codec.decode(memory, encoded.message)
-    left = [r + x - np.asarray(d) for r, x, d in zip(left, _tensors(value), decoded, strict=True)]
+    left = [
+      r + np.float64(structures.to_numpy(x)) - np.float64(structures.to_numpy(d))
+      for r, x, d in zip(left, _tensors(value), decoded, strict=True)
+    ]
     memory = encoded.memory
     largest = max(largest, _norm(value), _norm(memory['residual']))
   error = _distance(left, memory['residual'])
-  if not error <= 1e-6 * len(values) * largest:
+  rounding = _tolerance(values, 1e-6) * len(values) * largest
+  if not error <= rounding + _SMALLEST_NORMAL:
     raise AssertionError(f'{codec}: {error} lost in {len(values)} rounds of size {largest}.')
 
 

@@ -25,7 +25,8 @@ def test_lifted_mean_is_the_mean():
   assert [report['official_units'] for report in output.reports] == [3, 3]
 
 
-@pytest.mark.parametrize('value, weight', [(np.nan, 1.0), (np.inf, 1.0), (1.0, 0.0), (1.0, np.nan)])
+@pytest.mark.parametrize('value, weight', [(np.nan, 1.0), (np.inf, 1.0), (1.0, 0.0), (1.0, np.nan),
+                                           (1.0, np.inf), (1.0, -1.0), (1e38, 10.0)])  # fmt: skip
 def test_lifted_factory_leaves_clients_out(value, weight):
   process = aggregators.lift(tff.aggregators.MeanFactory()).create(VALUE, WEIGHT)
   values = [[np.float32([1, 2]), np.float32(3)], [np.float32([5, value]), np.float32(7)]]

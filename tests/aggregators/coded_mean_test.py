@@ -5,8 +5,12 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tests import contract_test
 from tff_lowrank import aggregators
 from tff_lowrank import codecs
+from tff_lowrank import structures
+from tff_lowrank import testing
+from tff_lowrank.aggregators import coded_mean
 
 VALUE = tff.to_type(collections.OrderedDict(a=(np.float32, (3,)), b=np.float32))
 WEIGHT = tff.TensorType(np.float32)
@@ -120,6 +124,59 @@ def test_left_out_client_keeps_its_memory_and_costs_nothing(bad, weight):
   assert sum(output.reports[0]['uplink'].values()) == 0
   # The measurements are of the other client alone.
   assert output.measurements['codec']['scalar_fraction'] == 0
+
+
+HALF_AND_SINGLE = pytest.mark.parametrize('dtype', [np.float16, np.float32])
+
+
+@HALF_AND_SINGLE
+@pytest.mark.parametrize('text', contract_test.STACKS)
+def test_what_a_codec_makes_infinite_is_left_out(text, dtype):
+  """Updates near the largest float, in a row: a client is accepted if all it leads to is finite."""
+  codec = codecs.parse(text)
+  largest = np.float64(np.finfo(dtype).max)
+  rng = np.random.default_rng(0)
+  first = [tf.constant(rng.uniform(-1, 1, s) * largest, dtype) for s in ((6, 5), (5,))]
+  memory = codec.initial_memory(structures.specs(first))
+  reference = testing.reference_for(codec, first)
+  for round_num, value in enumerate([first, [-x for x in first], first]):
+    seed = tf.constant([0, round_num])
+    coded = coded_mean.code(codec, memory, value, tf.constant(1.0), seed, reference)
+    encoded = codec.encode(memory, value, seed, reference)
+    results = codec.decode(memory, encoded.message), encoded.memory
+    floats = [np.asarray(x) for x in tf.nest.flatten(results)]
+    finite = all(np.isfinite(x).all() for x in floats if x.dtype.kind == 'f')
+    assert bool(coded.report['accepted']) == finite
+    assert all(np.isfinite(x).all() for x in coded.value)
+    if not finite:
+      assert not any(np.any(x) for x in coded.value)
+      assert coded.weight == 0
+      tf.nest.map_structure(np.testing.assert_array_equal, coded.memory, memory)
+    memory = coded.memory
+
+
+@HALF_AND_SINGLE
+@pytest.mark.parametrize(
+  'text', ['random_k(0.1)', 'error_feedback(top_k(0.1))', 'look_back(random_k(0.1))']
+)
+@pytest.mark.parametrize('weight, share', [(0.5, 0.9), (3.0, 0.5)])
+def test_one_client_out_of_range_does_not_cost_the_round(text, dtype, weight, share):
+  """By the codec's factor n / k, by a residual, or by the weight of the mean."""
+  factory = aggregators.ClientStatefulCodedMeanFactory(codecs.parse(text))
+  process = factory.create(tff.TensorType(dtype, [20]), WEIGHT)
+  state, memory = process.initialize(), [process.initialize_client()] * 2
+  huge = np.full(20, share * np.float64(np.finfo(dtype).max), dtype)
+  dropped = 0
+  for _ in range(3):
+    output = process.next(state, memory, [huge, np.ones(20, dtype)], [weight, 1.0])
+    assert np.isfinite(output.result).all()
+    for before, after, report in zip(memory, output.client_state, output.reports, strict=True):
+      if not report['accepted']:
+        tf.nest.map_structure(np.testing.assert_array_equal, before, after)
+    assert output.reports[1]['accepted']
+    dropped += output.measurements['summary']['dropped_clients']
+    state, memory = output.state, output.client_state
+  assert dropped > 0
 
 
 def test_two_processes_share_nothing():

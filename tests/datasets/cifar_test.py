@@ -177,3 +177,20 @@ def test_clients_by_pachinko_allocation(tmp_path, rng):
   np.testing.assert_array_equal(examples.x, splits['train']['17']['image'])
   np.testing.assert_array_equal(examples.y, splits['train']['17']['label'])
   assert examples.x.dtype == np.uint8 and examples.y.dtype == np.int32
+
+
+@pytest.mark.parametrize('image, label, found', [
+  (300, 1, 'image: expected integers from 0 to 255, found 300'),
+  (-1, 1, 'image: expected integers from 0 to 255, found -1'),
+  (0.5, 1, 'image: expected integers from 0 to 255, found float64'),
+  (7, 100, 'label: expected integers from 0 to 99, found 100'),
+  (7, 2**32, 'label: expected integers from 0 to 99, found 4294967296'),
+])  # fmt: skip
+def test_numbers_of_clients_that_do_not_fit_are_refused(tmp_path, image, label, found):
+  good = {'image': np.zeros([1, 32, 32, 3], np.int64), 'label': np.int64([5])}
+  bad = {'image': np.full([1, 32, 32, 3], image), 'label': np.int64([label])}
+  for part, clients in (('train', {'a': bad}), ('test', {'a': good})):
+    tff_format.write_hdf5(tmp_path / f'fed_cifar100_{part}.h5', clients)
+  train, _ = cifar.load_pachinko(str(tmp_path))
+  with pytest.raises(ValueError, match=found):
+    train.examples('a')

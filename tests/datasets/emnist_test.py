@@ -54,3 +54,14 @@ def test_hdf5(tmp_path, writers, name, only_digits):
   check(emnist.load_data(str(tmp_path), only_digits), writers)
   with pytest.raises(FileNotFoundError, match='lacks emnist_all.sqlite'):
     emnist.load_data(str(tmp_path), not only_digits)
+
+
+@pytest.mark.parametrize('label', [300, 2**32, 10, -1])
+def test_labels_that_are_no_class_are_refused(tmp_path, writers, label):
+  writers[0]['f0000_14']['label'] = np.full(7, label, np.int64)
+  names = ('fed_emnist_digitsonly_train.h5', 'fed_emnist_digitsonly_test.h5')
+  for name, clients in zip(names, writers, strict=True):
+    tff_format.write_hdf5(tmp_path / name, clients)
+  train, _ = emnist.load_data(str(tmp_path), only_digits=True)
+  with pytest.raises(ValueError, match=f'label: expected integers from 0 to 9, found {label}'):
+    train.examples('f0000_14')

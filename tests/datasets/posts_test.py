@@ -65,3 +65,16 @@ def test_sizes_are_those_of_tffs_baselines():
   assert posts.NUM_TAGS == SO.DEFAULT_TAG_VOCAB_SIZE
   assert posts.SEQUENCE_LENGTH == SO.DEFAULT_SEQUENCE_LENGTH
   assert len(stackoverflow.load_tags(tff_files.SYNTHETIC)) == 20
+
+
+@pytest.mark.parametrize('name', ['tokens', 'title', 'tags'])
+@pytest.mark.parametrize('build', [lambda: posts.NextWord(['a']), lambda: posts.Tags(['a'], ['b'])])
+def test_what_is_no_text_is_refused(name, build):
+  features = dict(tokens=[b'a'], title=[b'a'], tags=[b'b'])
+  features[name] = np.int64([5])
+  to_examples = build()
+  if name != 'tokens' and isinstance(to_examples, posts.NextWord):
+    to_examples(features)  # It reads no other.
+    return
+  with pytest.raises(ValueError, match=f'{name}: expected texts as bytes, found'):
+    to_examples(features)

@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import tensorflow_federated as tff
 
 from tff_lowrank.datasets import shakespeare
@@ -61,3 +62,10 @@ def test_real_files(shared_data, tmp_path):
   x = np.concatenate([train.examples(c).x for c in train.client_ids])
   assert (x == shakespeare.BEGIN).sum() == 16_068
   assert (test.x == shakespeare.BEGIN).sum() == 2_356
+
+
+@pytest.mark.parametrize('snippets', [np.int64([5]), np.float32([0.5]), np.zeros([1, 3], np.uint8),
+                                      ['text']])  # fmt: skip
+def test_what_is_no_text_is_refused(snippets):
+  with pytest.raises(ValueError, match='snippets: expected texts as bytes, found'):
+    shakespeare.to_sequences({'snippets': snippets})

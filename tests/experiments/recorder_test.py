@@ -2,7 +2,9 @@ import collections
 import csv
 import dataclasses
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from experiments import recorder
 from tff_lowrank import ledger
@@ -41,6 +43,41 @@ def test_a_round_in_which_nobody_took_part_has_empty_cells(tmp_path):
   assert (second['train_loss'], second['own']) == ('1.0', '7')
   # One was not accepted, one was absent.
   assert (second['participants'], second['dropped_clients']) == ('2', '2')
+
+
+def opened(folder):
+  book = recorder.Recorder(folder, ['own'])
+  for log in book.logs.values():
+    log.rewind()
+  return book
+
+
+@pytest.mark.parametrize('bad', ['0.5', None, [1.0, 2.0], np.zeros(2), np.array('x'), {}, 1j])
+@pytest.mark.parametrize('name', ['train_loss', 'train_accuracy', 'eval_loss', 'own'])
+def test_refuses_metrics_that_are_no_numbers(tmp_path, name, bad):
+  if name == 'own' and (isinstance(bad, dict) or np.ndim(bad)):
+    pytest.skip("A method's own measurements may be nested, or vectors.")
+  one, evaluated = done(1), dict(loss=2.0, accuracy=0.1)
+  train, codec = one.metrics['client_work']['train'], one.metrics['aggregator']['codec']
+  kind, _, key = name.rpartition('_')
+  dict(train=train, eval=evaluated).get(kind, codec)[key] = bad
+  with opened(tmp_path) as book:
+    with pytest.raises(TypeError, match=f'The metric .*{name}.* must be one number, found'):
+      book.record(one, evaluated)
+    book.record(done(1), None)
+  assert [row['round'] for row in read(tmp_path)] == ['1']
+  assert len(pd.read_parquet(tmp_path / 'ledger.parquet')) == 2
+
+
+def test_metrics_of_a_diverged_model_are_numbers(tmp_path):
+  one = done(1)
+  one.metrics['client_work']['train'].update(loss=np.float32('nan'), accuracy=np.float16(0.5))
+  with opened(tmp_path) as book:
+    book.record(one, dict(loss=np.inf, accuracy=0.1))
+  (row,) = read(tmp_path)
+  assert (row['train_loss'], row['train_accuracy'], row['eval_loss']) == ('nan', '0.5', 'inf')
+  read_back = pd.read_csv(tmp_path / 'metrics.csv')
+  assert np.isnan(read_back['train_loss'][0]) and np.isinf(read_back['eval_loss'][0])
 
 
 def test_client_ids_name_no_files_and_are_read_back(tmp_path):

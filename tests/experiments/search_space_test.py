@@ -62,7 +62,7 @@ def test_suggestions_are_values_of_the_flags():
     ('client_epochs=uniform:1:x', '--client_epochs: .*x'),
     ('client_epochs=uniform:0:3', '--client_epochs: 0'),
     ('client_epochs=uniform:3:3', 'a lower and then a higher bound'),
-    ('client_learning_rate=uniform:nan:1', 'a lower and then a higher bound'),
+    ('client_learning_rate=uniform:nan:1', 'a finite number'),
     ('client_learning_rate=log:0:1', 'log needs bounds above 0'),
     ('client_learning_rate=uniform:0:inf', 'finite'),
     ('client_epochs=choice:2', 'several different choices'),

@@ -47,8 +47,9 @@ REPORT_TYPE = tff.to_type(
 class ClientStatefulAggregationProcess:
   """A weighted aggregation with state at the server and memory at each client.
 
-  A client of weight 0, or whose value is not finite, is left out: it adds nothing to the
-  aggregate, sends nothing, and keeps its memory as it was.
+  A client is left out whose weight is not finite and above 0, or whose value, as the server would
+  have it, leaves the range of floats (see `is_accepted`): it adds nothing to the aggregate, sends
+  nothing, and keeps its memory as it was.
   """
 
   def __init__(
@@ -113,8 +114,13 @@ class ClientStatefulAggregationFactory(abc.ABC):
 
 
 def is_accepted(value: Any, weight: tf.Tensor) -> tf.Tensor:
-  """bool []: whether a client takes part: its value is finite and its weight above 0."""
-  return structures.all_finite([value, weight]) & (weight > 0)
+  """bool []: whether a client takes part.
+
+  Its weight must be finite and above 0, and its value finite when multiplied by the weight, in the
+  value's own dtype, as a weighted mean does.
+  """
+  weighted = [x * tf.cast(weight, x.dtype) for x in tf.nest.flatten(value)]
+  return structures.all_finite([weight, weighted]) & (weight > 0)
 
 
 def report(

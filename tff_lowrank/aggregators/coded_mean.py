@@ -39,13 +39,15 @@ def code(
 ) -> CodedValue:
   """Encodes `value` at a client and decodes it as the server will.
 
+  A client is left out if its value, what the server decodes or what it would remember is not
+  finite: a finite value can leave the range of floats in a codec.
+
   `downlink` may hold the price of what the server sent for this; `report` takes it.
   """
   encoded = codec.encode(memory, value, seed, reference)
   decoded = tf.nest.pack_sequence_as(value, codec.decode(memory, encoded.message))
-  accepted = client_stateful.is_accepted(value, weight)
-  if codec.has_memory:  # A sum with what was remembered can leave the range of floats.
-    accepted &= structures.all_finite(decoded)
+  accepted = structures.all_finite([value, encoded.memory])
+  accepted &= client_stateful.is_accepted(decoded, weight)
   counts = accepted & encoded.takes_part
   measurements = (encoded.measurements, tf.nest.map_structure(tf.zeros_like, encoded.measurements))
   return CodedValue(
@@ -229,7 +231,7 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
 
   A standard factory, for `model_aggregator` of any `tff.learning.algorithms.build_*`. Receives
   a structure of floats at clients; passes what the server decodes to an inner mean; returns
-  its result. A client of weight 0 or with a value that is not finite is left out.
+  its result. A client is left out as `code` and `is_accepted` say.
 
   State: `round` (int32, seeds the codec), `mean` (the inner factory's).
   Measurements: `codec` (its means over clients), `summary` (`uplink_bits` and `downlink_bits`

@@ -66,7 +66,7 @@ def create_partial_mean(
 
   A client sends its active coordinates: 32 bits each for float32, and nothing to tell which
   they are, since both sides know the mask. The mean of a frozen coordinate is that of zeros.
-  A client of weight 0, or whose update is not finite, is left out.
+  A client is left out as `client_stateful.is_accepted` says.
   """
   mean_process = mean_factory.create(value_type, weight_type)
   partial_type = tff.to_type(PartialUpdate(value_type, mask_type))

@@ -116,16 +116,19 @@ def train_controlled(
   offset = tf.nest.map_structure(tf.subtract, control, own)
   trained = training.train(weights, None, dataset, frozen.Correction(offset=offset))
   update = tuple(tf.nest.flatten(trained.result.update))
-  moved = learning_rate * tf.cast(trained.num_steps, tf.float32)
+  # TFF's optimizer has its rate as a float32, whatever the weights are.
+  rate = tf.constant(learning_rate, tf.float32)
   if training.rate_factor is not None:
-    moved *= training.rate_factor
+    rate *= training.rate_factor
+  moved = tf.cast(rate, tf.float64) * tf.cast(trained.num_steps, tf.float64)
   # At a rate of 0 nothing moved, and nothing was learnt of the gradients.
-  new = tf.nest.map_structure(
-    lambda c, o, u: tf.where(moved > 0, tf.math.divide_no_nan(u, tf.cast(moved, u.dtype)) - o, c),
-    own,
-    offset,
-    update,
-  )
+
+  def renewed(c, o, u):
+    wide = structures.widened(u)
+    mean = tf.math.divide_no_nan(wide, tf.cast(moved, wide.dtype))
+    return structures.where(moved > 0, tf.cast(mean, u.dtype) - o, c)
+
+  new = tf.nest.map_structure(renewed, own, offset, update)
   kept, result = _accept(trained.result, update, own, new)
   change = tf.nest.map_structure(tf.subtract, kept, own)
   result = result._replace(update=ControlledUpdate(update, change))

@@ -113,7 +113,7 @@ class Gaia(per_tensor.PerTensor):
     return self._value_bits(message) // 32
 
   def write_tensor(self, writer: bit_stream.BitWriter, message: Significant) -> None:
-    sent = np.ravel(message.sent)
+    sent = np.ravel(structures.to_numpy(message.sent))
     indices = np.asarray(message.indices)[: int(message.count)]
     index_sets.write(writer, sent.size, indices, known=False)
     writer.write_array(sent[indices])

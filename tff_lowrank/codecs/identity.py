@@ -40,7 +40,7 @@ class Identity(codec.Codec):
 
   def write(self, writer: bit_stream.BitWriter, message: list[tf.Tensor]) -> None:
     for tensor in message:
-      writer.write_array(np.asarray(tensor))
+      writer.write_array(structures.to_numpy(tensor))
 
   def read(self, reader: bit_stream.BitReader, value_spec: Any) -> list[np.ndarray]:
     return [

@@ -29,13 +29,8 @@ Block = list[tf.Tensor]
 
 
 def scale(coefficient: tf.Tensor, look_back: Block) -> Block:
-  """`coefficient`, float32 [], times each tensor; float16 tensors are multiplied in float32."""
-
-  def scaled(x: tf.Tensor) -> tf.Tensor:
-    wide = tf.float64 if x.dtype == tf.float64 else tf.float32
-    return tf.cast(tf.cast(coefficient, wide) * tf.cast(x, wide), x.dtype)
-
-  return [scaled(x) for x in look_back]
+  """`coefficient`, float32 [], times each tensor."""
+  return [structures.scale(coefficient, x) for x in look_back]
 
 
 def project(x: Block, look_back: Block) -> tuple[tf.Tensor, tf.Tensor]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import per_tensor
@@ -65,8 +66,7 @@ class _LowRank(per_tensor.PerTensor):
     if self._is_dense(shape):
       return Factors(None, None, x, None, shape), memory
     # Half precision has no decompositions.
-    matrix = tf.reshape(x, matrix_shape(shape))
-    matrix = matrix if x.dtype == tf.float64 else tf.cast(matrix, tf.float32)
+    matrix = structures.widened(tf.reshape(x, matrix_shape(shape)))
     left, right, count, memory = self._factorize(memory, matrix, seed)
     left, right = tf.cast(left, x.dtype), tf.cast(right, x.dtype)
     return Factors(left, right, None, count, shape), memory
@@ -74,7 +74,11 @@ class _LowRank(per_tensor.PerTensor):
   def decode_tensor(self, message: Factors) -> tf.Tensor:
     if message.dense is not None:
       return tf.convert_to_tensor(message.dense)
-    return tf.reshape(tf.matmul(message.left, message.right, transpose_b=True), message.shape)
+    left, right = (
+      structures.widened(tf.convert_to_tensor(x)) for x in (message.left, message.right)
+    )
+    product = tf.cast(tf.matmul(left, right, transpose_b=True), message.left.dtype)
+    return tf.reshape(product, message.shape)
 
   def tensor_price(self, message: Factors) -> ledger.Price:
     if message.dense is not None:
@@ -84,7 +88,7 @@ class _LowRank(per_tensor.PerTensor):
 
   def write_tensor(self, writer: bit_stream.BitWriter, message: Factors) -> None:
     if message.dense is not None:
-      writer.write_array(np.asarray(message.dense))
+      writer.write_array(structures.to_numpy(message.dense))
       return
     writer.write_array(np.asarray(message.left))
     writer.write_array(np.asarray(message.right))

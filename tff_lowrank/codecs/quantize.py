@@ -14,6 +14,7 @@ from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import per_tensor
 
 NORMS = ('l2', 'max')
+FLOAT16_MAX = float(np.finfo(np.float16).max)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -208,8 +209,8 @@ class Float16(per_tensor.PerTensor):
   def encode_tensor(
     self, memory: Any, x: tf.Tensor, seed: tf.Tensor, model: tf.Tensor | None
   ) -> tuple[Halves, Any]:
-    largest = tf.constant(65504, x.dtype)
-    return Halves(tf.cast(tf.clip_by_value(x, -largest, largest), tf.float16), x.dtype), memory
+    clipped = tf.clip_by_value(structures.widened(x), -FLOAT16_MAX, FLOAT16_MAX)
+    return Halves(tf.cast(clipped, tf.float16), x.dtype), memory
 
   def decode_tensor(self, message: Halves) -> tf.Tensor:
     return tf.cast(message.halves, message.dtype)

@@ -45,31 +45,38 @@ class Sparse(NamedTuple):
   indices: a block's, int32 [k], sorted.
   values: the message of the inner codec for the vectors of k elements.
   seed: int32 [2].
-  sizes: of the tensors of each block, known to both sides, as are their shapes.
+  sizes: of the tensors of each block, known to both sides, as are their shapes and dtypes. Values
+    have the block's common dtype.
   """
 
   indices: list[tf.Tensor]
   values: Any
   seed: tf.Tensor
   sizes: list[list[Any]]
-  shapes: list[list[tf.TensorShape]]
+  specs: list[list[tf.TensorSpec]]
+
+
+def _common_dtype(block: list[Any]) -> tf.DType:
+  """The dtype that holds the numbers of all tensors, or specs, of a block without loss."""
+  dtypes = {x.dtype for x in block}
+  if len(dtypes) == 1:
+    return dtypes.pop()
+  return tf.float64 if tf.float64 in dtypes else tf.float32
 
 
 def _concatenated(block: list[tf.Tensor]) -> tf.Tensor:
-  dtypes = {x.dtype for x in block}
-  if len(dtypes) > 1:
-    raise ValueError(f'Tensors of one block must have one dtype, found {sorted(map(str, dtypes))}.')
-  return tf.concat([tf.reshape(x, [-1]) for x in block], 0)
+  dtype = _common_dtype(block)
+  return tf.concat([tf.cast(tf.reshape(x, [-1]), dtype) for x in block], 0)
 
 
-def _split(vector: tf.Tensor, sizes: list[Any], shapes: list[tf.TensorShape]) -> list[tf.Tensor]:
-  if len(sizes) == 1 and not shapes[0].is_fully_defined():
+def _split(vector: tf.Tensor, sizes: list[Any], specs: list[tf.TensorSpec]) -> list[tf.Tensor]:
+  if len(sizes) == 1 and not specs[0].shape.is_fully_defined():
     return [vector]
-  parts = tf.split(vector, sizes)
+  parts = [tf.cast(x, spec.dtype) for x, spec in zip(tf.split(vector, sizes), specs, strict=True)]
   # What has no static shape is a vector.
   return [
-    tf.reshape(part, shape) if shape.is_fully_defined() else part
-    for part, shape in zip(parts, shapes, strict=True)
+    tf.reshape(part, spec.shape) if spec.shape.is_fully_defined() else part
+    for part, spec in zip(parts, specs, strict=True)
   ]
 
 
@@ -124,15 +131,15 @@ def _first(order: tf.Tensor, k: Any) -> tf.Tensor:
 
 def _magnitudes(vector: tf.Tensor) -> tf.Tensor:
   """Integers, [n], in the order of |vector|: the bits of floats without their sign."""
-  wide = vector if vector.dtype == tf.float64 else tf.cast(vector, tf.float32)
+  wide = structures.widened(vector)
   return tf.bitcast(tf.abs(wide), tf.int64 if wide.dtype == tf.float64 else tf.int32)
 
 
-def _layout(blocks: list[list[Any]]) -> tuple[list[list[Any]], list[list[tf.TensorShape]]]:
-  """The sizes and shapes of the tensors, or specs, of each block."""
+def _layout(blocks: list[list[Any]]) -> tuple[list[list[Any]], list[list[tf.TensorSpec]]]:
+  """The sizes and specs of the tensors, or specs, of each block."""
   return (
     [[structures.size(x) for x in block] for block in blocks],
-    [[tf.TensorShape(x.shape) for x in block] for block in blocks],
+    [[tf.TensorSpec(x.shape, x.dtype) for x in block] for block in blocks],
   )
 
 
@@ -192,10 +199,10 @@ class _Sparsifier(codec.Codec):
     del memory
     decoded = []
     vectors = self.values.decode((), message.values)
-    layout = zip(message.indices, vectors, message.sizes, message.shapes, strict=True)
-    for indices, vector, sizes, shapes in layout:
+    layout = zip(message.indices, vectors, message.sizes, message.specs, strict=True)
+    for indices, vector, sizes, specs in layout:
       n = [tf.cast(sum(sizes), tf.int32)]
-      decoded += _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, n), sizes, shapes)
+      decoded += _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, n), sizes, specs)
     return decoded
 
   def official_units(self, message: Sparse) -> tf.Tensor:
@@ -203,7 +210,7 @@ class _Sparsifier(codec.Codec):
 
   def _kept_specs(self, blocks: list[list[tf.TensorSpec]]) -> list[tf.TensorSpec]:
     return [
-      tf.TensorSpec([kept(self.amount, structures.num_elements(block))], block[0].dtype)
+      tf.TensorSpec([kept(self.amount, structures.num_elements(block))], _common_dtype(block))
       for block in blocks
     ]
 

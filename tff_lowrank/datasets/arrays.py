@@ -25,6 +25,28 @@ class Arrays(NamedTuple):
   test: Split
 
 
+def checked_integers(name: str, values: np.ndarray, largest: int) -> np.ndarray:
+  """`values`, the feature called `name`, before a cast that would wrap those that do not fit.
+
+  Raises ValueError unless they are integers from 0 to `largest`.
+  """
+  values = np.asarray(values)
+  if values.dtype.kind not in 'iu':
+    raise ValueError(f'{name}: expected integers from 0 to {largest}, found {values.dtype}.')
+  wrong = values[(values < 0) | (values > largest)]
+  if wrong.size:
+    raise ValueError(f'{name}: expected integers from 0 to {largest}, found {wrong.flat[0]}.')
+  return values
+
+
+def checked_texts(name: str, values: np.ndarray) -> np.ndarray:
+  """`values`, the feature called `name`; raises ValueError unless all are texts, as bytes."""
+  wrong = next((value for value in values if not isinstance(value, bytes)), None)
+  if wrong is not None:
+    raise ValueError(f'{name}: expected texts as bytes, found {wrong!r:.100}.')
+  return values
+
+
 def made_up(shape: tuple[int, ...], num_classes: int) -> Arrays:
   """Random bytes with labels: two training examples of each class, or 40, and half as many tests.
 

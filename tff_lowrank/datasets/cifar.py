@@ -252,7 +252,9 @@ def load_arrays(data_dir: str | None = None, name: str = 'cifar10') -> arrays.Ar
 
 
 def _to_examples(features: client_files.Features) -> arrays.Split:
-  return arrays.Split(features['image'].astype(np.uint8), features['label'].astype(np.int32))
+  images = arrays.checked_integers('image', features['image'], 255)
+  labels = arrays.checked_integers('label', features['label'], NUM_CLASSES['cifar100'] - 1)
+  return arrays.Split(images.astype(np.uint8), labels.astype(np.int32))
 
 
 def load_pachinko(data_dir: str | None) -> tuple[client_files.FileClientData, arrays.Split]:

@@ -8,6 +8,8 @@ earlier as `fed_emnist_digitsonly_train.h5` and so on. Digits: 3,383 writers, 34
 in both. Background is 1, ink 0.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -35,8 +37,9 @@ def files(only_digits: bool) -> tff_files.TffFiles:
   )
 
 
-def _to_examples(features: client_files.Features) -> arrays.Split:
-  return arrays.Split(features['pixels'][..., np.newaxis], features['label'].astype(np.int32))
+def _to_examples(largest: int, features: client_files.Features) -> arrays.Split:
+  labels = arrays.checked_integers('label', features['label'], largest)
+  return arrays.Split(features['pixels'][..., np.newaxis], labels.astype(np.int32))
 
 
 def load_data(
@@ -47,8 +50,9 @@ def load_data(
   x: float32 [num_examples, 28, 28, 1] in [0, 1]; y: int32 [num_examples], digits first, then
   upper and lower case. Errors: as `TffFiles.open`.
   """
+  to_examples = functools.partial(_to_examples, NUM_CLASSES[only_digits] - 1)
   train, test = (
-    client_files.FileClientData(files(only_digits).open(data_dir, part), _to_examples)
+    client_files.FileClientData(files(only_digits).open(data_dir, part), to_examples)
     for part in ('train', 'test')
   )
   return train, test.pooled()

@@ -36,7 +36,7 @@ class NextWord:
 
     The first 20 words, after `begin`; a shorter sentence is ended by `end`, and padded.
     """
-    sentences = features['tokens']
+    sentences = arrays.checked_texts('tokens', features['tokens'])
     tokens = np.full([len(sentences), SEQUENCE_LENGTH + 1], PADDING, np.int32)
     tokens[:, 0] = self.begin
     for row, sentence in zip(tokens, sentences, strict=True):
@@ -61,6 +61,8 @@ class Tags:
     is `num_words` for other words and where there is none; y: float32 [num_sentences, num_tags],
     1 for the post's tags.
     """
+    for name in ('tokens', 'title', 'tags'):
+      arrays.checked_texts(name, features[name])
     rows = [
       [self._words.get(word, self.num_words) for word in (sentence + b' ' + title).split()]
       for sentence, title in zip(features['tokens'], features['title'], strict=True)

@@ -49,7 +49,7 @@ def to_sequences(features: client_files.Features) -> arrays.Split:
   """
   length = SEQUENCE_LENGTH + 1
   parts = [np.zeros([0, length], np.int32)]
-  for snippet in features['snippets']:
+  for snippet in arrays.checked_texts('snippets', features['snippets']):
     tokens = np.concatenate([[BEGIN], _TOKENS[np.frombuffer(snippet, np.uint8)], [END]])
     padded = np.pad(tokens, (0, -len(tokens) % length), constant_values=PADDING)
     parts.append(padded.reshape(-1, length).astype(np.int32))

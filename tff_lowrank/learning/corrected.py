@@ -59,8 +59,8 @@ def build_finalizer(
   State: `optimizer`, `correction` (one tensor for each trainable weight, zeros at first). A
   rejected update, one that is not finite, changes nothing.
 
-  advance: `(correction, mean, share of the clients that are in the mean) -> (correction,
-    gradient for the server optimizer)`.
+  advance: `(correction, mean, share of the clients that are in the mean, float64 []) ->
+    (correction, gradient for the server optimizer)`.
   """
   inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)
   spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
@@ -82,7 +82,7 @@ def build_finalizer(
 
   @tff.tensorflow.computation(correction_type, counted_type)
   def prepare(correction, counted):
-    share = tf.cast(counted.num_accepted, tf.float32) / num_clients
+    share = tf.cast(counted.num_accepted, tf.float64) / num_clients
     correction, gradient = advance(correction, counted.mean, share)
     like = tff.types.type_to_tf_tensor_specs(weights_type.trainable)
     return correction, tf.nest.pack_sequence_as(like, tf.nest.flatten(gradient))

@@ -60,14 +60,15 @@ def _build_work(
     start = split.merge(shared.trainable, own, initial.trainable)
     weights = tff.learning.models.ModelWeights(start, shared.non_trainable)
     trained = training.train(weights, None, dataset)
+    learnt = left_out = ()
     if memory:
-      memory = collections.OrderedDict(
-        seen=tf.constant(True), personal=split.personal_part(trained.trainable)
-      )
+      seen = tf.constant(True)
+      learnt = collections.OrderedDict(seen=seen, personal=split.personal_part(trained.trainable))
+      left_out = collections.OrderedDict(seen=seen, personal=own)
     result = tff.learning.templates.ClientResult(
       split.shared_part(trained.result.update), trained.result.update_weight
     )
-    return work_lib.Worked(memory, result, price, trained.metrics)
+    return work_lib.Worked(learnt, result, price, trained.metrics, left_out)
 
   return work_lib.build_work(
     training, initialize_client, shared_type, work, lambda shared: shared.trainable

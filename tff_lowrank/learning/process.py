@@ -11,6 +11,7 @@ from tff_lowrank import aggregators
 from tff_lowrank import checks
 from tff_lowrank import codecs
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
@@ -200,7 +201,7 @@ def _without_memory(
     output = work.next(state, weights, client_data)
     downlink = tff.federated_eval(model_price, tff.CLIENTS)
     return work_lib.ClientWorkOutput(
-      output.state, client_state, output.result, downlink, output.measurements
+      output.state, client_state, client_state, output.result, downlink, output.measurements
     )
 
   @tff.tensorflow.computation(weights_type)
@@ -231,7 +232,9 @@ def _from_coded_model(
     seen, weights, price = tff.federated_map(receive, (seen, sent))
     nothing = tff.federated_eval(client_stateful.no_memory, tff.CLIENTS)
     output = work.next(state, nothing, weights, client_data)
-    return work_lib.ClientWorkOutput(output.state, seen, output.result, price, output.measurements)
+    return work_lib.ClientWorkOutput(
+      output.state, seen, seen, output.result, price, output.measurements
+    )
 
   return work_lib.ClientStatefulWork(work.initialize, downlink_lib.never_seen, next_fn, received)
 
@@ -248,7 +251,8 @@ def compose(
   """As `tff.learning.templates.compose_learning_process`, with client memory and reports.
 
   A client's memory is the aggregator's; if the client work has memory too, it is an
-  `OrderedDict` of both, `work` and `aggregator`.
+  `OrderedDict` of both, `work` and `aggregator`. Of a client that the aggregator leaves out it is
+  what the client had, and what it was sent.
 
   Args:
     initial_model_weights: `( -> ModelWeights)`.
@@ -296,6 +300,12 @@ def compose(
     total = ledger.add(report['downlink'], downlink)
     return collections.OrderedDict(report, downlink=total)
 
+  work_memory_type = client_work.initialize_client.type_signature.result
+
+  @tff.tensorflow.computation(client_stateful.REPORT_TYPE, work_memory_type, work_memory_type)
+  def keep(report, memory, left_out_memory):
+    return structures.select(report['accepted'], memory, left_out_memory)
+
   @tff.federated_computation(
     initialize.type_signature.result,
     tff.FederatedType(client_state_type, tff.CLIENTS),
@@ -332,9 +342,10 @@ def compose(
     )
     memory = aggregated.client_state
     if work_remembers:
-      memory = tff.federated_zip(
-        collections.OrderedDict(work=worked.client_state, aggregator=memory)
+      kept = tff.federated_map(
+        keep, (aggregated.reports, worked.client_state, worked.left_out_state)
       )
+      memory = tff.federated_zip(collections.OrderedDict(work=kept, aggregator=memory))
     metrics = collections.OrderedDict(
       distributor=distributed.measurements,
       client_work=worked.measurements,

@@ -169,15 +169,17 @@ def build_scaffold(
       training, rate, memory['control'], broadcast.weights, broadcast.control, dataset
     )
     price = ledger.dense_price(broadcast_spec)
-    memory = collections.OrderedDict(control=done.memory)
-    return work_lib.Worked(memory, done.result, price, done.metrics)
+    learnt = collections.OrderedDict(control=done.memory)
+    return work_lib.Worked(learnt, done.result, price, done.metrics, memory)
 
   def received(broadcast):
     trainable = tuple(tf.nest.flatten(broadcast.weights.trainable))
     return regularized_work.ControlledUpdate(trainable, broadcast.control)
 
   def advance(control, mean, share):
-    control = tf.nest.map_structure(lambda c, d: c + share * d, control, mean.control)
+    control = tf.nest.map_structure(
+      lambda c, d: c + structures.scale(share, d), control, mean.control
+    )
     return control, mean.model
 
   finalizer = corrected.build_finalizer(
@@ -244,14 +246,16 @@ def build_fed_dyn(
 
   def work(training, memory, weights, dataset):
     done = regularized_work.train_dynamic(training, alpha, memory['gradient'], weights, dataset)
-    memory = collections.OrderedDict(gradient=done.memory)
-    return work_lib.Worked(memory, done.result, ledger.dense_price(spec), done.metrics)
+    learnt = collections.OrderedDict(gradient=done.memory)
+    return work_lib.Worked(learnt, done.result, ledger.dense_price(spec), done.metrics, memory)
 
   def advance(correction, mean, share):
     mean = tuple(tf.nest.flatten(mean))
     if not alpha:
       return correction, mean
-    correction = tf.nest.map_structure(lambda h, u: h + share * u, correction, mean)
+    correction = tf.nest.map_structure(
+      lambda h, u: h + structures.scale(share, u), correction, mean
+    )
     return correction, tf.nest.map_structure(tf.add, mean, correction)
 
   return process.compose(

@@ -17,7 +17,8 @@ class ClientWorkOutput(NamedTuple):
   """What `ClientStatefulWork.next` returns.
 
   state: S@SERVER.
-  client_state: C@CLIENTS, the memory after the round.
+  client_state: C@CLIENTS, the memory after the round, of clients whose update is accepted.
+  left_out_state: C@CLIENTS, that of clients that are left out of the aggregate.
   result: `tff.learning.templates.ClientResult`@CLIENTS.
   downlink: price@CLIENTS, of what each client was sent.
   measurements: M@SERVER.
@@ -25,6 +26,7 @@ class ClientWorkOutput(NamedTuple):
 
   state: Any
   client_state: Any
+  left_out_state: Any
   result: Any
   downlink: Any
   measurements: Any
@@ -52,12 +54,15 @@ class Worked(NamedTuple):
   result: `tff.learning.templates.ClientResult`.
   downlink: the price of what it was sent.
   metrics: unfinalized.
+  left_out_memory: what it remembers if it is left out of the aggregate: what it was sent, and
+    nothing that it learnt. None if it learnt nothing, for `memory`.
   """
 
   memory: Any
   result: Any
   downlink: Any
   metrics: Any
+  left_out_memory: Any = None
 
 
 def build_work(
@@ -84,7 +89,10 @@ def build_work(
 
   @tff.tensorflow.computation(memory_type, broadcast_type, training.data_type, round_type)
   def work_at_client(memory, broadcast, dataset, round_num):
-    return tuple(work(training.in_round(round_num), memory, broadcast, dataset))
+    worked = work(training.in_round(round_num), memory, broadcast, dataset)
+    if worked.left_out_memory is None:
+      worked = worked._replace(left_out_memory=worked.memory)
+    return tuple(worked)
 
   @tff.tensorflow.computation(np.int32)
   def add_one(round_num):
@@ -101,14 +109,14 @@ def build_work(
     tff.FederatedType(training.data_type, tff.CLIENTS),
   )
   def next_fn(round_num, memory, broadcast, client_data):
-    memory, result, price, metrics = tff.federated_map(
+    memory, result, price, metrics, left_out_memory = tff.federated_map(
       work_at_client, (memory, broadcast, client_data, tff.federated_broadcast(round_num))
     )
     train = training.aggregate_metrics(metrics)
     measurements = tff.federated_zip(collections.OrderedDict(train=train))
     if is_scheduled:
       round_num = tff.federated_map(add_one, round_num)
-    return ClientWorkOutput(round_num, memory, result, price, measurements)
+    return ClientWorkOutput(round_num, memory, left_out_memory, result, price, measurements)
 
   return ClientStatefulWork(
     initialize,

@@ -9,8 +9,24 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 
+def number(name: str, value: Any) -> float | int:
+  """`value` as a Python number, which may be NaN or infinite: those of a diverged model are.
+
+  Raises TypeError, with the metric's name, unless it is one number.
+  """
+  array = np.asarray(value.numpy() if tf.is_tensor(value) else value)
+  if array.dtype == tf.bfloat16.as_numpy_dtype:
+    array = array.astype(np.float32)
+  if array.ndim or array.dtype.kind not in 'biuf':
+    raise TypeError(f'The metric {name!r} must be one number, found {value!r}.')
+  return array.item()
+
+
 def flatten(metrics: Mapping[str, Any], prefix: str = '') -> collections.OrderedDict[str, float]:
-  """Nested metrics as `a/b/c -> number`; a vector gives `a/b/0`, `a/b/1` and so on."""
+  """Nested metrics as `a/b/c -> number`; a vector gives `a/b/0`, `a/b/1` and so on.
+
+  Raises TypeError, with the metric's name, if one is not made of numbers.
+  """
   flat = collections.OrderedDict()
   for name, value in metrics.items():
     path = f'{prefix}{name}'
@@ -23,7 +39,7 @@ def flatten(metrics: Mapping[str, Any], prefix: str = '') -> collections.Ordered
       if array.ndim:
         flat.update(flatten({str(i): v for i, v in enumerate(array)}, f'{path}/'))
       else:
-        flat[path] = array.item()
+        flat[path] = number(path, value)
   return flat
 
 

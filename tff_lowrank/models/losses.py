@@ -1,0 +1,56 @@
+"""Losses that a Keras model has of its own, in a model that TFF makes functional."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+@tf.custom_gradient
+def _with_gradient_of(output: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
+  """`output`, unchanged; whoever differentiates by way of it adds the gradient of `loss`."""
+
+  def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    return upstream, tf.ones_like(loss)
+
+  return tf.identity(output), gradient
+
+
+class _WithOwnLosses(tf.keras.Model):
+  """See `with_own_losses`."""
+
+  def __init__(self, model: tf.keras.Model):
+    super().__init__(name=model.name)
+    self._model = model
+
+  def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+    # In a TFF graph, Keras keeps those of the symbolic inputs that the model was built with.
+    others = self._model.losses
+    output = self._model(inputs, training=training)
+    for loss in self._model.losses:
+      if not any(loss is other for other in others):
+        output = _with_gradient_of(output, loss)
+    return output
+
+
+def with_own_losses(model: tf.keras.Model) -> Callable[[], tf.keras.Model] | tf.keras.Model:
+  """What to give `tff.learning.models.functional_model_from_keras` for `model`, of one output.
+
+  That takes the model's output alone. Its own losses, those of `kernel_regularizer`,
+  `activity_regularizer` and `add_loss`, would be lost, which Keras and
+  `tff.learning.models.from_keras_model` add to the loss that they minimise. Here the output brings
+  their gradient along, which is added to that of any loss of the output. What is measured is as
+  without them, as it is of `from_keras_model`.
+
+  Returns:
+    `model` if it has no losses of its own; else a function that builds a copy of it.
+  """
+  if not model.losses:
+    return model
+
+  def build() -> tf.keras.Model:
+    copy = tf.keras.models.clone_model(model)
+    if tf.executing_eagerly():  # TFF takes the initial weights from here.
+      copy.set_weights(model.get_weights())
+    return _WithOwnLosses(copy)
+
+  return build
