@@ -78,11 +78,13 @@ def test_composing_gives_the_twins_outputs(name, trained, model_and_inputs):
 
 def test_kernels_that_are_converted():
   # At gamma 0. first: r = 2, 2 (2 (3 + 16) + 4 * 9) = 148; second: r = 4,
-  # 2 (4 * 40 + 16 * 9) = 608; hidden: r = 7, 2 * 7 * (384 + 48); head: r = 4, 2 * 4 * (48 + 10).
+  # 2 (4 * 40 + 16 * 9) = 608; grouped, from 12 inputs of a group to 24 outputs: r = 4,
+  # 2 (4 * 36 + 16 * 9) = 576; hidden: r = 7, 2 * 7 * (384 + 48); head: r = 4, 2 * 4 * (48 + 10).
   kernels = layers.to_fedpara(images_model(), gamma=0.0).kernels
   assert [(k.layer, k.rank, k.num_parameters) for k in kernels] == [
     ('first', 2, 148),
     ('second', 4, 608),
+    ('grouped', 4, 576),
     ('hidden', 7, 6048),
     ('head', 4, 464),
   ]
@@ -103,11 +105,11 @@ def test_skipped_and_tiny_layers_stay():
   model = images_model()
   model.add(L.Dense(10, name='tiny'))  # At rank 4: 160 > 100.
   conversion = layers.to_fedpara(model, gamma=0.1, skip=['first', 'hidden'])
-  assert [k.layer for k in conversion.kernels] == ['second', 'head']
+  assert [k.layer for k in conversion.kernels] == ['second', 'grouped', 'head']
   assert type(conversion.model.get_layer('tiny')) is L.Dense
   # By budget: rank 1 of the head costs 116 of 480, of the tiny layer 40 of 100.
   kernels = layers.to_fedpara(model, budget=0.25).kernels
-  assert [k.layer for k in kernels] == ['first', 'second', 'hidden', 'head']
+  assert [k.layer for k in kernels] == ['first', 'second', 'grouped', 'hidden', 'head']
   assert kernels[-1].rank == 1
   assert all(k.num_parameters <= 0.25 * np.prod(k.shape) for k in kernels)
 
@@ -127,7 +129,7 @@ def test_fitted_models_keep_what_is_not_factorised(model_and_inputs):
   twin = layers.to_fedpara(model, gamma=0.5, from_trained_weights=True, fit_iterations=10).model
   for layer in model.layers:
     other = twin.get_layer(layer.name)
-    if layer.name in ('norm', 'grouped', 'wrapped'):
+    if layer.name in ('norm', 'wrapped'):
       for one, two in zip(layer.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     if hasattr(layer, 'bias'):
@@ -189,7 +191,7 @@ class Scale(L.Layer):
 def frozen_layers_model():
   """Layers that are frozen as they are: recurrent ones, wrapped, custom, with several inputs."""
   x = tf.keras.Input((7, 5))
-  y = L.Bidirectional(L.LSTM(4, return_sequences=True))(x)
+  y = L.Bidirectional(L.LSTM(4, return_sequences=True), name='both')(x)
   y = L.LSTM(4, return_sequences=True, name='kept')(Scale()(y))
   y = L.MultiHeadAttention(2, 4)(y, y)
   return tf.keras.Model(x, L.Dense(3)(y))
@@ -198,7 +200,7 @@ def frozen_layers_model():
 def test_adapted_models_with_any_frozen_layers_are_saved_and_trained_by_tff(rng, tmp_path):
   model = frozen_layers_model()
   x = rng.normal(size=(5, 7, 5)).astype(np.float32)
-  adapted = layers.to_adapters(model, 2, skip=['kept']).model
+  adapted = layers.to_adapters(model, 2, skip=['kept', 'both']).model
   np.testing.assert_allclose(adapted(x), model(x), atol=1e-6)
   assert len(adapted.trainable_variables) == 4
   assert len(adapted.non_trainable_variables) == len(model.weights)
@@ -240,7 +242,9 @@ def test_refuses_what_is_shared_between_models():
   x = tf.keras.Input((60,))
   shared = L.Dense(60, name='shared')
   model = tf.keras.Model(x, shared(tf.keras.Model(x, shared(x), name='encoder')(x)))
-  with pytest.raises(ValueError, match="in two nested models cannot be converted, found 'shared'"):
+  with pytest.raises(
+    ValueError, match="in a wrapper and elsewhere, cannot be converted, found 'shared'"
+  ):
     layers.to_fedpara(model, gamma=0.1)
   with pytest.raises(ValueError, match='in two nested models'):
     layers.compose(model)
@@ -322,5 +326,12 @@ def test_refuses_bad_arguments():
 
   subclass = Subclass()
   subclass(np.ones((1, 2)))
-  with pytest.raises(ValueError, match='Functional'):
-    layers.compose(subclass)
+  for convert in (
+    layers.compose,
+    *CONVERSIONS.values(),
+    lambda model: layers.to_adapters(model, 2),
+  ):
+    with pytest.raises(
+      ValueError, match='found Subclass, a subclassed model: a keras.Model with a'
+    ):
+      convert(subclass)
