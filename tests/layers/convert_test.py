@@ -204,9 +204,10 @@ def test_adapted_models_with_any_frozen_layers_are_saved_and_trained_by_tff(rng,
   np.testing.assert_allclose(adapted(x), model(x), atol=1e-6)
   assert len(adapted.trainable_variables) == 4
   assert len(adapted.non_trainable_variables) == len(model.weights)
-  adapted.save(tmp_path / 'model.keras')
-  loaded = tf.keras.models.load_model(tmp_path / 'model.keras')
-  np.testing.assert_array_equal(loaded(x), adapted(x))
+  for name in ('model.keras', 'model.h5'):
+    adapted.save(tmp_path / name)
+    loaded = tf.keras.models.load_model(tmp_path / name)
+    np.testing.assert_array_equal(loaded(x), adapted(x))
   composed = layers.compose(adapted)
   np.testing.assert_allclose(composed(x), model(x), atol=1e-6)
   assert len(composed.trainable_variables) == len(model.trainable_variables)

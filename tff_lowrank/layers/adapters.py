@@ -153,9 +153,12 @@ class Frozen(tf.keras.layers.Wrapper):
 
   @classmethod
   def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> 'Frozen':
-    # Keras' own for wrappers does not find registered layers. The layer is built by `build`.
-    inner = dict(config['layer'], build_config=None)
-    layer = tf.keras.saving.deserialize_keras_object(inner, custom_objects)
+    # Keras' own for wrappers does not find registered layers, and from HDF5 files they are found by
+    # their class's name alone. The layer is built by `build`.
+    inner = config['layer']
+    name = inner.get('registered_name') or inner['class_name']
+    inner = dict(inner, class_name=name, build_config=None)
+    layer = tf.keras.layers.deserialize(inner, custom_objects)
     return cls(layer, **{name: value for name, value in config.items() if name != 'layer'})
 
 

@@ -6,6 +6,7 @@ A path is the names of the containers around a layer, from the outermost on, and
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
 
@@ -148,7 +149,17 @@ def _wrapped_anew(wrapper: Layer, twins: list[Layer]) -> Layer:
   # A Bidirectional without a layer of its own for the way back has one configuration for both.
   for key, twin in zip(('layer', 'backward_layer'), twins, strict=False):
     if key in config:
-      serialized = tf.keras.layers.serialize(twin)
+      # Built here, layers would have weights whose names lack the layer's.
+      serialized = _without_shapes(tf.keras.layers.serialize(twin))
       serialized['config']['name'] = config[key]['config']['name']
       config[key] = serialized
   return type(wrapper).from_config(config)
+
+
+def _without_shapes(config: Any) -> Any:
+  """A serialised layer by which neither it nor what is in it is built."""
+  if isinstance(config, list):
+    return [_without_shapes(part) for part in config]
+  if not isinstance(config, dict):
+    return config
+  return {key: _without_shapes(part) for key, part in config.items() if key != 'build_config'}
