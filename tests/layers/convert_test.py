@@ -7,6 +7,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank import layers
 from tff_lowrank.layers import adapters
+from tff_lowrank.layers import clone
 
 L = tf.keras.layers
 
@@ -278,6 +279,63 @@ def test_skipped_layers_of_adapted_models_are_frozen():
   assert isinstance(adapted.get_layer('head'), adapters.Frozen)
   assert isinstance(adapted.get_layer('norm'), adapters.Frozen)
   assert isinstance(adapted.get_layer('hidden'), layers.AdapterDense)
+
+
+@pytest.mark.parametrize('named', [['head'], ['nested', 'outside', 'norm']])
+def test_what_is_named_trains_whole_beside_the_adapters(named, rng, tmp_path):
+  nested = tf.keras.Sequential(
+    [L.InputLayer((6,)), L.Dense(8, name='inside'), L.BatchNormalization(name='norm')],
+    name='nested',
+  )
+  model = tf.keras.Sequential(
+    [
+      L.InputLayer((4, 5)),
+      L.LSTM(6, name='recurrent'),
+      nested,
+      L.Reshape((1, 8)),
+      L.TimeDistributed(L.Dense(5, name='within'), name='outside'),
+      L.Flatten(),
+      L.Dense(3, trainable=False, name='head'),
+    ]
+  )
+  x = rng.normal(size=(16, 4, 5)).astype(np.float32)
+  conversion = layers.to_adapters(model, 2, trainable=named)
+  adapted = conversion.model
+  np.testing.assert_allclose(adapted(x), model(x), rtol=1e-5, atol=1e-6)
+  whole = {'head': ['head'], 'nested': ['inside', 'norm', 'within']}[named[0]]
+  assert [name for name, reason in conversion.left.items() if '`trainable`' in reason] == whole
+  before = {id(v): v.numpy() for v in adapted.variables}
+  adapted.compile(tf.keras.optimizers.SGD(0.1), 'mse')
+  for _ in range(2):  # Of the adapters, x2 alone has a gradient at first.
+    adapted.fit(x, rng.normal(size=(16, 3)), epochs=2, verbose=0)
+  changed = {id(v) for v in adapted.variables if np.any(v.numpy() != before[id(v)])}
+  trained = {
+    id(v) for layer, _ in clone.leaves(adapted) if layer.name in whole for v in layer.weights
+  }
+  factors = {
+    id(v)
+    for layer, _ in clone.leaves(adapted)
+    for kernel in getattr(layer, 'factored_kernels', {}).values()
+    for name, v in kernel.factors.items()
+    if name != 'base'
+  }
+  assert changed == trained | factors
+  adapted.save(tmp_path / 'model.keras')
+  loaded = tf.keras.models.load_model(tmp_path / 'model.keras')
+  np.testing.assert_allclose(loaded(x), adapted(x), rtol=1e-6, atol=1e-7)
+  assert len(loaded.trainable_variables) == len(adapted.trainable_variables)
+  composed = layers.compose(adapted)
+  np.testing.assert_allclose(composed(x), adapted(x), rtol=1e-4, atol=1e-5)
+
+
+def test_refuses_bad_names_of_layers_that_train_whole():
+  model = images_model()
+  with pytest.raises(ValueError, match=r"`trainable` must name layers .* found \['third'\]"):
+    layers.to_adapters(model, 2, trainable=['third'])
+  with pytest.raises(TypeError, match="`trainable` must be a collection of names, found 'head'"):
+    layers.to_adapters(model, 2, trainable='head')
+  with pytest.raises(ValueError, match=r"must not name the same layers, found \['head'\] in both"):
+    layers.to_adapters(model, 2, skip=['head'], trainable=['head', 'hidden'])
 
 
 def test_converted_models_can_be_saved(model_and_inputs, tmp_path):

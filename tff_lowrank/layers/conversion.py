@@ -1,6 +1,6 @@
 """What a conversion of a model gives: the model, and what became of each of its layers."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import dataclasses
 import math
 
@@ -54,12 +54,16 @@ class Conversion:
   def __str__(self):
     return '\n'.join(
       [
-        f'{len(self.converted)} layers converted:',
+        f'{_layers(self.converted)} converted:',
         *(f'  {kernel}' for kernel in self.kernels),
-        f'{len(self.left)} layers left:',
+        f'{_layers(self.left)} left:',
         listed(self.left),
       ]
     )
+
+
+def _layers(names: Collection[str]) -> str:
+  return '1 layer' if len(names) == 1 else f'{len(names)} layers'
 
 
 def listed(reasons: Mapping[str, str]) -> str:

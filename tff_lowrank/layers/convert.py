@@ -8,8 +8,9 @@ weights of their own, and those named in `skip`, are copied as they are. A layer
 times in one model, but not in a nested one besides, where Keras' copies would not be shared.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 import math
+import types
 from typing import Any
 
 import tensorflow as tf
@@ -148,10 +149,10 @@ def to_adapters(
 
   def make(layer: Layer, path: clone.Path) -> Layer:
     if not reason(layer, path):
-      return _make(_ADAPTERS[type(layer)], layer, options)
+      return _make(_ADAPTERS[type(layer)], layer, options | dict(trainable=True))
     twin = clone.copy(layer)
     inside = {name for _, inner in clone.leaves(layer, path) for name in inner}
-    if set(trainable).intersection(inside, path):
+    if set(trainable) & inside.union(path):
       twin.trainable = True
       return twin
     return adapters.Frozen(twin, name=layer.name) if layer.weights else twin
@@ -160,14 +161,14 @@ def to_adapters(
   for old, new in clone.pairs(model, twin):
     if _is_frozen(new):
       new.layer.set_weights(old.get_weights())
-    elif type(new) not in _PLAIN_OF:
+    elif not _is_converted(old, new):
       new.set_weights(old.get_weights())
     else:
       _copy_bias(old, new)
       for name, kernel in new.factored_kernels.items():
         base = kernel.factors['base']
         base.assign(tf.reshape(_plain_kernels(old)[name], base.shape))
-  return Conversion(twin, _describe(twin), left)
+  return Conversion(twin, _described(model, twin), left)
 
 
 def compose(model: Model) -> Model:
@@ -222,7 +223,7 @@ def _factorize(
   errors = {}
   if from_trained_weights:
     for old, new in clone.pairs(model, twin):
-      if type(new) not in _PLAIN_OF:
+      if not _is_converted(old, new):
         new.set_weights(old.get_weights())
         continue
       _copy_bias(old, new)
@@ -233,7 +234,7 @@ def _factorize(
         )
         for factor, value in factors.items():
           kernel.factors[factor].assign(value)
-  return Conversion(twin, _describe(twin, errors), left)
+  return Conversion(twin, _described(model, twin, errors), left)
 
 
 def _convert(
@@ -243,7 +244,7 @@ def _convert(
 ) -> tuple[Model, dict[str, str]]:
   """The copy of the model, and why each leaf of it that has no factors was left."""
   twin = clone.clone(model, lambda layer, path: not reason(layer, path), make)
-  converted = {id(old) for old, new in clone.pairs(model, twin) if type(new) in _PLAIN_OF}
+  converted = {id(old) for old, new in clone.pairs(model, twin) if _is_converted(old, new)}
   left = {}
   for layer, path in clone.leaves(model):
     if id(layer) not in converted and not isinstance(layer, tf.keras.layers.InputLayer):
@@ -310,6 +311,10 @@ def _make(twin: type, layer: Layer, options: dict[str, Any]) -> Layer:
   return twin.from_config(config | options)
 
 
+def _is_converted(old: Layer, new: Layer) -> bool:
+  return type(new) in _PLAIN_OF and type(old) not in _PLAIN_OF
+
+
 def _is_frozen(layer: Layer) -> bool:
   return isinstance(layer, adapters.Frozen)
 
@@ -336,9 +341,10 @@ def _copy_bias(old: Layer, new: Layer) -> None:
     new.bias.assign(old.bias)
 
 
-def _describe(
-  twin: Model, errors: dict[Any, float] | None = None
+def _described(
+  model: Model, twin: Model, errors: Mapping[Any, float] = types.MappingProxyType({})
 ) -> tuple[conversion.KernelReport, ...]:
+  """errors: of the kernels that were fitted."""
   return tuple(
     conversion.KernelReport(
       layer=layer.name,
@@ -346,9 +352,9 @@ def _describe(
       shape=kernel.shape,
       rank=kernel.factorization.rank,
       num_parameters=sum(v.shape.num_elements() for v in kernel.factors.values() if v.trainable),
-      fit_error=(errors or {}).get(kernel),
+      fit_error=errors.get(kernel),
     )
-    for layer, _ in clone.leaves(twin)
-    if type(layer) in _PLAIN_OF
+    for old, layer in clone.pairs(model, twin)
+    if _is_converted(old, layer)
     for name, kernel in layer.factored_kernels.items()
   )
