@@ -169,6 +169,17 @@ def test_skipped_by_the_wrappers_name_or_the_layers():
   assert conversion.left['backward_lstm'] == 'the other direction of its Bidirectional is left'
 
 
+def test_adapters_in_frozen_models_train():
+  model = sequences(
+    both_directions(), L.TimeDistributed(L.Dense(20), name='wrapped'), L.Dense(20, name='head')
+  )
+  model.trainable = False
+  conversion = layers.to_adapters(model, 2)
+  sizes = sum(v.shape.num_elements() for v in conversion.model.trainable_variables)
+  assert sizes == sum(kernel.num_parameters for kernel in conversion.kernels)
+  assert not layers.to_fedpara(model, gamma=0.1).model.trainable_variables
+
+
 def test_wrappers_with_weights_of_their_own_stay():
   """Such as the vector of a spectral normalisation, which writes to the kernel."""
   model = sequences(L.SpectralNormalization(L.Dense(20), name='normed'), L.Dense(40, name='head'))

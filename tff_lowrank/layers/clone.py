@@ -5,7 +5,7 @@ wraps: keras.layers.TimeDistributed, Bidirectional and the like. Each other laye
 A path is the names of the containers around a layer, from the outermost on, and its own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -24,25 +24,23 @@ _GRAPH_MODELS = (tf.keras.Sequential, tf.keras.Sequential.__base__)
 def check_model(model: Model) -> None:
   """Raises TypeError or ValueError unless `model` is built, and Sequential or functional."""
   checks.check_type('model', model, Model)
-  if not is_graph_model(model):
-    raise ValueError(
-      f'`model` must be a Sequential or functional model, found {type(model).__name__}, a '
-      'subclassed model: a keras.Model with a `call` of its own, which does not say how its layers '
-      'are connected. Make it by tf.keras.Model(inputs, outputs), or use the layers of '
-      'tff_lowrank.layers in it.'
-    )
+  _refuse_subclassed(model)
   if not model.built:
     raise ValueError('`model` must be built, so that the shapes of its kernels are known.')
-  for layer in inner_layers(model):
-    for inner in (layer, *inner_layers(layer)):
-      if isinstance(inner, Model):
-        check_model(inner)
 
 
-def is_graph_model(model: Model) -> bool:
-  """Whether the model is Sequential or functional, with no `call` of its own."""
-  owner = next(parent for parent in type(model).__mro__ if 'call' in vars(parent))
-  return owner in _GRAPH_MODELS
+def _refuse_subclassed(layer: Layer) -> None:
+  if isinstance(layer, Model):
+    owner_of_call = next(parent for parent in type(layer).__mro__ if 'call' in vars(parent))
+    if owner_of_call not in _GRAPH_MODELS:
+      raise ValueError(
+        f'`model` must be a Sequential or functional model, found {type(layer).__name__}, a '
+        'subclassed model: a keras.Model with a `call` of its own, which does not say how its '
+        'layers are connected. Make it by tf.keras.Model(inputs, outputs), or use the layers of '
+        'tff_lowrank.layers in it.'
+      )
+  for inner in inner_layers(layer):
+    _refuse_subclassed(inner)
 
 
 def inner_layers(layer: Layer) -> list[Layer]:
@@ -100,6 +98,7 @@ def clone(
   model: Model,
   is_exchanged: Callable[[Layer, Path], bool],
   make: Callable[[Layer, Path], Layer],
+  wrapper_options: Mapping[str, Any] | None = None,
 ) -> Model:
   """A copy of `model`, built, with fresh weights.
 
@@ -109,6 +108,7 @@ def clone(
       around it are made anew, around it.
     make: gives the copy of a leaf, or of a wrapper with no such leaf. Of a Bidirectional, both
       directions are exchanged or none is.
+    wrapper_options: arguments of the wrappers that are made anew, in place of their own.
 
   Raises:
     ValueError: for a layer in two containers, where Keras' copies would not be shared.
@@ -127,9 +127,8 @@ def clone(
     enough = all if isinstance(layer, tf.keras.layers.Bidirectional) else any
     inside = list(leaves(layer, path))
     if inside and enough(is_exchanged(*leaf) for leaf in inside):
-      return _wrapped_anew(
-        layer, [build(inner, (*path, inner.name)) for inner in inner_layers(layer)]
-      )
+      twins = [build(inner, (*path, inner.name)) for inner in inner_layers(layer)]
+      return _wrapped_anew(layer, twins, wrapper_options or {})
     met.update(id(leaf) for leaf, _ in inside)
     return make(layer, path)
 
@@ -144,8 +143,8 @@ def clone(
   return twin
 
 
-def _wrapped_anew(wrapper: Layer, twins: list[Layer]) -> Layer:
-  config = wrapper.get_config()
+def _wrapped_anew(wrapper: Layer, twins: list[Layer], options: Mapping[str, Any]) -> Layer:
+  config = wrapper.get_config() | options
   # A Bidirectional without a layer of its own for the way back has one configuration for both.
   for key, twin in zip(('layer', 'backward_layer'), twins, strict=False):
     if key in config:

@@ -59,7 +59,7 @@ class Conversion:
         f'{_layers(self.left)} left:',
         listed(self.left),
       ]
-    )
+    ).rstrip()
 
 
 def _layers(names: Collection[str]) -> str:

@@ -5,12 +5,12 @@ such as TimeDistributed and Bidirectional wrap. What has a factorised form is, i
 classes and without a constraint on a kernel: Dense, Conv1D to Conv3D of any number of groups,
 DepthwiseConv1D and 2D, SeparableConv1D and 2D, Embedding, LSTM, GRU. Other layers, wrappers with
 weights of their own, and those named in `skip`, are copied as they are. A layer may be used several
-times in one model, but not in a nested one besides, where Keras' copies would not be shared.
+times in one model, but not in a nested one or in a wrapper besides, where Keras' copies would not
+be shared.
 """
 
 from collections.abc import Callable, Collection, Mapping
 import math
-import types
 from typing import Any
 
 import tensorflow as tf
@@ -70,8 +70,8 @@ def to_fedpara(
 ) -> Conversion:
   """The model with FedPara's (or pFedPara's) layers; see `fedpara` for the paper and arguments.
 
-  Layers whose kernels, together, would not get smaller (FedPara at the least unrestricted rank, or
-  no rank within the budget) stay as they are.
+  Layers whose kernels, together, would not get smaller stay as they are: at FedPara's least
+  unrestricted rank, or for lack of a rank within the budget.
 
   Args:
     model: built, of plain Keras layers; it is not changed.
@@ -157,7 +157,8 @@ def to_adapters(
       return twin
     return adapters.Frozen(twin, name=layer.name) if layer.weights else twin
 
-  twin, left = _convert(model, reason, make)
+  # Adapters train in layers, and in wrappers, that are frozen in the model.
+  twin, left = _convert(model, reason, make, wrapper_options=dict(trainable=True))
   for old, new in clone.pairs(model, twin):
     if _is_frozen(new):
       new.layer.set_weights(old.get_weights())
@@ -168,7 +169,7 @@ def to_adapters(
       for name, kernel in new.factored_kernels.items():
         base = kernel.factors['base']
         base.assign(tf.reshape(_plain_kernels(old)[name], base.shape))
-  return Conversion(twin, _described(model, twin), left)
+  return Conversion(twin, _described(model, twin, errors={}), left)
 
 
 def compose(model: Model) -> Model:
@@ -241,9 +242,10 @@ def _convert(
   model: Model,
   reason: Callable[[Layer, clone.Path], str | None],
   make: Callable[[Layer, clone.Path], Layer],
+  **options: Any,
 ) -> tuple[Model, dict[str, str]]:
   """The copy of the model, and why each leaf of it that has no factors was left."""
-  twin = clone.clone(model, lambda layer, path: not reason(layer, path), make)
+  twin = clone.clone(model, lambda layer, path: not reason(layer, path), make, **options)
   converted = {id(old) for old, new in clone.pairs(model, twin) if _is_converted(old, new)}
   left = {}
   for layer, path in clone.leaves(model):
@@ -276,18 +278,21 @@ def _size_reason(layer: Layer, options: dict[str, Any]) -> str | None:
   form = _form(layer)
   # Low-rank models keep the same layers as FedPara's, whose counterparts they are.
   branches = ranks.FEDPARA_BRANCHES
-  size = least = 0
+  gamma, budget = options['gamma'], options['budget']
+  size = least = chosen = 0
   for name, kernel in _plain_kernels(layer).items():
     view = ranks.kernel_view(name, kernel.shape)
     size += math.prod(view)
-    if (budget := options['budget']) is None:
-      rank = ranks.minimal_rank(view, form)
-    elif not (rank := ranks.rank_for_budget(view, budget, form, branches)):
+    if budget is not None and not ranks.rank_for_budget(view, budget, form, branches):
       return f'no factors of `{name}` have at most {budget:g} of its {math.prod(view):,} numbers'
-    least += ranks.count(view, rank, form, branches)
-  if least < size:
+    rank = ranks.choose_rank(view, form, branches, gamma=gamma, budget=budget)
+    chosen += ranks.count(view, rank, form, branches)
+    smallest = rank if gamma is None else ranks.minimal_rank(view, form)
+    least += ranks.count(view, smallest, form, branches)
+  # At gamma 1, factors of a kernel's own size are as the paper has them.
+  if least < size and chosen <= size:
     return None
-  return f'it would not get smaller: at least {least:,} numbers for the {size:,} of its kernels'
+  return f'it would not get smaller: {chosen:,} numbers for the {size:,} of its kernels'
 
 
 def _form(layer: Layer) -> str:
@@ -342,7 +347,7 @@ def _copy_bias(old: Layer, new: Layer) -> None:
 
 
 def _described(
-  model: Model, twin: Model, errors: Mapping[Any, float] = types.MappingProxyType({})
+  model: Model, twin: Model, errors: Mapping[Any, float]
 ) -> tuple[conversion.KernelReport, ...]:
   """errors: of the kernels that were fitted."""
   return tuple(

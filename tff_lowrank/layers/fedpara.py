@@ -2,7 +2,8 @@
 
 Hyeon-Woo, Ye-Bin, Oh: FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated
 Learning, ICLR 2022, arXiv 2108.06098. Kernels are W1 * W2 (Propositions 1 and 3), or for the
-personal form W1 * (W2 + 1) (Algorithm 2); see `factorization`.
+personal form W1 * (W2 + 1) (Algorithm 2); see `factorization`. `ranks.kernel_view` derives how the
+kernels of groups, and of depthwise and separable convolutions, are factorised.
 
 Each layer takes the arguments of the Keras layer of its name, and
   rank: R of the factors; or

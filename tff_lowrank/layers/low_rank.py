@@ -9,7 +9,8 @@ Each takes the arguments of the Keras layer of its name, and
   initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
   recompute: saves memory by composing kernels anew in the backward pass.
 Convolutions are in Tucker-2 form with equal ranks, the baseline (TKD) of Hyeon-Woo et al., ICLR
-2022, arXiv 2108.06098, or by `form='matrix'` a reshaped low-rank matrix.
+2022, arXiv 2108.06098, or by `form='matrix'` a reshaped low-rank matrix. Depthwise kernels, and
+both of a separable convolution, are matrices (`ranks.kernel_view`).
 Raises TypeError or ValueError for arguments of another type or outside of their range.
 """
 
