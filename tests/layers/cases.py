@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tff_lowrank import layers
 
-IMAGES, VECTORS, TOKENS, SEQUENCES = (6, 7, 5), (9,), (4,), (4, 6)
+IMAGES, VECTORS, TOKENS, SEQUENCES, VOLUMES = (6, 7, 4), (9,), (4,), (4, 6), (4, 3, 5, 2)
 
 KINDS = {
   'FedPara': dict(rank=2),
@@ -19,21 +19,41 @@ KINDS = {
 PLAIN = {
   'Dense': (VECTORS, dict(units=4, activation='elu')),
   'Conv2D': (IMAGES, dict(filters=8, kernel_size=(3, 2), padding='same', activation='tanh')),
+  'Conv1D': (SEQUENCES, dict(filters=8, kernel_size=3, padding='causal', activation='tanh')),
+  'Conv1D grouped': (SEQUENCES, dict(filters=9, kernel_size=2, groups=3)),
+  'Conv2D grouped': (IMAGES, dict(filters=6, kernel_size=3, groups=2, strides=2)),
+  'Conv3D': (VOLUMES, dict(filters=3, kernel_size=(2, 3, 1))),
+  'DepthwiseConv1D': (SEQUENCES, dict(kernel_size=3, depth_multiplier=2, padding='same')),
+  'DepthwiseConv2D': (IMAGES, dict(kernel_size=(3, 2), depth_multiplier=2, activation='tanh')),
+  'SeparableConv1D': (SEQUENCES, dict(filters=5, kernel_size=2, padding='causal')),
+  'SeparableConv2D': (IMAGES, dict(filters=7, kernel_size=3, depth_multiplier=2, strides=2)),
   'Embedding': (TOKENS, dict(input_dim=11, output_dim=6, mask_zero=True)),
   'LSTM': (SEQUENCES, dict(units=5, return_sequences=True)),
   'GRU': (SEQUENCES, dict(units=5)),
 }
-ALL = [(kind, plain) for kind in KINDS for plain in PLAIN]
+# Each kind with a kernel of each sort, and the others with each of the three families.
+ALL = [
+  (kind, plain)
+  for kind in KINDS
+  for plain in PLAIN
+  if plain in ('Dense', 'Conv2D', 'Embedding', 'LSTM', 'GRU')
+  or kind in ('FedPara', 'LowRank', 'Adapter')
+]
 
 
 def make(kind, plain, **kwargs):
   """(layer, input shape of one example)"""
   shape, arguments = PLAIN[plain]
-  return getattr(layers, kind.split()[0] + plain)(**(arguments | KINDS[kind] | kwargs)), shape
+  layer_class = getattr(layers, kind.split()[0] + plain.split()[0])
+  return layer_class(**(arguments | KINDS[kind] | kwargs)), shape
+
+
+def plain_class(plain):
+  return getattr(tf.keras.layers, plain.split()[0])
 
 
 def make_plain(plain, **kwargs):
-  return getattr(tf.keras.layers, plain)(**(PLAIN[plain][1] | kwargs))
+  return plain_class(plain)(**(PLAIN[plain][1] | kwargs))
 
 
 def inputs(shape, rng, batch=3, dtype=np.float32):

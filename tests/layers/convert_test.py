@@ -7,6 +7,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank import layers
 from tff_lowrank.layers import adapters
+from tff_lowrank.layers import clone
 
 L = tf.keras.layers
 
@@ -78,11 +79,13 @@ def test_composing_gives_the_twins_outputs(name, trained, model_and_inputs):
 
 def test_kernels_that_are_converted():
   # At gamma 0. first: r = 2, 2 (2 (3 + 16) + 4 * 9) = 148; second: r = 4,
-  # 2 (4 * 40 + 16 * 9) = 608; hidden: r = 7, 2 * 7 * (384 + 48); head: r = 4, 2 * 4 * (48 + 10).
+  # 2 (4 * 40 + 16 * 9) = 608; grouped, from 12 inputs of a group to 24 outputs: r = 4,
+  # 2 (4 * 36 + 16 * 9) = 576; hidden: r = 7, 2 * 7 * (384 + 48); head: r = 4, 2 * 4 * (48 + 10).
   kernels = layers.to_fedpara(images_model(), gamma=0.0).kernels
   assert [(k.layer, k.rank, k.num_parameters) for k in kernels] == [
     ('first', 2, 148),
     ('second', 4, 608),
+    ('grouped', 4, 576),
     ('hidden', 7, 6048),
     ('head', 4, 464),
   ]
@@ -103,11 +106,11 @@ def test_skipped_and_tiny_layers_stay():
   model = images_model()
   model.add(L.Dense(10, name='tiny'))  # At rank 4: 160 > 100.
   conversion = layers.to_fedpara(model, gamma=0.1, skip=['first', 'hidden'])
-  assert [k.layer for k in conversion.kernels] == ['second', 'head']
+  assert [k.layer for k in conversion.kernels] == ['second', 'grouped', 'head']
   assert type(conversion.model.get_layer('tiny')) is L.Dense
   # By budget: rank 1 of the head costs 116 of 480, of the tiny layer 40 of 100.
   kernels = layers.to_fedpara(model, budget=0.25).kernels
-  assert [k.layer for k in kernels] == ['first', 'second', 'hidden', 'head']
+  assert [k.layer for k in kernels] == ['first', 'second', 'grouped', 'hidden', 'head']
   assert kernels[-1].rank == 1
   assert all(k.num_parameters <= 0.25 * np.prod(k.shape) for k in kernels)
 
@@ -127,7 +130,7 @@ def test_fitted_models_keep_what_is_not_factorised(model_and_inputs):
   twin = layers.to_fedpara(model, gamma=0.5, from_trained_weights=True, fit_iterations=10).model
   for layer in model.layers:
     other = twin.get_layer(layer.name)
-    if layer.name in ('norm', 'grouped', 'wrapped'):
+    if layer.name in ('norm', 'wrapped'):
       for one, two in zip(layer.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
     if hasattr(layer, 'bias'):
@@ -189,7 +192,7 @@ class Scale(L.Layer):
 def frozen_layers_model():
   """Layers that are frozen as they are: recurrent ones, wrapped, custom, with several inputs."""
   x = tf.keras.Input((7, 5))
-  y = L.Bidirectional(L.LSTM(4, return_sequences=True))(x)
+  y = L.Bidirectional(L.LSTM(4, return_sequences=True), name='both')(x)
   y = L.LSTM(4, return_sequences=True, name='kept')(Scale()(y))
   y = L.MultiHeadAttention(2, 4)(y, y)
   return tf.keras.Model(x, L.Dense(3)(y))
@@ -198,13 +201,14 @@ def frozen_layers_model():
 def test_adapted_models_with_any_frozen_layers_are_saved_and_trained_by_tff(rng, tmp_path):
   model = frozen_layers_model()
   x = rng.normal(size=(5, 7, 5)).astype(np.float32)
-  adapted = layers.to_adapters(model, 2, skip=['kept']).model
+  adapted = layers.to_adapters(model, 2, skip=['kept', 'both']).model
   np.testing.assert_allclose(adapted(x), model(x), atol=1e-6)
   assert len(adapted.trainable_variables) == 4
   assert len(adapted.non_trainable_variables) == len(model.weights)
-  adapted.save(tmp_path / 'model.keras')
-  loaded = tf.keras.models.load_model(tmp_path / 'model.keras')
-  np.testing.assert_array_equal(loaded(x), adapted(x))
+  for name in ('model.keras', 'model.h5'):
+    adapted.save(tmp_path / name)
+    loaded = tf.keras.models.load_model(tmp_path / name)
+    np.testing.assert_array_equal(loaded(x), adapted(x))
   composed = layers.compose(adapted)
   np.testing.assert_allclose(composed(x), model(x), atol=1e-6)
   assert len(composed.trainable_variables) == len(model.trainable_variables)
@@ -240,7 +244,9 @@ def test_refuses_what_is_shared_between_models():
   x = tf.keras.Input((60,))
   shared = L.Dense(60, name='shared')
   model = tf.keras.Model(x, shared(tf.keras.Model(x, shared(x), name='encoder')(x)))
-  with pytest.raises(ValueError, match="in two nested models cannot be converted, found 'shared'"):
+  with pytest.raises(
+    ValueError, match="in a wrapper and elsewhere, cannot be converted, found 'shared'"
+  ):
     layers.to_fedpara(model, gamma=0.1)
   with pytest.raises(ValueError, match='in two nested models'):
     layers.compose(model)
@@ -273,6 +279,63 @@ def test_skipped_layers_of_adapted_models_are_frozen():
   assert isinstance(adapted.get_layer('head'), adapters.Frozen)
   assert isinstance(adapted.get_layer('norm'), adapters.Frozen)
   assert isinstance(adapted.get_layer('hidden'), layers.AdapterDense)
+
+
+@pytest.mark.parametrize('named', [['head'], ['nested', 'outside', 'norm']])
+def test_what_is_named_trains_whole_beside_the_adapters(named, rng, tmp_path):
+  nested = tf.keras.Sequential(
+    [L.InputLayer((6,)), L.Dense(8, name='inside'), L.BatchNormalization(name='norm')],
+    name='nested',
+  )
+  model = tf.keras.Sequential(
+    [
+      L.InputLayer((4, 5)),
+      L.LSTM(6, name='recurrent'),
+      nested,
+      L.Reshape((1, 8)),
+      L.TimeDistributed(L.Dense(5, name='within'), name='outside'),
+      L.Flatten(),
+      L.Dense(3, trainable=False, name='head'),
+    ]
+  )
+  x = rng.normal(size=(16, 4, 5)).astype(np.float32)
+  conversion = layers.to_adapters(model, 2, trainable=named)
+  adapted = conversion.model
+  np.testing.assert_allclose(adapted(x), model(x), rtol=1e-5, atol=1e-6)
+  whole = {'head': ['head'], 'nested': ['inside', 'norm', 'within']}[named[0]]
+  assert [name for name, reason in conversion.left.items() if '`trainable`' in reason] == whole
+  before = {id(v): v.numpy() for v in adapted.variables}
+  adapted.compile(tf.keras.optimizers.SGD(0.1), 'mse')
+  for _ in range(2):  # Of the adapters, x2 alone has a gradient at first.
+    adapted.fit(x, rng.normal(size=(16, 3)), epochs=2, verbose=0)
+  changed = {id(v) for v in adapted.variables if np.any(v.numpy() != before[id(v)])}
+  trained = {
+    id(v) for layer, _ in clone.leaves(adapted) if layer.name in whole for v in layer.weights
+  }
+  factors = {
+    id(v)
+    for layer, _ in clone.leaves(adapted)
+    for kernel in getattr(layer, 'factored_kernels', {}).values()
+    for name, v in kernel.factors.items()
+    if name != 'base'
+  }
+  assert changed == trained | factors
+  adapted.save(tmp_path / 'model.keras')
+  loaded = tf.keras.models.load_model(tmp_path / 'model.keras')
+  np.testing.assert_allclose(loaded(x), adapted(x), rtol=1e-6, atol=1e-7)
+  assert len(loaded.trainable_variables) == len(adapted.trainable_variables)
+  composed = layers.compose(adapted)
+  np.testing.assert_allclose(composed(x), adapted(x), rtol=1e-4, atol=1e-5)
+
+
+def test_refuses_bad_names_of_layers_that_train_whole():
+  model = images_model()
+  with pytest.raises(ValueError, match=r"`trainable` must name layers .* found \['third'\]"):
+    layers.to_adapters(model, 2, trainable=['third'])
+  with pytest.raises(TypeError, match="`trainable` must be a collection of names, found 'head'"):
+    layers.to_adapters(model, 2, trainable='head')
+  with pytest.raises(ValueError, match=r"must not name the same layers, found \['head'\] in both"):
+    layers.to_adapters(model, 2, skip=['head'], trainable=['head', 'hidden'])
 
 
 def test_converted_models_can_be_saved(model_and_inputs, tmp_path):
@@ -322,5 +385,12 @@ def test_refuses_bad_arguments():
 
   subclass = Subclass()
   subclass(np.ones((1, 2)))
-  with pytest.raises(ValueError, match='Functional'):
-    layers.compose(subclass)
+  for convert in (
+    layers.compose,
+    *CONVERSIONS.values(),
+    lambda model: layers.to_adapters(model, 2),
+  ):
+    with pytest.raises(
+      ValueError, match='found Subclass, a subclassed model: a keras.Model with a'
+    ):
+      convert(subclass)

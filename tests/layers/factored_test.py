@@ -20,7 +20,7 @@ def test_outputs_are_the_plain_layers_with_the_composed_kernel(case, rng):
   model = cases.model_of(layer, shape)
   cases.randomize(layer, rng)
   composed = convert.compose(model)
-  assert type(composed.layers[0]) is getattr(tf.keras.layers, case[1])
+  assert type(composed.layers[0]) is cases.plain_class(case[1])
   x = cases.inputs(shape, rng)
   np.testing.assert_allclose(model(x), composed(x), rtol=1e-4, atol=1e-5)
   assert layer.compute_output_shape((None, *shape)) == composed.layers[0].compute_output_shape(
@@ -197,10 +197,12 @@ def test_unknown_sizes_are_refused():
 
 
 def test_refuses_bad_arguments():
-  with pytest.raises(ValueError, match='`groups` 1, found 2'):
-    layers.FedParaConv2D(4, 3, rank=2, groups=2)
-  with pytest.raises(TypeError, match='at most 6 positional arguments, found 7'):
-    layers.FedParaConv2D(4, 3, (1, 1), 'same', None, (1, 1), 2, rank=2)
+  with pytest.raises(ValueError, match='must be a multiple of `groups`, found 3 channels and 2'):
+    layers.FedParaConv2D(4, 3, rank=2, groups=2).build((None, 8, 8, 3))
+  with pytest.raises(TypeError, match='at most 9 positional arguments, found 10'):
+    layers.FedParaConv2D(4, 3, 1, 'same', None, 1, 2, 'relu', True, 'he_normal', rank=2)
+  with pytest.raises(TypeError, match='at most 8 positional arguments, found 9'):
+    layers.FedParaDepthwiseConv2D(3, 1, 'same', 2, None, 1, 'relu', True, 'he_normal', rank=2)
   with pytest.raises(TypeError, match='at most 3 positional arguments, found 4'):
     layers.FedParaDense(4, 'relu', True, 'he_normal', rank=2)
   with pytest.raises(TypeError, match='at most 4 positional arguments, found 5'):

@@ -10,7 +10,13 @@ from tff_lowrank.layers import factorization as lib
 from tff_lowrank.layers import ranks
 
 MATRIX, CONVOLUTION = (5, 4), (2, 3, 5, 4)
-CASES = [(MATRIX, 'matrix'), (CONVOLUTION, 'matrix'), (CONVOLUTION, 'tucker')]
+CASES = [
+  (MATRIX, 'matrix'),
+  (CONVOLUTION, 'matrix'),
+  (CONVOLUTION, 'tucker'),
+  ((3, 5, 4), 'tucker'),
+  ((2, 1, 3, 5, 4), 'tucker'),
+]
 KINDS = {
   'fedpara': lambda **k: lib.Hadamard(**k),
   'tanh': lambda **k: lib.Hadamard(tanh=True, **k),
@@ -240,5 +246,5 @@ def test_refuses_bad_arguments():
     lib.Hadamard(rank=0)
   with pytest.raises(ValueError, match='`initialization` must be one of'):
     lib.LowRank(rank=1, initialization='he')
-  with pytest.raises(ValueError, match='needs a kernel of 4 sizes'):
+  with pytest.raises(ValueError, match='needs a kernel of 3 to 5 sizes'):
     lib.Hadamard(rank=1, form='tucker').shapes((3, 4))

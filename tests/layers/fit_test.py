@@ -22,9 +22,9 @@ def test_low_rank_matrix_is_the_truncated_decomposition(rng):
   np.testing.assert_allclose(np.linalg.norm(residual), np.linalg.norm(tail), rtol=1e-5)
 
 
-def test_tucker_kernels_are_found_again(rng):
+@pytest.mark.parametrize('shape', [(3, 3, 12, 10), (4, 12, 10)])
+def test_tucker_kernels_are_found_again(shape, rng):
   factorization = lib.LowRank(rank=3, form='tucker')
-  shape = (3, 3, 12, 10)
   source = {name: rng.normal(size=s) for name, s in factorization.shapes(shape).items()}
   kernel = 0.02 * factorization.compose(source).numpy()
   factors, error = fit_lib.fit(kernel, factorization)

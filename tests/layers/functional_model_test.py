@@ -62,7 +62,40 @@ def plain_images():
   )
 
 
+def convolutions(**options):
+  """Of images read as sequences of rows, and of their pixels; in groups, and each channel alone."""
+  return tf.keras.Sequential(
+    [
+      L.InputLayer((8, 8, 2)),
+      layers.FedParaConv2D(6, 3, rank=2, groups=2, activation='relu', **options),
+      layers.FedParaDepthwiseConv2D(2, rank=2, depth_multiplier=2, **options),
+      layers.FedParaSeparableConv2D(6, 2, rank=2, activation='relu', **options),
+      L.Reshape((4, 24)),
+      layers.FedParaConv1D(6, 2, rank=2, padding='causal', **options),
+      layers.FedParaSeparableConv1D(6, 2, rank=2, **options),
+      L.Flatten(),
+      layers.FedParaDense(3, rank=2, **options),
+    ]
+  )
+
+
+def wrapped_words():
+  return tf.keras.Sequential(
+    [
+      L.InputLayer((5,), dtype=tf.int32),
+      L.Embedding(9, 6, mask_zero=True, name='words'),
+      L.TimeDistributed(L.Dense(8)),
+      L.Bidirectional(L.LSTM(7)),
+      L.Dense(3, name='head'),
+    ]
+  )
+
+
 MODELS = {
+  'convolutions': convolutions,
+  'convolutions recomputed': lambda: convolutions(recompute=True),
+  'wrapped': lambda: layers.to_fedpara(wrapped_words(), budget=1.0).model,
+  'wrapped adapters': lambda: layers.to_adapters(wrapped_words(), 2, trainable=['head']).model,
   'images': images,
   'images recomputed': lambda: images(recompute=True),
   'images personal': lambda: images(personal=True),

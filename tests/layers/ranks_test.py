@@ -10,7 +10,8 @@ from tff_lowrank.layers import ranks
 
 SIZES = st.integers(1, 600)
 MATRICES = st.tuples(SIZES, SIZES)
-CONVOLUTIONS = st.tuples(st.integers(1, 7), st.integers(1, 7), SIZES, SIZES)
+WINDOWS = st.lists(st.integers(1, 7), min_size=1, max_size=3)
+CONVOLUTIONS = st.builds(lambda window, *sizes: (*window, *sizes), WINDOWS, SIZES, SIZES)
 KERNELS = st.one_of(
   st.tuples(MATRICES, st.just('matrix')),
   st.tuples(CONVOLUTIONS, st.sampled_from(ranks.FORMS)),
@@ -141,11 +142,11 @@ def test_refuses_bad_arguments():
   with pytest.raises(ValueError, match="`form` must be one of 'matrix', 'tucker', found 'cp'"):
     ranks.count((3, 3), 1, 'cp', 2)
   with pytest.raises(
-    ValueError, match="'tucker' needs a kernel of 4 sizes, found shape \\(3, 3\\)"
+    ValueError, match="'tucker' needs a kernel of 3 to 5 sizes, found shape \\(3, 3\\)"
   ):
     ranks.minimal_rank((3, 3), 'tucker')
-  with pytest.raises(ValueError, match='2 or 4 sizes'):
-    ranks.minimal_rank((3, 3, 3), 'matrix')
+  with pytest.raises(ValueError, match='2 to 5 sizes'):
+    ranks.minimal_rank((3, 3, 3, 3, 3, 3), 'matrix')
   with pytest.raises(ValueError, match='at least 1'):
     ranks.minimal_rank((3, 0), 'matrix')
   with pytest.raises(ValueError, match=r'`gamma` must be in \[0, 1\], found 1.5'):

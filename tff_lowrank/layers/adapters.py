@@ -15,6 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_lowrank import checks
+from tff_lowrank.layers import convolution
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
 from tff_lowrank.layers import recurrent
@@ -57,8 +58,38 @@ class AdapterDense(Adapter, factored.FactoredDense):
 
 
 @factored.serializable
-class AdapterConv2D(factored.TuckerOrMatrix, Adapter, factored.FactoredConv2D):
-  """keras.layers.Conv2D, frozen, of one group, with an adapter; see the module."""
+class AdapterConv1D(convolution.TuckerOrMatrix, Adapter, convolution.FactoredConv1D):
+  """keras.layers.Conv1D, frozen, with an adapter; see the module."""
+
+
+@factored.serializable
+class AdapterConv2D(convolution.TuckerOrMatrix, Adapter, convolution.FactoredConv2D):
+  """keras.layers.Conv2D, frozen, with an adapter; see the module."""
+
+
+@factored.serializable
+class AdapterConv3D(convolution.TuckerOrMatrix, Adapter, convolution.FactoredConv3D):
+  """keras.layers.Conv3D, frozen, with an adapter; see the module."""
+
+
+@factored.serializable
+class AdapterDepthwiseConv1D(Adapter, convolution.FactoredDepthwiseConv1D):
+  """keras.layers.DepthwiseConv1D, frozen, with an adapter; see the module."""
+
+
+@factored.serializable
+class AdapterDepthwiseConv2D(Adapter, convolution.FactoredDepthwiseConv2D):
+  """keras.layers.DepthwiseConv2D, frozen, with an adapter; see the module."""
+
+
+@factored.serializable
+class AdapterSeparableConv1D(Adapter, convolution.FactoredSeparableConv1D):
+  """keras.layers.SeparableConv1D, frozen, with an adapter on each kernel; see the module."""
+
+
+@factored.serializable
+class AdapterSeparableConv2D(Adapter, convolution.FactoredSeparableConv2D):
+  """keras.layers.SeparableConv2D, frozen, with an adapter on each kernel; see the module."""
 
 
 @factored.serializable
@@ -122,9 +153,12 @@ class Frozen(tf.keras.layers.Wrapper):
 
   @classmethod
   def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> 'Frozen':
-    # Keras' own for wrappers does not find registered layers. The layer is built by `build`.
-    inner = dict(config['layer'], build_config=None)
-    layer = tf.keras.saving.deserialize_keras_object(inner, custom_objects)
+    # Keras' own for wrappers does not find registered layers, and from HDF5 files they are found by
+    # their class's name alone. The layer is built by `build`.
+    inner = config['layer']
+    name = inner.get('registered_name') or inner['class_name']
+    inner = dict(inner, class_name=name, build_config=None)
+    layer = tf.keras.layers.deserialize(inner, custom_objects)
     return cls(layer, **{name: value for name, value in config.items() if name != 'layer'})
 
 

@@ -1,15 +1,15 @@
 """Keras models to their factorised twins, to adapters, and back to ordinary layers.
 
-A model is Sequential or functional, built; models nested in it are converted too. What has a
-factorised form is, in exactly these classes and without a constraint on a kernel: Dense, Conv2D of
-one group, Embedding, LSTM, GRU. Other layers, layers within wrappers, and those named in `skip`,
-are copied as they are. A layer may be used several times in one model, but not in a nested one
-besides, where Keras' copies would not be shared.
+A model is Sequential or functional, built; models nested in it are converted too, and what wrappers
+such as TimeDistributed and Bidirectional wrap. What has a factorised form is, in exactly these
+classes and without a constraint on a kernel: Dense, Conv1D to Conv3D of any number of groups,
+DepthwiseConv1D and 2D, SeparableConv1D and 2D, Embedding, LSTM, GRU. Other layers, wrappers with
+weights of their own, and those named in `skip`, are copied as they are. A layer may be used several
+times in one model, but not in a nested one or in a wrapper besides, where Keras' copies would not
+be shared.
 """
 
-from collections.abc import Callable, Collection
-import dataclasses
-import functools
+from collections.abc import Callable, Collection, Mapping
 import math
 from typing import Any
 
@@ -17,12 +17,27 @@ import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank.layers import adapters
+from tff_lowrank.layers import clone
+from tff_lowrank.layers import conversion
+from tff_lowrank.layers import convolution
 from tff_lowrank.layers import fedpara
 from tff_lowrank.layers import fit as fit_lib
 from tff_lowrank.layers import low_rank
 from tff_lowrank.layers import ranks
 
-_PLAIN = ('Dense', 'Conv2D', 'Embedding', 'LSTM', 'GRU')
+_PLAIN = (
+  'Dense',
+  'Conv1D',
+  'Conv2D',
+  'Conv3D',
+  'DepthwiseConv1D',
+  'DepthwiseConv2D',
+  'SeparableConv1D',
+  'SeparableConv2D',
+  'Embedding',
+  'LSTM',
+  'GRU',
+)
 
 
 def _classes(module: Any, prefix: str) -> dict[type, type]:
@@ -36,34 +51,9 @@ _PLAIN_OF = {
   twin: plain for classes in (_FEDPARA, _LOW_RANK, _ADAPTERS) for plain, twin in classes.items()
 }
 
+Conversion = conversion.Conversion
 Layer = tf.keras.layers.Layer
 Model = tf.keras.Model
-
-
-@dataclasses.dataclass(frozen=True)
-class KernelReport:
-  """What became of one kernel.
-
-  layer, kernel: the names of the layer and of the kernel in it.
-  shape, rank: of the kernel and of its factors.
-  num_parameters: of its factors, in place of the product of `shape`.
-  fit_error: |K - fit| / |K| of the trained kernel, or None where it was not fitted.
-  """
-
-  layer: str
-  kernel: str
-  shape: tuple[int, ...]
-  rank: int
-  num_parameters: int
-  fit_error: float | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-  """A factorised model, and what became of each kernel that was factorised, in order."""
-
-  model: Model
-  kernels: tuple[KernelReport, ...]
 
 
 def to_fedpara(
@@ -80,8 +70,8 @@ def to_fedpara(
 ) -> Conversion:
   """The model with FedPara's (or pFedPara's) layers; see `fedpara` for the paper and arguments.
 
-  Layers that would not get smaller (FedPara at the least unrestricted rank, or no rank within the
-  budget) stay as they are.
+  Layers whose kernels, together, would not get smaller stay as they are: at FedPara's least
+  unrestricted rank, or for lack of a rank within the budget.
 
   Args:
     model: built, of plain Keras layers; it is not changed.
@@ -96,7 +86,8 @@ def to_fedpara(
     fit_iterations: see `fit.fit`.
 
   Raises:
-    TypeError or ValueError: for a model or an argument that is not as above.
+    TypeError or ValueError: for a model or an argument that is not as above, or if no layer is
+      converted.
   """
   ranks.check_size(None, gamma, budget)
   options = dict(gamma=gamma, budget=budget, personal=personal, tanh=tanh, recompute=recompute)
@@ -125,56 +116,84 @@ def to_adapters(
   *,
   scale: float = 1.0,
   skip: Collection[str] = (),
+  trainable: Collection[str] = (),
   recompute: bool = False,
 ) -> Conversion:
   """The model with frozen weights and LoHa adapters of `rank`; its outputs are the model's.
 
-  Only adapters train; layers that get none, because they have no kernel or are named in `skip`,
-  are frozen with their weights.
+  Only adapters train, of any size, and what is named in `trainable`. Layers that get none, because
+  they have no kernel or are named in `skip`, are frozen with their weights.
+
+  Args:
+    model: as for `to_fedpara`.
+    rank: of all adapters, at least 1.
+    scale: of the adapters' products; see `adapters`.
+    skip: names of layers, or nested models, that are frozen without adapters.
+    trainable: names of layers, or nested models, that train whole, such as a new head.
+    recompute: whether kernels are composed anew in the backward pass.
+
+  Raises:
+    TypeError or ValueError: as `to_fedpara`, or for a name in both `skip` and `trainable`.
   """
   checks.check_at_least('rank', rank, 1)
+  clone.check_model(model)
+  _check_names(model, skip=skip, trainable=trainable)
+  if both := sorted(set(skip) & set(trainable)):
+    raise ValueError(f'`skip` and `trainable` must not name the same layers, found {both} in both.')
   options = dict(rank=rank, scale=scale, recompute=recompute)
 
-  def convert(layer: Layer) -> Layer:
-    if _is_convertible(layer):
-      return _make(_ADAPTERS[type(layer)], layer, options)
-    return keep(layer)
+  def reason(layer: Layer, path: clone.Path) -> str | None:
+    if set(trainable).intersection(path):
+      return 'it is named in `trainable`, and trains whole'
+    return _reason(layer, path, skip)
 
-  def keep(layer: Layer) -> Layer:
-    return adapters.Frozen(_copy(layer), name=layer.name) if layer.weights else _copy(layer)
+  def make(layer: Layer, path: clone.Path) -> Layer:
+    if not reason(layer, path):
+      return _make(_ADAPTERS[type(layer)], layer, options | dict(trainable=True))
+    twin = clone.copy(layer)
+    inside = {name for _, inner in clone.leaves(layer, path) for name in inner}
+    if set(trainable) & inside.union(path):
+      twin.trainable = True
+      return twin
+    return adapters.Frozen(twin, name=layer.name) if layer.weights else twin
 
-  twin = _clone(model, convert, keep, skip)
-  for old, new in _layer_pairs(model, twin):
+  # Adapters train in layers, and in wrappers, that are frozen in the model.
+  twin, left = _convert(model, reason, make, wrapper_options=dict(trainable=True))
+  for old, new in clone.pairs(model, twin):
     if _is_frozen(new):
       new.layer.set_weights(old.get_weights())
-    elif type(new) in _PLAIN_OF:
+    elif not _is_converted(old, new):
+      new.set_weights(old.get_weights())
+    else:
       _copy_bias(old, new)
       for name, kernel in new.factored_kernels.items():
         base = kernel.factors['base']
         base.assign(tf.reshape(_plain_kernels(old)[name], base.shape))
-  return Conversion(twin, _describe(twin))
+  return Conversion(twin, _described(model, twin, errors={}), left)
 
 
 def compose(model: Model) -> Model:
   """The model with ordinary Keras layers, whose kernels are composed once; equal outputs.
 
-  The inverse of the conversions above, for serving at the plain model's cost. Factorised layers
-  within wrappers stay; all layers of an adapted model can be trained again.
+  The inverse of the conversions above, for serving at the plain model's cost. All layers of an
+  adapted model can be trained again.
   """
+  clone.check_model(model)
 
-  def convert(layer: Layer) -> Layer:
+  def make(layer: Layer, path: clone.Path) -> Layer:
+    del path
     if type(layer) in _PLAIN_OF:
-      config = layer.get_config()
+      config = clone.config_of(layer)
       config = {name: value for name, value in config.items() if name not in layer.settings}
       return _PLAIN_OF[type(layer)].from_config(config)
     if not _is_frozen(layer):
-      return _copy(layer)
-    thawed = _copy(layer.layer)
+      return clone.copy(layer)
+    thawed = clone.copy(layer.layer)
     thawed.trainable = True  # With all layers that it wraps.
     return thawed
 
-  twin = _clone(model, convert)
-  for old, new in _layer_pairs(model, twin):
+  twin = clone.clone(model, lambda layer, path: True, make)
+  for old, new in clone.pairs(model, twin):
     if type(old) in _PLAIN_OF:
       _copy_bias(old, new)
       for name, variable in _plain_kernels(new).items():
@@ -192,26 +211,96 @@ def _factorize(
   from_trained_weights: bool,
   fit_iterations: int,
 ) -> Conversion:
-  def convert(layer: Layer) -> Layer:
-    if _is_convertible(layer) and _gets_smaller(layer, options):
-      return _make(classes[type(layer)], layer, options)
-    return _copy(layer)
+  clone.check_model(model)
+  _check_names(model, skip=skip)
 
-  twin = _clone(model, convert, skip=skip)
+  def reason(layer: Layer, path: clone.Path) -> str | None:
+    return _reason(layer, path, skip) or _size_reason(layer, options)
+
+  def make(layer: Layer, path: clone.Path) -> Layer:
+    return clone.copy(layer) if reason(layer, path) else _make(classes[type(layer)], layer, options)
+
+  twin, left = _convert(model, reason, make)
   errors = {}
   if from_trained_weights:
-    for old, new in _layer_pairs(model, twin):
-      if type(new) not in _PLAIN_OF:
+    for old, new in clone.pairs(model, twin):
+      if not _is_converted(old, new):
         new.set_weights(old.get_weights())
         continue
       _copy_bias(old, new)
       for name, kernel in new.factored_kernels.items():
-        target = _plain_kernels(old)[name].numpy()
-        factors, error = fit_lib.fit(target, kernel.factorization, iterations=fit_iterations)
+        target = _plain_kernels(old)[name].numpy().reshape(kernel.view)
+        factors, errors[kernel] = fit_lib.fit(
+          target, kernel.factorization, iterations=fit_iterations
+        )
         for factor, value in factors.items():
           kernel.factors[factor].assign(value)
-        errors[new.name, name] = error
-  return Conversion(twin, _describe(twin, errors))
+  return Conversion(twin, _described(model, twin, errors), left)
+
+
+def _convert(
+  model: Model,
+  reason: Callable[[Layer, clone.Path], str | None],
+  make: Callable[[Layer, clone.Path], Layer],
+  **options: Any,
+) -> tuple[Model, dict[str, str]]:
+  """The copy of the model, and why each leaf of it that has no factors was left."""
+  twin = clone.clone(model, lambda layer, path: not reason(layer, path), make, **options)
+  converted = {id(old) for old, new in clone.pairs(model, twin) if _is_converted(old, new)}
+  left = {}
+  for layer, path in clone.leaves(model):
+    if id(layer) not in converted and not isinstance(layer, tf.keras.layers.InputLayer):
+      name = '/'.join(path) if layer.name in left else layer.name
+      left[name] = reason(layer, path) or 'the other direction of its Bidirectional is left'
+  if not converted:
+    raise ValueError(f'`model` has no layer that can be converted:\n{conversion.listed(left)}')
+  return twin, left
+
+
+def _reason(layer: Layer, path: clone.Path, skip: Collection[str]) -> str | None:
+  """Why a layer is left whatever the rank; None if it is not."""
+  if set(skip).intersection(path):
+    return 'it is named in `skip`'
+  if not layer.weights:
+    return 'it has no weights'
+  if type(layer) in _PLAIN_OF:
+    return 'it has factors already'
+  if type(layer) not in _FEDPARA:
+    return f'{type(layer).__name__} has no factorised form'
+  for name, value in layer.get_config().items():
+    if value and name.endswith('_constraint') and not name.startswith('bias'):
+      return f'it has a `{name}`'
+  return None
+
+
+def _size_reason(layer: Layer, options: dict[str, Any]) -> str | None:
+  """Why a layer would not get smaller, all its kernels together; None if it does."""
+  form = _form(layer)
+  # Low-rank models keep the same layers as FedPara's, whose counterparts they are.
+  branches = ranks.FEDPARA_BRANCHES
+  gamma, budget = options['gamma'], options['budget']
+  size = least = chosen = 0
+  for name, kernel in _plain_kernels(layer).items():
+    view = ranks.kernel_view(name, kernel.shape)
+    size += math.prod(view)
+    if budget is not None and not ranks.rank_for_budget(view, budget, form, branches):
+      return f'no factors of `{name}` have at most {budget:g} of its {math.prod(view):,} numbers'
+    rank = ranks.choose_rank(view, form, branches, gamma=gamma, budget=budget)
+    chosen += ranks.count(view, rank, form, branches)
+    smallest = rank if gamma is None else ranks.minimal_rank(view, form)
+    least += ranks.count(view, smallest, form, branches)
+  # At gamma 1, factors of a kernel's own size are as the paper has them.
+  if least < size and chosen <= size:
+    return None
+  return f'it would not get smaller: {chosen:,} numbers for the {size:,} of its kernels'
+
+
+def _form(layer: Layer) -> str:
+  """How the kernels of a plain layer are factorised."""
+  if not issubclass(_FEDPARA[type(layer)], convolution.TuckerOrMatrix):
+    return 'matrix'
+  # Groups of one input each are a depthwise convolution.
+  return 'matrix' if layer.groups > 1 and layer.kernel.shape[-2] == 1 else 'tucker'
 
 
 def _make(twin: type, layer: Layer, options: dict[str, Any]) -> Layer:
@@ -219,108 +308,35 @@ def _make(twin: type, layer: Layer, options: dict[str, Any]) -> Layer:
   dropped = ('_initializer', '_constraint')
   config = {
     name: value
-    for name, value in layer.get_config().items()
+    for name, value in clone.config_of(layer).items()
     if name.startswith('bias') or not name.endswith(dropped)
   }
+  if issubclass(twin, convolution.TuckerOrMatrix):
+    options = options | dict(form=_form(layer))
   return twin.from_config(config | options)
 
 
-def _copy(layer: Layer) -> Layer:
-  return type(layer).from_config(layer.get_config())
+def _is_converted(old: Layer, new: Layer) -> bool:
+  return type(new) in _PLAIN_OF and type(old) not in _PLAIN_OF
 
 
 def _is_frozen(layer: Layer) -> bool:
   return isinstance(layer, adapters.Frozen)
 
 
-def _is_convertible(layer: Layer) -> bool:
-  if type(layer) not in _FEDPARA or getattr(layer, 'groups', 1) != 1:
-    return False
-  return not any(
-    value and name.endswith('_constraint') and not name.startswith('bias')
-    for name, value in layer.get_config().items()
-  )
-
-
-def _gets_smaller(layer: Layer, options: dict[str, Any]) -> bool:
-  """The guard for tiny layers, on all kernels of the layer together."""
-  form = 'tucker' if isinstance(layer, tf.keras.layers.Conv2D) else 'matrix'
-  # Low-rank models keep the same layers as FedPara's, whose counterparts they are.
-  branches = ranks.FEDPARA_BRANCHES
-  saved = 0
-  for kernel in _plain_kernels(layer).values():
-    shape = tuple(kernel.shape)
-    if options['budget'] is None:
-      rank = ranks.minimal_rank(shape, form)
-    elif not (rank := ranks.rank_for_budget(shape, options['budget'], form, branches)):
-      return False
-    saved += math.prod(shape) - ranks.count(shape, rank, form, branches)
-  return saved > 0
-
-
-def _clone(
-  model: Model,
-  convert: Callable[[Layer], Layer],
-  keep: Callable[[Layer], Layer] = _copy,
-  skip: Collection[str] = (),
-) -> Model:
-  """A copy of `model`, each layer through `convert`, or `keep`, built, with fresh weights.
-
-  skip: names of layers and nested models of which nothing is converted.
-  """
-  checks.check_type('model', model, Model)
-  if not model.built:
-    raise ValueError('`model` must be built, so that the shapes of its kernels are known.')
-  if isinstance(skip, str):
-    raise TypeError(f'`skip` must be a collection of names, found {skip!r}.')
-  unknown = sorted(set(skip) - _names(model))
-  if unknown:
-    raise ValueError(f'`skip` must name layers of the model, found {unknown} not in it.')
-  met = set()
-
-  def clone(layer: Layer, is_kept: bool = False) -> Layer:
-    # Once for each model that the layer is in.
-    if id(layer) in met:
-      raise ValueError(f'A layer in two nested models cannot be converted, found {layer.name!r}.')
-    met.add(id(layer))
-    is_kept = is_kept or layer.name in skip
-    if isinstance(layer, Model):
-      inner = functools.partial(clone, is_kept=is_kept)
-      return tf.keras.models.clone_model(layer, clone_function=inner)
-    return (keep if is_kept else convert)(layer)
-
-  twin = tf.keras.models.clone_model(model, clone_function=clone)
-  if not twin.built:
-    twin.build(model.input_shape)
-  return twin
-
-
-def _names(model: Model) -> set[str]:
-  """The names of a model's layers and nested models, and of their layers."""
-  return {
-    name
-    for layer in model.layers
-    for name in ({layer.name} | (_names(layer) if isinstance(layer, Model) else set()))
-  }
-
-
-def _flat_layers(model: Model) -> list[Layer]:
-  """The layers of a model, those of nested models in place of these."""
-  return [
-    leaf
-    for layer in model.layers
-    for leaf in (_flat_layers(layer) if isinstance(layer, Model) else [layer])
-  ]
-
-
-def _layer_pairs(model: Model, twin: Model) -> list[tuple[Layer, Layer]]:
-  return list(zip(_flat_layers(model), _flat_layers(twin), strict=True))
+def _check_names(model: Model, **arguments: Collection[str]) -> None:
+  for argument, given in arguments.items():
+    if isinstance(given, str):
+      raise TypeError(f'`{argument}` must be a collection of names, found {given!r}.')
+    unknown = sorted(set(given) - clone.names(model))
+    if unknown:
+      raise ValueError(f'`{argument}` must name layers of the model, found {unknown} not in it.')
 
 
 def _plain_kernels(layer: Layer) -> dict[str, tf.Variable]:
   """The kernels of a plain layer, by the names that the factorised layers have for them."""
   owner = getattr(layer, 'cell', layer)
-  names = ('kernel', 'recurrent_kernel', 'embeddings')
+  names = ('kernel', 'recurrent_kernel', 'embeddings', ranks.DEPTHWISE_KERNEL, 'pointwise_kernel')
   return {name: getattr(owner, name) for name in names if hasattr(owner, name)}
 
 
@@ -330,19 +346,20 @@ def _copy_bias(old: Layer, new: Layer) -> None:
     new.bias.assign(old.bias)
 
 
-def _describe(
-  twin: Model, errors: dict[tuple[str, str], float] | None = None
-) -> tuple[KernelReport, ...]:
+def _described(
+  model: Model, twin: Model, errors: Mapping[Any, float]
+) -> tuple[conversion.KernelReport, ...]:
+  """errors: of the kernels that were fitted."""
   return tuple(
-    KernelReport(
+    conversion.KernelReport(
       layer=layer.name,
       kernel=name,
       shape=kernel.shape,
       rank=kernel.factorization.rank,
       num_parameters=sum(v.shape.num_elements() for v in kernel.factors.values() if v.trainable),
-      fit_error=(errors or {}).get((layer.name, name)),
+      fit_error=errors.get(kernel),
     )
-    for layer in _flat_layers(twin)
-    if type(layer) in _PLAIN_OF
+    for old, layer in clone.pairs(model, twin)
+    if _is_converted(old, layer)
     for name, kernel in layer.factored_kernels.items()
   )

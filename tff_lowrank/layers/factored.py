@@ -25,7 +25,7 @@ EMBEDDING_VARIANCE = 0.1**2 / 12
 
 _WITHOUT_MEANING = tuple(
   f'{name}_{kind}'
-  for name in ('kernel', 'recurrent', 'embeddings')
+  for name in ('kernel', 'recurrent', 'embeddings', 'depthwise', 'pointwise')
   for kind in ('initializer', 'constraint')
 )
 
@@ -97,7 +97,7 @@ class Factored:
     return dict(recompute=self.recompute)
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Factorization:
-    """How a kernel of this shape is factorised."""
+    """How a kernel of this shape, which is its view (`ranks.kernel_view`), is factorised."""
     raise NotImplementedError
 
   @property
@@ -112,10 +112,11 @@ class Factored:
 
     variance: of the kernel's entries under the balanced initialisation.
     """
-    factorization = self.factorization(shape)
-    stddevs = factorization.stddevs(shape, variance)
+    view = ranks.kernel_view(name, shape)
+    factorization = self.factorization(view)
+    stddevs = factorization.stddevs(view, variance)
     factors = {}
-    for factor, factor_shape in factorization.shapes(shape).items():
+    for factor, factor_shape in factorization.shapes(view).items():
       trainable = factor != factorization_lib.BASE
       factors[factor] = self.add_weight(
         name=f'{name}_{factor}',
@@ -126,7 +127,7 @@ class Factored:
         # Factors are composed in full precision, and the kernel cast, as a plain kernel is.
         experimental_autocast=False,
       )
-    kernel = kernel_lib.FactoredKernel(factorization, shape, factors, self.recompute)
+    kernel = kernel_lib.FactoredKernel(factorization, shape, view, factors, self.recompute)
     # A tuple: a dictionary Keras would wrap, and save.
     self._kernels = (*self._kernels, (name, kernel))
 
@@ -192,23 +193,6 @@ class Sized(Factored):
     return ranks.choose_rank(kernel_shape, self.form, self.branches, **self._size)
 
 
-class TuckerOrMatrix(Factored):
-  """A factorised convolution, of either form; mixed in ahead of its factorisation.
-
-  form: `'tucker'` for Tucker factors (Proposition 3 in FedPara), `'matrix'` for those of the
-    matrix [outputs, height x width x inputs] (Proposition 1).
-  """
-
-  def __init__(self, *args: Any, form: str = 'tucker', **kwargs: Any):
-    checks.check_one_of('form', form, ranks.FORMS)
-    super().__init__(*args, **kwargs)
-    self.form = form
-
-  @property
-  def settings(self) -> dict[str, Any]:
-    return super().settings | dict(form=self.form)
-
-
 def personal_mask(model: tf.keras.Model) -> list[bool]:
   """For each of the model's trainable variables, in order, whether it is personal (pFedPara)."""
   personal = {
@@ -222,9 +206,50 @@ def personal_mask(model: tf.keras.Model) -> list[bool]:
   return [id(v) in personal for v in model.trainable_variables]
 
 
-class FactoredDense(Factored, tf.keras.layers.Dense):
-  """keras.layers.Dense: floating [..., inputs] -> [..., units]."""
+class Linear(Factored):
+  """A factorised layer that is linear in its input up to the activation; mixed into one.
 
+  Computes what the plain layer does, by its own code, on whatever input that takes.
+  """
+
+  # The plain Keras layer.
+  plain: type[tf.keras.layers.Layer]
+
+  def call(self, inputs: Any) -> Any:
+    arguments = dict(inputs=inputs)
+    if self.bias is not None:
+      arguments |= dict(bias=tf.convert_to_tensor(self.bias))
+    outputs = kernel_lib.apply(
+      self._without_activation, arguments, self.factored_kernels, self.compute_dtype
+    )
+    if self.activation is None:
+      return outputs
+    return tf.ragged.map_flat_values(self.activation, outputs)
+
+  def _without_activation(self, arguments: dict[str, Any], kernels: dict[str, tf.Tensor]) -> Any:
+    bias = arguments.get('bias')
+    view = _View(self, activation=None, bias=bias, **kernels)
+    return self.plain.call(view, arguments['inputs'])
+
+
+class _View:
+  """A layer with some attributes in place of its own."""
+
+  def __init__(self, layer: tf.keras.layers.Layer, **attributes: Any):
+    self._layer = layer
+    self.__dict__.update(attributes)
+
+  def __getattr__(self, name: str) -> Any:
+    return getattr(self._layer, name)
+
+
+class FactoredDense(Linear, tf.keras.layers.Dense):
+  """keras.layers.Dense: floating [..., inputs] -> [..., units], also ragged; or sparse [n, inputs].
+
+  Of a ragged input, the last axis has one size.
+  """
+
+  plain = tf.keras.layers.Dense
   num_positional = 3
 
   def build(self, input_shape: Any) -> None:
@@ -241,57 +266,12 @@ class FactoredDense(Factored, tf.keras.layers.Dense):
   def kernel(self) -> tf.Tensor:
     return self.compose('kernel')
 
-  def call(self, inputs: tf.Tensor) -> tf.Tensor:
-    inputs = tf.cast(inputs, self.compute_dtype)
-    outputs = self.factored_kernels['kernel'].apply(_last_axis_product, inputs)
-    if self.bias is not None:
-      outputs = tf.nn.bias_add(outputs, self.bias)
-    return outputs if self.activation is None else self.activation(outputs)
-
-
-def _last_axis_product(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  if inputs.shape.rank == 2:
-    return tf.matmul(inputs, kernel)
-  outputs = tf.tensordot(inputs, kernel, 1)
-  return tf.ensure_shape(outputs, inputs.shape[:-1].concatenate(kernel.shape[1]))
-
-
-class FactoredConv2D(Factored, tf.keras.layers.Conv2D):
-  """keras.layers.Conv2D, of one group: floating [batch, rows, columns, channels] and the like."""
-
-  num_positional = 6
-
-  def __init__(self, filters: int, kernel_size: Any, *args: Any, groups: int = 1, **kwargs: Any):
-    if groups != 1:
-      raise ValueError(f'Factorised convolutions have `groups` 1, found {groups}.')
-    super().__init__(filters, kernel_size, *args, **kwargs)
-
-  def build(self, input_shape: Any) -> None:
-    input_shape = tf.TensorShape(input_shape)
-    axis = -1 if self.data_format == 'channels_last' else 1
-    if input_shape[axis] is None:
-      raise ValueError(f'The number of channels must be known, found shape {input_shape}.')
-    self.compute_output_shape(input_shape)  # Refuses windows larger than the image.
-    self.input_spec = tf.keras.layers.InputSpec(min_ndim=4, axes={axis: input_shape[axis]})
-    shape = (*self.kernel_size, input_shape[axis], self.filters)
-    self.add_kernel('kernel', shape, he_variance(shape), self.kernel_regularizer)
-    self.add_bias([self.filters])
-    self.built = True
-
-  @property
-  def kernel(self) -> tf.Tensor:
-    return self.compose('kernel')
-
-  def call(self, inputs: tf.Tensor) -> tf.Tensor:
-    outputs = self.factored_kernels['kernel'].apply(self.convolution_op, inputs)
-    if self.bias is not None:
-      layout = 'NHWC' if self.data_format == 'channels_last' else 'NCHW'
-      outputs = tf.nn.bias_add(outputs, self.bias, data_format=layout)
-    return outputs if self.activation is None else self.activation(outputs)
-
 
 class FactoredEmbedding(Factored, tf.keras.layers.Embedding):
-  """keras.layers.Embedding: integers [...] -> [..., output_dim]; composes the rows used alone."""
+  """keras.layers.Embedding: integers [...] -> [..., output_dim], also ragged or sparse.
+
+  Composes the rows used alone.
+  """
 
   num_positional = 2
 
@@ -304,7 +284,21 @@ class FactoredEmbedding(Factored, tf.keras.layers.Embedding):
   def embeddings(self) -> tf.Tensor:
     return self.compose('embeddings')
 
-  def call(self, inputs: tf.Tensor) -> tf.Tensor:
+  def call(self, inputs: Any) -> Any:
     if inputs.dtype not in (tf.int32, tf.int64):
       inputs = tf.cast(inputs, tf.int32)
-    return self.factored_kernels['embeddings'].rows(inputs, tf.as_dtype(self.compute_dtype))
+    if isinstance(inputs, tf.SparseTensor):
+      return self._of_sparse(inputs)
+    outputs = tf.ragged.map_flat_values(self._rows, inputs)
+    return tf.sparse.from_dense(outputs) if self.sparse else outputs
+
+  def _rows(self, indices: tf.Tensor) -> tf.Tensor:
+    return self.factored_kernels['embeddings'].rows(indices, tf.as_dtype(self.compute_dtype))
+
+  def _of_sparse(self, inputs: tf.SparseTensor) -> Any:
+    """The plain layer's lookup, in a table of row 0, for what is absent, and of the rows used."""
+    indices = tf.maximum(inputs.values, 0)  # Negative ones are absent ones.
+    table = self._rows(tf.concat([tf.zeros([1], indices.dtype), indices], 0))
+    places = tf.range(1, tf.size(indices, indices.dtype) + 1)
+    inputs = inputs.with_values(tf.where(inputs.values < 0, inputs.values, places))
+    return tf.keras.layers.Embedding.call(_View(self, embeddings=table), inputs)

@@ -1,10 +1,10 @@
 """How a kernel is made of factors: which ones, their shapes, their start, their composition.
 
-A kernel K has its Keras shape, (inputs, outputs) or (height, width, inputs, outputs). One low-rank
-term of rank R is made of x [outputs, R], y [inputs, R] and, in form 'tucker', t [R, R, height,
-width]; in form 'matrix' a convolution's y is [height x width x inputs, R]:
-  matrix   K[i, o]       = sum_r  y[i, r] x[o, r]
-  tucker   K[h, w, i, o] = sum_ab t[a, b, h, w] x[o, a] y[i, b]
+A kernel K has its Keras shape, (*window, inputs, outputs), the window of none to three sizes. One
+low-rank term of rank R is made of x [outputs, R], y [inputs, R] and, in form 'tucker', t [R, R,
+*window]; in form 'matrix' a convolution's y is [window x inputs, R]:
+  matrix   K[i, o]      = sum_r  y[i, r] x[o, r]
+  tucker   K[..., i, o] = sum_ab t[a, b, ...] x[o, a] y[i, b]
 Of such terms W1 = (t1, x1, y1) and W2 = (t2, x2, y2) are composed:
   Hadamard                   W1 * W2                 FedPara, Propositions 1 and 3
   Hadamard(tanh=True)        tanh(W1) * tanh(W2)     its supplement B; voids the bound on the rank
@@ -74,7 +74,7 @@ class Factorization:
     raise NotImplementedError
 
   def compose(self, factors: Factors) -> tf.Tensor:
-    """The kernel; in form 'matrix' that of a convolution is [height x width x inputs, outputs].
+    """The kernel; in form 'matrix' that of a convolution is [window x inputs, outputs].
 
     `factors` are those of `shapes`. Those whose first axis is the inputs may hold some rows of it
     only: these rows of the kernel are composed.
@@ -132,9 +132,9 @@ class Factorization:
     if self.form == 'matrix':
       return tf.matmul(y, x, transpose_b=True)
     t = factors[self.factor_name('t', term)]
-    # The smaller intermediate first: [a, b, h, w] with x, then with y.
-    half = tf.einsum('abhw,oa->hwbo', t, x)
-    return tf.einsum('hwbo,ib->hwio', half, y)
+    # The smaller intermediate first: [a, b, *window] with x, then with y.
+    half = tf.einsum('ab...,oa->...bo', t, x)
+    return tf.einsum('...bo,ib->...io', half, y)
 
 
 @dataclasses.dataclass(frozen=True)

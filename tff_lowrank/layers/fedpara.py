@@ -2,7 +2,8 @@
 
 Hyeon-Woo, Ye-Bin, Oh: FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated
 Learning, ICLR 2022, arXiv 2108.06098. Kernels are W1 * W2 (Propositions 1 and 3), or for the
-personal form W1 * (W2 + 1) (Algorithm 2); see `factorization`.
+personal form W1 * (W2 + 1) (Algorithm 2); see `factorization`. `ranks.kernel_view` derives how the
+kernels of groups, and of depthwise and separable convolutions, are factorised.
 
 Each layer takes the arguments of the Keras layer of its name, and
   rank: R of the factors; or
@@ -19,6 +20,7 @@ Raises TypeError or ValueError for arguments of another type or outside of their
 from typing import Any
 
 from tff_lowrank import checks
+from tff_lowrank.layers import convolution
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
 from tff_lowrank.layers import ranks
@@ -58,8 +60,38 @@ class FedParaDense(FedPara, factored.FactoredDense):
 
 
 @factored.serializable
-class FedParaConv2D(factored.TuckerOrMatrix, FedPara, factored.FactoredConv2D):
-  """keras.layers.Conv2D, of one group, with Proposition 3's kernel (or 1's); see the module."""
+class FedParaConv1D(convolution.TuckerOrMatrix, FedPara, convolution.FactoredConv1D):
+  """keras.layers.Conv1D with Proposition 3's kernel (or 1's); see the module."""
+
+
+@factored.serializable
+class FedParaConv2D(convolution.TuckerOrMatrix, FedPara, convolution.FactoredConv2D):
+  """keras.layers.Conv2D with Proposition 3's kernel (or 1's); see the module."""
+
+
+@factored.serializable
+class FedParaConv3D(convolution.TuckerOrMatrix, FedPara, convolution.FactoredConv3D):
+  """keras.layers.Conv3D with Proposition 3's kernel (or 1's); see the module."""
+
+
+@factored.serializable
+class FedParaDepthwiseConv1D(FedPara, convolution.FactoredDepthwiseConv1D):
+  """keras.layers.DepthwiseConv1D with 2 R (window + outputs) weights; see the module."""
+
+
+@factored.serializable
+class FedParaDepthwiseConv2D(FedPara, convolution.FactoredDepthwiseConv2D):
+  """keras.layers.DepthwiseConv2D with 2 R (window + outputs) weights; see the module."""
+
+
+@factored.serializable
+class FedParaSeparableConv1D(FedPara, convolution.FactoredSeparableConv1D):
+  """keras.layers.SeparableConv1D with both kernels factorised; see the module."""
+
+
+@factored.serializable
+class FedParaSeparableConv2D(FedPara, convolution.FactoredSeparableConv2D):
+  """keras.layers.SeparableConv2D with both kernels factorised; see the module."""
 
 
 @factored.serializable

@@ -35,7 +35,7 @@ def fit(
   """Factors that compose nearly to `kernel`, and the relative error |K - fit| / |K|.
 
   Args:
-    kernel: floating, [inputs, outputs] or [height, width, inputs, outputs].
+    kernel: floating, [*window, inputs, outputs].
     factorization: of this kernel; fixes the rank.
     iterations: of L-BFGS at most; 0 returns the start.
     seed: of the random parts of the start.
@@ -132,9 +132,9 @@ def _truncated(kernel: np.ndarray, rank: int) -> dict[str, np.ndarray]:
     u, s, v = np.linalg.svd(kernel, full_matrices=False)
     root = np.sqrt(s[:rank])
     return dict(x=v[:rank].T * root, y=u[:, :rank] * root)
-  x = _left_vectors(np.moveaxis(kernel, 3, 0), rank)
-  y = _left_vectors(np.moveaxis(kernel, 2, 0), rank)
-  core = np.einsum('hwio,oa,ib->abhw', kernel, x, y, optimize=True)
+  x = _left_vectors(np.moveaxis(kernel, -1, 0), rank)
+  y = _left_vectors(np.moveaxis(kernel, -2, 0), rank)
+  core = np.einsum('...io,oa,ib->ab...', kernel, x, y, optimize=True)
   # Orthonormal vectors and a core of the kernel's size, brought to a common scale.
   scale = (np.sqrt(np.mean(core**2)) / np.sqrt(np.mean(x**2) * np.mean(y**2)) ** 0.5) ** (1 / 3)
   scale = scale or 1.0

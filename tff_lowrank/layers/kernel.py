@@ -1,9 +1,11 @@
 """A layer's kernel as factors: the variables, composed on the way forward."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import itertools
 import threading
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -42,23 +44,21 @@ class FactoredKernel:
 
   factorization: how they compose.
   shape: of the kernel, as in the plain Keras layer.
-  factors: a variable for each name of `factorization.shapes(shape)`, in order.
+  view: the shape as which it is factorised (`ranks.kernel_view`).
+  factors: a variable for each name of `factorization.shapes(view)`, in order.
   recompute: whether the backward pass composes the kernel anew, rather than keeping it and the
     terms that it is made of in memory.
   """
 
   factorization: factorization_lib.Factorization
   shape: tuple[int, ...]
+  view: tuple[int, ...]
   factors: dict[str, tf.Variable]
   recompute: bool = False
 
   def compose(self, dtype: tf.DType | None = None) -> tf.Tensor:
     """The kernel, of shape `shape`, composed in the factors' own dtype and cast to `dtype`."""
-    return self._run(self, self._tensors(), self.shape, dtype, lambda kernel: kernel)
-
-  def apply(self, operation: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], inputs: tf.Tensor):
-    """`operation(inputs, kernel)` with the kernel in the dtype of `inputs`, which is floating."""
-    return self._run(self, self._tensors(), self.shape, inputs.dtype, operation, inputs)
+    return apply(lambda inputs, kernels: kernels['it'], (), {'it': self}, dtype)
 
   def rows(self, indices: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Rows of a kernel [inputs, outputs]: integers `indices` [...] -> [..., outputs].
@@ -66,71 +66,107 @@ class FactoredKernel:
     Only these rows are composed, each as often as it is asked for.
     """
     flat = tf.reshape(indices, [-1])
-    chosen = {
-      name: tf.gather(factor, flat) if factorization_lib.has_input_rows(name) else factor
-      for name, factor in self._tensors(gathered=True).items()
-    }
-    shape = tf.concat([tf.shape(indices), self.shape[-1:]], 0)
-    rows = self._run(object(), chosen, shape, dtype, lambda kernel: kernel)
-    return tf.ensure_shape(rows, indices.shape.concatenate(self.shape[-1:]))
-
-  def _tensors(self, gathered: bool = False) -> dict[str, tf.Tensor]:
     # A variable that is gathered from gets sparse gradients; read as a tensor, dense ones.
-    return {
-      name: factor
-      if gathered and factorization_lib.has_input_rows(name)
+    chosen = {
+      name: tf.gather(factor, flat)
+      if factorization_lib.has_input_rows(name)
       else tf.convert_to_tensor(factor)
       for name, factor in self.factors.items()
     }
+    shape = tf.concat([tf.shape(indices), self.shape[-1:]], 0)
 
-  def _run(
+    def run(inputs: tuple, factors: dict[str, tf.Tensor]) -> tf.Tensor:
+      del inputs
+      return self.composed(factors, shape, dtype, owner=object())
+
+    rows = _run(self.recompute, run, (), chosen)
+    return tf.ensure_shape(rows, indices.shape.concatenate(self.shape[-1:]))
+
+  def composed(
     self,
-    owner: object,
     factors: dict[str, tf.Tensor],
     shape: tf.Tensor | Sequence[int],
     dtype: tf.DType | None,
-    operation: Callable[..., tf.Tensor],
-    *inputs: tf.Tensor,
+    owner: object,
   ) -> tf.Tensor:
+    """The kernel of these values of the factors, in this shape and dtype; recorded if asked for."""
+    kernel = self.factorization.compose(factors)
     found = getattr(_recording, 'found', None)
-    if found is not None and self.recompute:
-      raise ValueError('Kernels can be recorded only in layers with `recompute=False`.')
-
-    def run(*tensors: tf.Tensor) -> tf.Tensor:
-      values = dict(zip(factors, tensors[len(inputs) :], strict=True))
-      kernel = self.factorization.compose(values)
-      if found is not None:
-        found.append(Use(owner, self.factorization, values, kernel))
-      kernel = tf.reshape(kernel, shape)
-      return operation(*tensors[: len(inputs)], kernel if dtype is None else tf.cast(kernel, dtype))
-
-    if self.recompute:
-      return _recomputed(run, inputs, tuple(factors.values()))
-    return run(*inputs, *factors.values())
+    if found is not None:
+      if self.recompute:
+        raise ValueError('Kernels can be recorded only in layers with `recompute=False`.')
+      found.append(Use(owner, self.factorization, factors, kernel))
+    kernel = tf.reshape(kernel, shape)
+    return kernel if dtype is None else tf.cast(kernel, dtype)
 
 
-def _recomputed(
-  run: Callable[..., tf.Tensor], inputs: tuple[tf.Tensor, ...], factors: tuple[tf.Tensor, ...]
-) -> tf.Tensor:
-  """`run(*inputs, *factors)`, of which nothing but the arguments is kept for the backward pass.
+def apply(
+  operation: Callable[[Any, dict[str, tf.Tensor]], Any],
+  inputs: Any,
+  kernels: Mapping[str, FactoredKernel],
+  dtype: tf.DType | None,
+) -> Any:
+  """`operation(inputs, kernels)` with the composed kernels, each cast to `dtype`, by their names.
+
+  inputs: a structure of tensors, also sparse or ragged ones; the result may be sparse or ragged.
+  """
+  factors = {
+    name: {factor: tf.convert_to_tensor(value) for factor, value in kernel.factors.items()}
+    for name, kernel in kernels.items()
+  }
+
+  def run(inputs: Any, factors: dict[str, dict[str, tf.Tensor]]) -> Any:
+    composed = {
+      name: kernel.composed(factors[name], kernel.shape, dtype, owner=kernel)
+      for name, kernel in kernels.items()
+    }
+    return operation(inputs, composed)
+
+  return _run(any(kernel.recompute for kernel in kernels.values()), run, inputs, factors)
+
+
+def _run(recompute: bool, run: Callable[[Any, Any], Any], inputs: Any, factors: Any) -> Any:
+  """`run(inputs, factors)`; by `recompute`, nothing else is kept for the backward pass.
 
   In place of tf.recompute_grad, whose recomputation newer XLA merges with the way forward, so that
   nothing is saved.
   """
+  if not recompute:
+    return run(inputs, factors)
+  arguments = _flat((inputs, factors))
+  num_inputs = len(_flat(inputs))
+  structure, is_floating = [], []  # Of the result.
+
+  def of_flat(tensors: Sequence[tf.Tensor]) -> Any:
+    return run(*_packed((inputs, factors), tensors))
 
   @tf.custom_gradient
-  def forward(*tensors: tf.Tensor) -> tf.Tensor:
-    def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+  def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
+    def gradient(*upstream: tf.Tensor) -> list[tf.Tensor | None]:
+      upstream = list(itertools.compress(upstream, is_floating))
       with tf.GradientTape() as tape:
-        later = [_after(upstream, x) for x in tensors[len(inputs) :]]
-        again = [*tensors[: len(inputs)], *later]
-        tape.watch(again)
-        result = run(*again)
-      return tape.gradient(result, again, upstream)
+        later = [_after(upstream[0], x) for x in tensors[num_inputs:]]
+        again = [*tensors[:num_inputs], *later]
+        # Indices, as in sparse tensors, have no gradient.
+        sources = [x for x in again if x.dtype.is_floating]
+        tape.watch(sources)
+        outputs = [x for x in _flat(of_flat(again)) if x.dtype.is_floating]
+      gradients = iter(tape.gradient(outputs, sources, upstream))
+      return [next(gradients) if x.dtype.is_floating else None for x in again]
 
-    return run(*tensors), gradient
+    structure[:] = [of_flat(tensors)]
+    is_floating[:] = [x.dtype.is_floating for x in _flat(structure)]
+    return _flat(structure), gradient
 
-  return forward(*inputs, *factors)
+  return _packed(structure, forward(*arguments))[0]
+
+
+def _flat(structure: Any) -> list[tf.Tensor]:
+  return tf.nest.flatten(structure, expand_composites=True)
+
+
+def _packed(structure: Any, tensors: Sequence[tf.Tensor]) -> Any:
+  return tf.nest.pack_sequence_as(structure, tensors, expand_composites=True)
 
 
 def _after(upstream: tf.Tensor, x: tf.Tensor) -> tf.Tensor:

@@ -9,10 +9,12 @@ Each takes the arguments of the Keras layer of its name, and
   initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
   recompute: saves memory by composing kernels anew in the backward pass.
 Convolutions are in Tucker-2 form with equal ranks, the baseline (TKD) of Hyeon-Woo et al., ICLR
-2022, arXiv 2108.06098, or by `form='matrix'` a reshaped low-rank matrix.
+2022, arXiv 2108.06098, or by `form='matrix'` a reshaped low-rank matrix. Depthwise kernels, and
+both of a separable convolution, are matrices (`ranks.kernel_view`).
 Raises TypeError or ValueError for arguments of another type or outside of their range.
 """
 
+from tff_lowrank.layers import convolution
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
 from tff_lowrank.layers import ranks
@@ -37,8 +39,38 @@ class LowRankDense(LowRank, factored.FactoredDense):
 
 
 @factored.serializable
-class LowRankConv2D(factored.TuckerOrMatrix, LowRank, factored.FactoredConv2D):
-  """keras.layers.Conv2D, of one group, with a kernel in Tucker form; see the module."""
+class LowRankConv1D(convolution.TuckerOrMatrix, LowRank, convolution.FactoredConv1D):
+  """keras.layers.Conv1D with a kernel in Tucker form; see the module."""
+
+
+@factored.serializable
+class LowRankConv2D(convolution.TuckerOrMatrix, LowRank, convolution.FactoredConv2D):
+  """keras.layers.Conv2D with a kernel in Tucker form; see the module."""
+
+
+@factored.serializable
+class LowRankConv3D(convolution.TuckerOrMatrix, LowRank, convolution.FactoredConv3D):
+  """keras.layers.Conv3D with a kernel in Tucker form; see the module."""
+
+
+@factored.serializable
+class LowRankDepthwiseConv1D(LowRank, convolution.FactoredDepthwiseConv1D):
+  """keras.layers.DepthwiseConv1D with R (window + outputs) weights; see the module."""
+
+
+@factored.serializable
+class LowRankDepthwiseConv2D(LowRank, convolution.FactoredDepthwiseConv2D):
+  """keras.layers.DepthwiseConv2D with R (window + outputs) weights; see the module."""
+
+
+@factored.serializable
+class LowRankSeparableConv1D(LowRank, convolution.FactoredSeparableConv1D):
+  """keras.layers.SeparableConv1D with both kernels low-rank; see the module."""
+
+
+@factored.serializable
+class LowRankSeparableConv2D(LowRank, convolution.FactoredSeparableConv2D):
+  """keras.layers.SeparableConv2D with both kernels low-rank; see the module."""
 
 
 @factored.serializable

@@ -3,10 +3,13 @@
 Hyeon-Woo, Ye-Bin, Oh: FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated
 Learning, ICLR 2022, arXiv 2108.06098.
 
-A kernel has its Keras shape: (inputs, outputs) or (height, width, inputs, outputs). It is made of
-`branches` low-rank terms, two for FedPara and one for the plain low-rank baseline, each of rank R:
-  form 'matrix'   R (m + n) numbers; m = outputs, n = inputs x height x width     Proposition 1
-  form 'tucker'   R (O + I) + R^2 height width numbers, for convolutions          Proposition 3
+A kernel has its Keras shape, (*window, inputs, outputs): no window for a matrix, one to three sizes
+for a convolution. It is made of `branches` low-rank terms, two for FedPara and one for the plain
+low-rank baseline, each of rank R:
+  form 'matrix'   R (m + n) numbers; m = outputs, n = inputs x window             Proposition 1
+  form 'tucker'   R (O + I) + R^2 window numbers, for convolutions                Proposition 3
+The window counts by its area alone, so that both hold for a convolution of any number of axes. The
+kernels of groups are in `kernel_view`.
 FedPara's rank for a hyper-parameter gamma in [0, 1], equal for all layers:
   r_min = min(ceil(sqrt(m)), ceil(sqrt(n)))      the least rank that does not restrict the kernel's
   r_max = the largest rank that has no more parameters than the kernel
@@ -24,14 +27,37 @@ FORMS = ('matrix', 'tucker')
 FEDPARA_BRANCHES = 2
 LOW_RANK_BRANCHES = 1
 
+DEPTHWISE_KERNEL = 'depthwise_kernel'
+
 
 def check_kernel(kernel_shape: Sequence[int], form: str) -> None:
   """Raises ValueError unless `form` can factorise a kernel of this shape."""
   checks.check_one_of('form', form, FORMS)
-  if len(kernel_shape) not in (2, 4) or any(size < 1 for size in kernel_shape):
-    raise ValueError(f'A kernel has 2 or 4 sizes of at least 1, found shape {tuple(kernel_shape)}.')
-  if form == 'tucker' and len(kernel_shape) != 4:
-    raise ValueError(f"Form 'tucker' needs a kernel of 4 sizes, found shape {tuple(kernel_shape)}.")
+  if not 2 <= len(kernel_shape) <= 5 or any(size < 1 for size in kernel_shape):
+    raise ValueError(f'A kernel has 2 to 5 sizes of at least 1, found shape {tuple(kernel_shape)}.')
+  if form == 'tucker' and len(kernel_shape) == 2:
+    raise ValueError(
+      f"Form 'tucker' needs a kernel of 3 to 5 sizes, found shape {tuple(kernel_shape)}."
+    )
+
+
+def kernel_view(name: str, kernel_shape: Sequence[int]) -> tuple[int, ...]:
+  """The shape as which the kernel of this name is factorised: the same numbers in the same order.
+
+  A convolution of g groups has the kernel (*window, I / g, O): its outputs in g blocks, each of
+  which sees I / g inputs. It is factorised as it is, like that of a convolution from I / g inputs
+  to O outputs. At R^2 >= min(I / g, O) >= min(I / g, O / g), the rank of no group's own kernel, a
+  slice of it, is restricted either.
+
+  A depthwise kernel (*window, I, M) is that of I groups of one input and M outputs: this view is
+  (*window, 1, I M). Of one input, a Tucker form has nothing to share; as a matrix
+  [window, I M], FedPara costs 2 R (window + I M) numbers for window x I M, and
+  r_min = ceil(sqrt(min(window, I M))). Of 3 x 3 it is 3, so that from 19 outputs on it is smaller.
+  """
+  if name != DEPTHWISE_KERNEL:
+    return tuple(kernel_shape)
+  *window, inputs, multiplier = kernel_shape
+  return (*window, 1, inputs * multiplier)
 
 
 def _polynomial(kernel_shape: Sequence[int], form: str, branches: int) -> tuple[int, int]:

@@ -1,0 +1,164 @@
+"""Models walked layer by layer, and copied with some of their layers exchanged.
+
+A layer is a container if it is a nested model, or a wrapper without weights but those of what it
+wraps: keras.layers.TimeDistributed, Bidirectional and the like. Each other layer is a leaf.
+A path is the names of the containers around a layer, from the outermost on, and its own.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tff_lowrank import checks
+from tff_lowrank.layers import adapters
+
+Layer = tf.keras.layers.Layer
+Model = tf.keras.Model
+Path = tuple[str, ...]
+
+# Whose `call` follows the connections of layers: Sequential's and functional models'.
+_GRAPH_MODELS = (tf.keras.Sequential, tf.keras.Sequential.__base__)
+
+
+def check_model(model: Model) -> None:
+  """Raises TypeError or ValueError unless `model` is built, and Sequential or functional."""
+  checks.check_type('model', model, Model)
+  _refuse_subclassed(model)
+  if not model.built:
+    raise ValueError('`model` must be built, so that the shapes of its kernels are known.')
+
+
+def _refuse_subclassed(layer: Layer) -> None:
+  if isinstance(layer, Model):
+    owner_of_call = next(parent for parent in type(layer).__mro__ if 'call' in vars(parent))
+    if owner_of_call not in _GRAPH_MODELS:
+      raise ValueError(
+        f'`model` must be a Sequential or functional model, found {type(layer).__name__}, a '
+        'subclassed model: a keras.Model with a `call` of its own, which does not say how its '
+        'layers are connected. Make it by tf.keras.Model(inputs, outputs), or use the layers of '
+        'tff_lowrank.layers in it.'
+      )
+  for inner in inner_layers(layer):
+    _refuse_subclassed(inner)
+
+
+def inner_layers(layer: Layer) -> list[Layer]:
+  """The layers of a container, in order; none for a leaf."""
+  if isinstance(layer, Model):
+    return layer.layers
+  if isinstance(layer, adapters.Frozen) or not isinstance(layer, tf.keras.layers.Wrapper):
+    return []
+  if isinstance(layer, tf.keras.layers.Bidirectional):
+    inner = [layer.forward_layer, layer.backward_layer]
+  else:
+    inner = [layer.layer]
+  has_own_weights = len(layer.weights) > sum(len(part.weights) for part in inner)
+  return [] if has_own_weights else inner
+
+
+def leaves(layer: Layer, path: Path = ()) -> Iterator[tuple[Layer, Path]]:
+  """The leaves in a container at `path`, in order, with their paths."""
+  for inner in inner_layers(layer):
+    if inner_layers(inner):
+      yield from leaves(inner, (*path, inner.name))
+    else:
+      yield inner, (*path, inner.name)
+
+
+def pairs(model: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
+  """The layers of a model and of its copy: leaves, or containers where the other is a leaf."""
+  inner, twins = inner_layers(model), inner_layers(twin)
+  if not inner or not twins:
+    yield model, twin
+    return
+  for one, other in zip(inner, twins, strict=True):
+    yield from pairs(one, other)
+
+
+def names(model: Model) -> set[str]:
+  """The names of all layers in a model, of containers and leaves."""
+  return {name for _, path in leaves(model) for name in path}
+
+
+def copy(layer: Layer) -> Layer:
+  """A layer of the same arguments, without weights yet."""
+  return type(layer).from_config(config_of(layer))
+
+
+def config_of(layer: Layer) -> dict:
+  """The layer's arguments."""
+  config = layer.get_config()
+  if isinstance(layer, tf.keras.layers.Embedding):
+    config['sparse'] = layer.sparse  # Which Keras forgets.
+  return config
+
+
+def clone(
+  model: Model,
+  is_exchanged: Callable[[Layer, Path], bool],
+  make: Callable[[Layer, Path], Layer],
+  wrapper_options: Mapping[str, Any] | None = None,
+) -> Model:
+  """A copy of `model`, built, with fresh weights.
+
+  Args:
+    model: as `check_model` takes it.
+    is_exchanged: whether `make(leaf, path)` is to take part in place of a leaf. Then the wrappers
+      around it are made anew, around it.
+    make: gives the copy of a leaf, or of a wrapper with no such leaf. Of a Bidirectional, both
+      directions are exchanged or none is.
+    wrapper_options: arguments of the wrappers that are made anew, in place of their own.
+
+  Raises:
+    ValueError: for a layer in two containers, where Keras' copies would not be shared.
+  """
+  met = set()
+
+  def build(layer: Layer, path: Path) -> Layer:
+    if id(layer) in met:  # Once for each container that the layer is in.
+      raise ValueError(
+        'A layer in two nested models, or in a wrapper and elsewhere, cannot be converted, found '
+        f'{layer.name!r}.'
+      )
+    met.add(id(layer))
+    if isinstance(layer, Model):
+      return build_model(layer, path)
+    enough = all if isinstance(layer, tf.keras.layers.Bidirectional) else any
+    inside = list(leaves(layer, path))
+    if inside and enough(is_exchanged(*leaf) for leaf in inside):
+      twins = [build(inner, (*path, inner.name)) for inner in inner_layers(layer)]
+      return _wrapped_anew(layer, twins, wrapper_options or {})
+    met.update(id(leaf) for leaf, _ in inside)
+    return make(layer, path)
+
+  def build_model(inner: Model, path: Path) -> Model:
+    return tf.keras.models.clone_model(
+      inner, clone_function=lambda layer: build(layer, (*path, layer.name))
+    )
+
+  twin = build_model(model, ())
+  if not twin.built:
+    twin.build(model.input_shape)
+  return twin
+
+
+def _wrapped_anew(wrapper: Layer, twins: list[Layer], options: Mapping[str, Any]) -> Layer:
+  config = wrapper.get_config() | options
+  # A Bidirectional without a layer of its own for the way back has one configuration for both.
+  for key, twin in zip(('layer', 'backward_layer'), twins, strict=False):
+    if key in config:
+      # Built here, layers would have weights whose names lack the layer's.
+      serialized = _without_shapes(tf.keras.layers.serialize(twin))
+      serialized['config']['name'] = config[key]['config']['name']
+      config[key] = serialized
+  return type(wrapper).from_config(config)
+
+
+def _without_shapes(config: Any) -> Any:
+  """A serialised layer by which neither it nor what is in it is built."""
+  if isinstance(config, list):
+    return [_without_shapes(part) for part in config]
+  if not isinstance(config, dict):
+    return config
+  return {key: _without_shapes(part) for key, part in config.items() if key != 'build_config'}
