@@ -39,7 +39,7 @@ def file(request, tmp_path, clients):
     return client_files.SqliteFile(tmp_path / 'f.sqlite', 'train', SPEC)
   if request.param == 'hdf5':
     tff_format.write_hdf5(tmp_path / 'f.h5', clients)
-    return client_files.Hdf5File(tmp_path / 'f.h5')
+    return client_files.Hdf5File(tmp_path / 'f.h5', SPEC)
   return client_files.MemoryFile(clients)
 
 
@@ -51,7 +51,6 @@ def test_reads_what_was_written(file, clients):
     for name in features:
       np.testing.assert_array_equal(read[name], features[name])
       np.testing.assert_array_equal(file.read(client, 2)[name], features[name][:2])
-  assert file.num_examples() in (9, None)
 
 
 def to_examples(features):
@@ -121,7 +120,6 @@ def test_agrees_with_tff_on_its_own_files(tmp_path):
     str(path), source.element_type_structure
   )
   assert file.client_ids == theirs.client_ids
-  assert file.num_examples() == 20
   for client in file.client_ids:
     expected = next(iter(theirs.create_tf_dataset_for_client(client).batch(100)))
     for name, values in file.read(client).items():
@@ -160,10 +158,12 @@ def test_clients_cost_their_ids_only(tmp_path):
 def test_other_files_are_refused(tmp_path):
   path = tmp_path / 'other'
   path.write_bytes(b'something else' * 100)
-  with pytest.raises(ValueError, match="other: expected TFF's SQLite format, found: file is not"):
+  with pytest.raises(
+    ValueError, match="other: expected TFF's SQLite format, found DatabaseError: file is not"
+  ):
     client_files.SqliteFile(path, 'train', SPEC)
   with pytest.raises(ValueError, match='other: expected HDF5 with a group `examples`'):
-    client_files.Hdf5File(path)
+    client_files.Hdf5File(path, SPEC)
   tff_format.write_sqlite(tmp_path / 'f.sqlite', {})
   with pytest.raises(ValueError, match="expected clients in the split 'train', found none"):
     client_files.SqliteFile(tmp_path / 'f.sqlite', 'train', SPEC)

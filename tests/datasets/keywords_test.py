@@ -65,7 +65,7 @@ def test_missing_file():
     (dict(x=np.full([60, 5, 4], np.nan)), 'expected finite numbers in x'),
     (dict(y=np.full(60, 0.5)), 'expected whole numbers from 0 in y, found type float64'),
     (dict(y=np.arange(60) - 1), 'expected whole numbers from 0'),
-    (dict(y=np.arange(60)), 'cannot set a tenth aside'),
+    (dict(y=np.arange(60)), 'a tenth can be set aside as the test set, found'),
     (dict(is_test=np.zeros(60)), 'expected booleans of shape'),
     (dict(is_test=np.zeros(60, np.bool_)), 'found only one of them'),
     (dict(speaker=np.array([{}] * 60)), 'expected a whole .npz file of plain arrays'),
