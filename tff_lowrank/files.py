@@ -7,6 +7,7 @@ becomes a `FileError`, which names the file, what was expected of it, and what w
 import bz2
 from collections.abc import Iterator
 import contextlib
+import errno
 import gzip
 import io
 import lzma
@@ -58,7 +59,8 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
   """Inside, whatever is raised about the content of `path` becomes a `FileError`.
 
   An OSError of the system (no such file, no permission, a full disk) passes as it is: it names
-  the file and says what is wrong. One that a parser raises, without a number, does not.
+  the file and says what is wrong. One of the content does not: without a number, or with that of a
+  place where no file has anything.
   """
   check_regular(path, expected)
   try:
@@ -66,7 +68,7 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
   except FileError:
     raise
   except OSError as e:
-    if e.errno is not None:
+    if e.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
       raise
     raise FileError(path, expected, f'{type(e).__name__}: {e}') from e
   except Exception as e:

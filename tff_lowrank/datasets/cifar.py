@@ -247,6 +247,9 @@ def _read_archive(path: pathlib.Path, version: Version) -> dict[str, bytes]:
             path / name, f'at most {_MAX_FILE_BYTES:,} bytes', f'{member.size:,}'
           )
         found[name] = archive.extractfile(member).read()
+  missing = [name for name in version.files if name not in found]
+  if missing:
+    raise files.FileError(path, f'{", ".join(version.files)} in it', f'no {", ".join(missing)}')
   return found
 
 

@@ -140,6 +140,9 @@ class SqliteFile(ClientFile):
     self._path, self._split, self._features = path, split, dict(features)
     query = 'SELECT DISTINCT client_id FROM client_metadata WHERE split_name = ?'
     with files.reading(path, _SQLITE):
+      (page,) = self._column(str, 'SELECT CAST(page_size AS TEXT) FROM pragma_page_size')
+      if path.stat().st_size % int(page):
+        raise ValueError(f'a part of a page of {page} bytes at its end')
       self.client_ids = sorted(self._column(str, query, split))
     if not self.client_ids:
       raise files.FileError(path, f'clients in the split {split!r}', 'none')
