@@ -3,11 +3,13 @@ import hashlib
 import http.server
 import io
 import lzma
+import os
 import tarfile
 import threading
 
 import pytest
 
+from tff_lowrank import files
 from tff_lowrank.datasets import download
 
 CONTENT = bytes(range(256)) * 5000
@@ -175,3 +177,31 @@ def test_damaged_archives_are_refused(tmp_path):
   path.write_bytes(archive(('words', b'a' * 100_000))[:-20])
   with pytest.raises(ValueError, match='expected a whole tar archive'):
     download.extract(path, tmp_path, 1 << 20)
+
+
+def test_unpacks_no_more_than_a_data_set_has(server, tmp_path):
+  content = lzma.compress(bytes(1 << 24), format=lzma.FORMAT_ALONE)
+  with pytest.raises(
+    files.FileError, match='a.lzma: expected .* LZMA file, found more than 1,000,'
+  ):
+    download.fetch(serve(server, 'a.lzma', content, max_bytes=1_000_000), tmp_path)
+  content = archive(('words', bytes(1 << 24)))
+  with pytest.raises(
+    files.FileError, match='words.tar.bz2: expected .*, found more than 1,000,000'
+  ):
+    download.fetch(serve(server, 'words.tar.bz2', content, max_bytes=1_000_000), tmp_path)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['a.lzma', 'words.tar.bz2']
+
+
+@pytest.mark.parametrize('name', ['a.bin', 'a.bin.part', 'a.lzma'])
+def test_a_fifo_in_place_of_a_file(server, tmp_path, name):
+  os.mkfifo(tmp_path / name)
+  remote = serve(server, name.removesuffix('.part'), CONTENT)
+  with pytest.raises(files.FileError, match=f'{name}: expected .*, found a FIFO'):
+    download.fetch(remote, tmp_path)
+
+
+def test_headers_that_are_none(server, tmp_path):
+  server.more_headers = [('x-goog-hash', 'md5=A')]
+  with pytest.raises(ConnectionError, match='could not be fetched .*put a.bin into'):
+    download.fetch(serve(server, 'a.bin', CONTENT), tmp_path)
