@@ -14,6 +14,7 @@ import tarfile
 from typing import NamedTuple
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 
@@ -334,4 +335,68 @@ def test_check_says_what_is_damaged(name, tmp_path, capsys):
   for content in damages.values():
     path.write_bytes(content)
     said = check_binary(capsys, *arguments)
-    assert 'DAMAGED: ' in said and form.file in said and 'has damaged files' in said
+    assert 'DAMAGED: ' in said and form.file in said
+  for found in ('a FIFO', 'a socket', 'a device'):
+    path.unlink()
+    PLACED[found](path)
+    assert f'found {found}' in check_binary(capsys, *arguments)
+
+
+@pytest.mark.parametrize('name', ['idx labels', 'pickle', 'tar', 'npz', 'json'])
+def test_training_says_what_is_damaged(name, tmp_path, capsys):
+  form = FORMATS[name]
+  write(tmp_path, form.content)
+  path = tmp_path / form.file
+  data = path.read_bytes()
+  task = {
+    'idx labels': ['--task=mnist'],
+    'npz': ['--task=keywords'],
+    'json': ['--task=stackexchange_nwp', '--partition=natural'],
+  }.get(name, ['--task=cifar10'])
+  arguments = ['train', *task, f'--data_dir={tmp_path}', '--clients_per_round=1']
+  for i, content in enumerate((data[: len(data) // 2], OTHERS['noise'], OTHERS['a page'])):
+    path.write_bytes(content)
+    said = check_binary(capsys, *arguments, f'--output_dir={tmp_path / str(i)}')
+    assert form.file in said and ': expected ' in said
+
+
+def writers(count):
+  return {
+    f'writer_{i}': {'pixels': np.ones([2, 28, 28], np.float32), 'label': np.arange(2)}
+    for i in range(count)
+  }
+
+
+def spoil_row(path):
+  with sqlite3.connect(path) as connection:
+    connection.execute(
+      "UPDATE examples SET serialized_example_proto = x'0a' "
+      "WHERE client_id = 'writer_2' AND split_name = 'digits_only_train'"
+    )
+  connection.close()
+
+
+def spoil_array(path):
+  with h5py.File(path, 'r+') as file:
+    del file['examples/writer_2/label']
+
+
+@pytest.mark.parametrize(
+  'file, spoil, found',
+  [
+    ('emnist_all.sqlite', spoil_row, "expected examples of the client 'writer_2'"),
+    ('fed_emnist_digitsonly_train.h5', spoil_array, "'label' in /examples/writer_2, found none"),
+  ],
+)
+def test_a_client_that_is_damaged_ends_training_with_a_sentence(
+  tmp_path, capsys, file, spoil, found
+):
+  for part in ('train', 'test'):
+    tff_format.write_hdf5(tmp_path / f'fed_emnist_digitsonly_{part}.h5', writers(3))
+  if file == 'emnist_all.sqlite':
+    as_sqlite(dict(digits_only_train=writers(3), digits_only_test=writers(3)))(tmp_path / file)
+  spoil(tmp_path / file)
+  flags = ['--task=emnist_digits', '--partition=natural', '--clients_per_round=3', '--rounds=1']
+  folders = [f'--data_dir={tmp_path}', f'--output_dir={tmp_path / "run"}']
+  said = check_binary(capsys, 'train', *flags, *folders)
+  assert f'{file}: ' in said and found in said
