@@ -35,6 +35,9 @@ def test_what_the_system_says_passes(tmp_path):
   with pytest.raises(OSError, match='No space left'):
     with files.reading(path, 'text'):
       raise OSError(28, 'No space left on device')
+  with pytest.raises(ModuleNotFoundError, match='parser_of_text'):
+    with files.reading(path, 'text'):
+      import parser_of_text  # noqa: F401 (there is none)
 
 
 def test_only_regular_files_are_read(tmp_path):

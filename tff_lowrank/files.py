@@ -59,13 +59,13 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
   """Inside, whatever is raised about the content of `path` becomes a `FileError`.
 
   An OSError of the system (no such file, no permission, a full disk) passes as it is: it names
-  the file and says what is wrong. One of the content does not: without a number, or with that of a
-  place where no file has anything.
+  the file and says what is wrong. One that the content led to does not: it has no number, or that
+  of a place where no file has anything. An ImportError, which names a module, passes too.
   """
   check_regular(path, expected)
   try:
     yield
-  except FileError:
+  except (FileError, ImportError):
     raise
   except OSError as e:
     if e.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
