@@ -28,8 +28,8 @@ Spec = Mapping[str, tf.io.FixedLenFeature]  # How to parse an example.
 _Child = TypeVar('_Child', h5py.Group, h5py.Dataset)
 
 _HDF5, _SQLITE = 'HDF5 with a group `examples`', "TFF's SQLite format"
-# Of a client and feature; no client of TFF's data sets has a tenth of it. Small files can say that
-# they hold more, compressed or not written at all.
+# Of a client and feature: room for 20,000 of EMNIST's images. Small files can say that they hold
+# more, compressed or not written at all.
 _MAX_BYTES = 1 << 26
 # SQLite's steps by which a query may be longer than the file: a row is a few bytes, and some ten
 # steps. Damaged files may hold endless queries.
