@@ -15,6 +15,7 @@ import pathlib
 from absl import app
 from absl import flags
 import numpy as np
+import tqdm
 
 from experiments import entry
 from experiments import flag_groups
@@ -73,20 +74,25 @@ def _load(task: str, data_dir: str | None) -> tasks.Task:
 
 
 def check_data_sets(data_dir: str) -> bool:
-  """Loads the first task of every data set from `data_dir`; whether none is damaged."""
+  """Reads all clients of every data set in `data_dir`; whether none is damaged."""
   sound = True
   for name, data_set in catalog.DATA_SETS.items():
-    try:
-      task = _load(data_set.tasks[0], None if name == 'digits' else data_dir)
-      task.train.examples(task.train.client_ids[0])
-    except FileNotFoundError as e:
-      print(f'missing: {e}')
-    except ValueError as e:
-      sound = False
-      print(f'DAMAGED: {name}: {e}')
-    else:
-      clients = len(task.train.client_ids)
-      print(f'here: {name}, {clients:,} clients, {len(task.test.y):,} test examples')
+    found = {}  # Each line once.
+    # The last task may read files that the first one does not.
+    for task_name in (data_set.tasks[0], data_set.tasks[-1]):
+      try:
+        task = _load(task_name, None if name == 'digits' else data_dir)
+        for client_id in tqdm.tqdm(task.train.client_ids, name, unit=' clients', disable=None):
+          task.train.examples(client_id)
+      except FileNotFoundError as e:
+        found[f'missing: {e}'] = None
+      except (ValueError, OSError) as e:
+        sound = False
+        found[f'DAMAGED: {name}: {e}'] = None
+      else:
+        clients = len(task.train.client_ids)
+        found[f'here: {name}, {clients:,} clients, {len(task.test.y):,} test examples'] = None
+    print('\n'.join(found))
   return sound
 
 

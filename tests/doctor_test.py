@@ -19,6 +19,7 @@ RIGHT = {
   'numpy': '1.25.2',
   'setuptools': '80.9.0',
   'pyarrow': '21.0.0',
+  'importlib-resources': '7.1.0',
   'protobuf': '4.25.9',
 }
 # Starts a process in its session and one outside it, and hangs.

@@ -33,6 +33,7 @@ REQUIRED = {
   'numpy': ('>=1.25,<1.26', 'TensorFlow Federated 0.87.0 needs it'),
   'setuptools': ('<81', 'tensorboard 2.14 imports pkg_resources'),
   'pyarrow': ('>=21,<26', 'others do not go with this numpy'),
+  'importlib-resources': ('>=5.12', 'tensorflow-datasets imports it'),
   'protobuf': ('>=4.25.2,<5', 'TensorFlow 2.14 and tensorflow-metadata need it'),
   'jax-cuda12-plugin': ('==0.4.23', 'it must be of the version of jax'),
   'jax-cuda12-pjrt': ('==0.4.23', 'it must be of the version of jax'),

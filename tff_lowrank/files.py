@@ -4,11 +4,21 @@ Every reader of a user's file opens it inside `reading`, so that whatever the pa
 becomes a `FileError`, which names the file, what was expected of it, and what was found.
 """
 
+import bz2
 from collections.abc import Iterator
 import contextlib
+import errno
+import gzip
+import io
+import lzma
 import os
 import pathlib
 import stat
+import tarfile
+from typing import BinaryIO
+
+_MAX_FOUND = 300  # Characters of what was found: parsers may quote all that they were given.
+_OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.lzma': lzma.open}
 
 
 class FileError(ValueError):
@@ -20,8 +30,11 @@ class FileError(ValueError):
   """
 
   def __init__(self, path: str | os.PathLike[str], expected: str, found: str):
+    found = ' '.join(found.split()).rstrip('.: ')
+    found = found if len(found) <= _MAX_FOUND else f'{found[:_MAX_FOUND]}...'
     self.path, self.expected, self.found = pathlib.Path(path), expected, found
-    super().__init__(f'{path}: expected {expected}, found {found.rstrip(".")}.')
+    name = str(path) if str(path).isprintable() else repr(str(path))
+    super().__init__(f'{name}: expected {expected}, found {found}.')
 
 
 def check_regular(path: str | os.PathLike[str], expected: str) -> None:
@@ -46,16 +59,66 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
   """Inside, whatever is raised about the content of `path` becomes a `FileError`.
 
   An OSError of the system (no such file, no permission, a full disk) passes as it is: it names
-  the file and says what is wrong. One that a parser raises, without a number, does not.
+  the file and says what is wrong. One that the content led to does not: it has no number, or that
+  of a place where no file has anything. An ImportError, which names a module, passes too.
   """
   check_regular(path, expected)
   try:
     yield
-  except FileError:
+  except (FileError, ImportError):
     raise
   except OSError as e:
-    if e.errno is not None:
+    if e.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
       raise
     raise FileError(path, expected, f'{type(e).__name__}: {e}') from e
   except Exception as e:
     raise FileError(path, expected, f'{type(e).__name__}: {e}') from e
+
+
+class _Bounded(io.RawIOBase):
+  """Reads a stream, and raises `too_long` once more than `max_bytes` came out of it."""
+
+  def __init__(self, stream: BinaryIO, max_bytes: int, too_long: FileError):
+    self._stream, self._left, self._too_long = stream, max_bytes, too_long
+
+  def readable(self) -> bool:
+    return True
+
+  def readinto(self, buffer: memoryview) -> int:
+    count = self._stream.readinto(buffer)
+    self._left -= count
+    if self._left < 0:
+      raise self._too_long
+    return count
+
+
+@contextlib.contextmanager
+def opening(
+  path: str | os.PathLike[str], expected: str, max_bytes: int
+) -> Iterator[io.BufferedReader]:
+  """A file as a stream of bytes, inside `reading`; `.gz`, `.bz2` and `.lzma` are decompressed.
+
+  Raises FileError once the stream is longer than `max_bytes`, which bounds what a small file can
+  be made to hold.
+  """
+  too_long = FileError(path, expected, f'more than {max_bytes:,} bytes')
+  with (
+    reading(path, expected),
+    _OPENERS.get(pathlib.Path(path).suffix, open)(path, 'rb') as stream,
+    _Bounded(stream, max_bytes, too_long) as bounded,
+  ):
+    yield io.BufferedReader(bounded, 1 << 16)
+
+
+@contextlib.contextmanager
+def opening_tar(path: str | os.PathLike[str], max_bytes: int) -> Iterator[tarfile.TarFile]:
+  """An archive whose members are read in their order, inside `reading`, bounded as in `opening`.
+
+  At the end all of the file is read, with its checksum where it is compressed. A member may say
+  that it is longer than the archive: it is for the caller to look at `size` before reading it.
+  """
+  with opening(path, 'a whole tar archive', max_bytes) as stream:
+    with tarfile.open(fileobj=stream, mode='r|') as archive:
+      yield archive
+    while stream.read(1 << 20):
+      pass

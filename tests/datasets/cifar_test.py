@@ -1,12 +1,16 @@
+import gzip
 import pickle
+import struct
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from tests.datasets import tff_format
+from tff_lowrank import files
 from tff_lowrank.datasets import cifar
 
 BINARY = cifar.VERSIONS['cifar10'][0]
@@ -151,7 +155,7 @@ class Runs:
     ({b'data': np.zeros([2, 3072], np.uint8), b'labels': Runs()}, 'builtins.print'),
     ({b'data': np.zeros([2, 3072], np.uint8)}, "KeyError.b'labels'"),
     ({b'data': np.zeros([2, 5], np.uint8), b'labels': [1, 2]}, r'expected bytes \[n, 3072\]'),
-    ({b'data': np.zeros([2, 3072]), b'labels': [1, 2]}, 'found float64'),
+    ({b'data': np.zeros([2, 3072]), b'labels': [1, 2]}, 'something else than bytes'),
     ({b'data': np.zeros([2, 3072], np.uint8), b'labels': [1, 10]}, 'labels 0 to 9, found 10'),
   ],
 )
@@ -194,3 +198,93 @@ def test_numbers_of_clients_that_do_not_fit_are_refused(tmp_path, image, label, 
   train, _ = cifar.load_pachinko(str(tmp_path))
   with pytest.raises(ValueError, match=found):
     train.examples('a')
+
+
+def as_python_2_wrote(protocol, planes, labels):
+  """A batch as Python 2 pickled it: text is bytes."""
+  shape, raw = planes.shape, planes.tobytes()
+  if protocol == 0:
+    numbers = ''.join(f'I{y}\na' for y in labels)
+    return (
+      f"(dp0\nS'data'\ncnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+      f"(I1\n(I{shape[0]}\nI{shape[1]}\ntcnumpy\ndtype\n(S'u1'\nI0\nI1\ntR(I3\nS'|'\nNNNI-1\nI-1\n"
+      f"I0\ntbI00\nS{repr(raw)[1:]}\ntbsS'labels'\n(l{numbers}s."
+    ).encode()
+  return (
+    b'\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R'
+    + b'(K\x01K' + bytes([shape[0]]) + b'M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R'
+    + b'(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89'
+    + b'T' + struct.pack('<I', len(raw)) + raw + b'tb'
+    + b'U\x06labels](' + b''.join(b'K' + bytes([y]) for y in labels) + b'eu.'
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize('protocol', [0, 1, 2, 3, 4])
+def test_pickles_of_all_protocols(rng, protocol):
+  planes, y = rng.integers(0, 256, (3, 3072)).astype(np.uint8), [3, 0, 9]
+  for content in (planes, np.asfortranarray(planes)):
+    written = [pickle.dumps({b'data': content, b'labels': y}, protocol)]
+    if protocol in (0, 2):
+      written.append(as_python_2_wrote(protocol, planes, y))
+    for data in written:
+      read = cifar.parse_pickle(data, 'batch', b'labels', 10)
+      assert read.y.tolist() == y
+      np.testing.assert_array_equal(read.x.transpose(0, 3, 1, 2).reshape(3, -1), planes)
+
+
+class Typed:
+  """A type of Python's objects that says that it is one of plain bytes."""
+
+  def __reduce__(self):
+    return np.dtype, ('O8', False, True), (3, '|', None, None, None, -1, -1, 0)
+
+
+class Crafted:
+  """An array of `dtype` whose content is the bytes `raw`."""
+
+  def __init__(self, shape, dtype, raw):
+    self.state = 1, shape, dtype, False, raw
+
+  def __reduce__(self):
+    return np.core.multiarray._reconstruct, (np.ndarray, (0,), b'b'), self.state
+
+
+def test_bytes_of_a_pickle_are_never_pointers():
+  planes = np.zeros([1, 3072], np.uint8)
+  pointers = Crafted((2,), Typed(), b'A' * 16)
+  for content in (
+    {b'data': planes, b'labels': [pointers]},
+    {b'data': pointers, b'labels': [1]},
+    {b'data': Crafted((1, 3072), Typed(), bytes(8 * 3072)), b'labels': [1]},
+    {b'data': Crafted((1, 1 << 40), np.dtype('u1'), b''), b'labels': [1]},
+    {b'data': planes, b'labels': [1 << 70]},
+  ):
+    with pytest.raises(files.FileError, match='batch: expected a pickle of images and labels'):
+      cifar.parse_pickle(pickle.dumps(content, protocol=2), 'batch', b'labels', 10)
+
+
+def test_a_pickle_asks_for_no_more_memory_than_it_has():
+  place = struct.pack('<I', 1 << 27)  # Of an object among those that can be referred to.
+  tracemalloc.start()
+  with pytest.raises(files.FileError, match='expected a pickle'):
+    cifar.parse_pickle(b'\x80\x02]r' + place + b'.', 'batch', b'labels', 10)
+  assert tracemalloc.get_traced_memory()[1] < 1 << 20
+  tracemalloc.stop()
+
+
+def test_an_archive_is_read_no_further_than_it_can_hold(tmp_path, monkeypatch):
+  monkeypatch.setattr(cifar, '_MAX_ARCHIVE_BYTES', 1 << 20)
+  path = tmp_path / BINARY.archive
+  # Not the content of a file but its name is long, which tarfile reads as a whole.
+  with tarfile.open(path, 'w:gz', format=tarfile.GNU_FORMAT) as archive:
+    archive.addfile(tarfile.TarInfo('x' * (1 << 26)))
+  tracemalloc.start()
+  with pytest.raises(files.FileError, match='found more than 1,048,576 bytes'):
+    cifar.load_arrays(str(tmp_path))
+  assert tracemalloc.get_traced_memory()[1] < 1 << 23
+  tracemalloc.stop()
+  large = tarfile.TarInfo('test_batch.bin')
+  large.size = 1 << 40
+  path.write_bytes(gzip.compress(large.tobuf()))
+  with pytest.raises(files.FileError, match='test_batch.bin: expected at most 160,000,000 bytes'):
+    cifar.load_arrays(str(tmp_path))

@@ -3,11 +3,13 @@ import hashlib
 import http.server
 import io
 import lzma
+import os
 import tarfile
 import threading
 
 import pytest
 
+from tff_lowrank import files
 from tff_lowrank.datasets import download
 
 CONTENT = bytes(range(256)) * 5000
@@ -91,7 +93,9 @@ def test_begins_again_if_the_part_is_no_part(server, tmp_path):
 
 def test_other_content_is_refused_and_deleted(server, tmp_path):
   remote = serve(server, 'a.bin', CONTENT, checksum='sha256:00')
-  with pytest.raises(ValueError, match='expected sha256 00, found .* try again'):
+  with pytest.raises(
+    ValueError, match='a.bin.part: expected sha256 00 of http.*, found .* try again'
+  ):
     download.fetch(remote, tmp_path)
   assert not list(tmp_path.iterdir())
 
@@ -99,7 +103,7 @@ def test_other_content_is_refused_and_deleted(server, tmp_path):
 def test_checksum_that_the_server_sends(server, tmp_path):
   digest = base64.b64encode(hashlib.md5(b'other').digest()).decode()
   server.more_headers = [('x-goog-hash', 'crc32c=AAAAAA=='), ('x-goog-hash', f'md5={digest}')]
-  with pytest.raises(ValueError, match=f'expected md5 {hashlib.md5(b"other").hexdigest()}'):
+  with pytest.raises(ValueError, match=f'expected md5 {hashlib.md5(b"other").hexdigest()} of http'):
     download.fetch(serve(server, 'a.bin', CONTENT), tmp_path)
   assert download.fetch(serve(server, 'b.bin', b'other'), tmp_path).read_bytes() == b'other'
 
@@ -164,7 +168,7 @@ def test_refuses_to_write_elsewhere(tmp_path, member):
   path = tmp_path / 'x.tar.bz2'
   path.write_bytes(archive(('words', b'a'), member))
   with pytest.raises(ValueError, match='expected plain files only'):
-    download.extract(path, folder)
+    download.extract(path, folder, 1 << 20)
   assert not list(folder.iterdir()) and not (tmp_path / 'outside').exists()
 
 
@@ -172,4 +176,32 @@ def test_damaged_archives_are_refused(tmp_path):
   path = tmp_path / 'x.tar.bz2'
   path.write_bytes(archive(('words', b'a' * 100_000))[:-20])
   with pytest.raises(ValueError, match='expected a whole tar archive'):
-    download.extract(path, tmp_path)
+    download.extract(path, tmp_path, 1 << 20)
+
+
+def test_unpacks_no_more_than_a_data_set_has(server, tmp_path):
+  content = lzma.compress(bytes(1 << 24), format=lzma.FORMAT_ALONE)
+  with pytest.raises(
+    files.FileError, match='a.lzma: expected .* LZMA file, found more than 1,000,'
+  ):
+    download.fetch(serve(server, 'a.lzma', content, max_bytes=1_000_000), tmp_path)
+  content = archive(('words', bytes(1 << 24)))
+  with pytest.raises(
+    files.FileError, match='words.tar.bz2: expected .*, found more than 1,000,000'
+  ):
+    download.fetch(serve(server, 'words.tar.bz2', content, max_bytes=1_000_000), tmp_path)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['a.lzma', 'words.tar.bz2']
+
+
+@pytest.mark.parametrize('name', ['a.bin', 'a.bin.part', 'a.lzma'])
+def test_a_fifo_in_place_of_a_file(server, tmp_path, name):
+  os.mkfifo(tmp_path / name)
+  remote = serve(server, name.removesuffix('.part'), CONTENT)
+  with pytest.raises(files.FileError, match=f'{name}: expected .*, found a FIFO'):
+    download.fetch(remote, tmp_path)
+
+
+def test_headers_that_are_none(server, tmp_path):
+  server.more_headers = [('x-goog-hash', 'md5=A')]
+  with pytest.raises(ConnectionError, match='could not be fetched .*put a.bin into'):
+    download.fetch(serve(server, 'a.bin', CONTENT), tmp_path)

@@ -1,9 +1,13 @@
+import io
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
 
+from tff_lowrank import files
 from tff_lowrank.datasets import keywords
 
 
@@ -65,7 +69,7 @@ def test_missing_file():
     (dict(x=np.full([60, 5, 4], np.nan)), 'expected finite numbers in x'),
     (dict(y=np.full(60, 0.5)), 'expected whole numbers from 0 in y, found type float64'),
     (dict(y=np.arange(60) - 1), 'expected whole numbers from 0'),
-    (dict(y=np.arange(60)), 'cannot set a tenth aside'),
+    (dict(y=np.arange(60)), 'a tenth can be set aside as the test set, found'),
     (dict(is_test=np.zeros(60)), 'expected booleans of shape'),
     (dict(is_test=np.zeros(60, np.bool_)), 'found only one of them'),
     (dict(speaker=np.array([{}] * 60)), 'expected a whole .npz file of plain arrays'),
@@ -93,3 +97,51 @@ def test_real_file(shared_data, tmp_path):
   assert data.num_classes == 40 and data.train.x.shape == (10_800, 49, 32)
   np.testing.assert_array_equal(np.bincount(data.test.y), [30] * 40)
   assert len(data.by_speaker().client_ids) == 30
+
+
+def header(**changes):
+  """Of a .npy file, and 60 numbers."""
+  written = io.BytesIO()
+  whole = {'descr': '<f4', 'fortran_order': False, 'shape': (60,)} | changes
+  np.lib.format.write_array_header_1_0(written, whole)
+  return written.getvalue() + bytes(240)
+
+
+@pytest.mark.parametrize(
+  'content, found',
+  [
+    (header(shape=(1 << 33, 1 << 10)), 'ValueError: 240 bytes of an array of shape'),
+    (header(shape=(-60,)), 'ValueError: 240 bytes'),
+    (header(shape=(59,)), 'ValueError: 240 bytes'),
+    (header(descr='|O'), 'ValueError: Python objects'),
+    (header(descr='<f9'), 'ValueError: descr is not a valid dtype'),
+    (b'x' * 300, 'ValueError: the magic string is not correct'),
+    (header().replace(b'NUMPY\x01', b'NUMPY\x03'), 'KeyError'),
+  ],
+)
+def test_arrays_are_what_their_headers_say(tmp_path, content, found):
+  path = tmp_path / keywords.FILE
+  with zipfile.ZipFile(path, 'w') as archive:
+    for name in ('x', 'y', 'speaker'):
+      archive.writestr(f'{name}.npy', content)
+  tracemalloc.start()
+  with pytest.raises(files.FileError, match=f'expected a whole .npz file .*, found {found}'):
+    keywords.load_data(str(tmp_path))
+  assert tracemalloc.get_traced_memory()[1] < 1 << 20
+  tracemalloc.stop()
+
+
+def test_little_that_says_that_it_is_much(tmp_path, content, monkeypatch):
+  content['x'] = np.zeros([60, 1000, 50], np.uint8)
+  np.savez_compressed(tmp_path / keywords.FILE, **content)
+  assert (tmp_path / keywords.FILE).stat().st_size < 10_000
+  assert keywords.load_data(str(tmp_path)).train.x.shape == (54, 1000, 50)
+  monkeypatch.setattr(keywords, '_MAX_BYTES', 1_000_000)
+  with pytest.raises(files.FileError, match='at most 1,000,000 bytes, decompressed, found 3,00'):
+    keywords.load_data(str(tmp_path))
+
+
+def test_orders_of_axes(tmp_path, content):
+  expected = load(tmp_path, **content)
+  found = load(tmp_path, **content | dict(x=np.asfortranarray(content['x'])))
+  np.testing.assert_array_equal(found.train.x, expected.train.x)

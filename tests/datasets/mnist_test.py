@@ -1,10 +1,13 @@
 import gzip
 import hashlib
 import struct
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from tff_lowrank import files
 from tff_lowrank.datasets import mnist
 
 MD5 = {
@@ -75,6 +78,12 @@ def test_without_a_folder_or_a_network_it_says_what_to_do(monkeypatch):
     mnist.load_arrays('mnist')
 
 
+def test_a_module_that_is_missing_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
+  with pytest.raises(FileNotFoundError, match='ModuleNotFoundError: .*tensorflow_datasets'):
+    mnist.load_arrays('mnist')
+
+
 @pytest.mark.parametrize(
   'damage, message',
   [
@@ -97,3 +106,23 @@ def test_damaged_files_are_refused(folder, damage, message):
 def test_refuses_other_names():
   with pytest.raises(ValueError, match="found 'kmnist'"):
     mnist.load_arrays('kmnist')
+
+
+@pytest.mark.parametrize(
+  'shape, message',
+  [
+    ((60_000, 28, 28), 'expected a whole gzip file, found more than 47,040,016 bytes'),
+    ((2**32 - 1,) * 3, 'expected at most 47,040,000 elements, found 79,228,162,458,924,105,385'),
+  ],
+)
+def test_files_are_read_no_further_than_mnist_goes(tmp_path, shape, message):
+  path = tmp_path / 'x.gz'
+  with gzip.open(path, 'wb', 1) as file:
+    file.write(struct.pack('>HBB3I', 0, 8, 3, *shape))
+    for _ in range(1 << 8):
+      file.write(bytes(1 << 20))
+  tracemalloc.start()
+  with pytest.raises(files.FileError, match=message):
+    mnist.read_idx(path)
+  assert tracemalloc.get_traced_memory()[1] < 1.3 * 60_000 * 28 * 28 * 2
+  tracemalloc.stop()

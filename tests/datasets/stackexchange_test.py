@@ -31,7 +31,7 @@ def item(day, text, kind='c', **more):
 def folder(tmp_path):
   question = item(2, 'Hot tea?', 'q', title='A Cup', tags=['tea', 'cup'])
   users = {
-    'site/2': [item(1, 'Tea is hot. Hot!'), question, item(10, 'Later.')],
+    'site/2': [item(1, 'Tea is hot. Hot!'), question, item(10, 'Later.', 'q')],
     'site/10': [item(day, 'hot or cold') for day in range(3, 10)],
     'site/3': [],
   }

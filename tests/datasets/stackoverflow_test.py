@@ -69,7 +69,7 @@ def test_missing_and_damaged_counts(folder, tmp_path):
   with pytest.raises(FileNotFoundError, match='lacks stackoverflow.word_count .*tar.bz2'):
     stackoverflow.load_vocabulary(str(tmp_path / 'nowhere'))
   (tmp_path / stackoverflow.WORD_COUNTS).write_text('it 9\na\n')
-  with pytest.raises(ValueError, match="expected a word and its count on each line, found 'a"):
+  with pytest.raises(ValueError, match="expected a word and its count on each line, found b'a"):
     stackoverflow.load_vocabulary(folder)
   for text in ('[1]', '{"a": "b"}', '{'):
     (tmp_path / stackoverflow.TAG_COUNTS).write_text(text)

@@ -9,6 +9,7 @@ import tensorflow_federated as tff
 
 from tests.learning import linear
 from tff_lowrank import client_state
+from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank.simulation import rounds
 
@@ -124,6 +125,14 @@ def test_a_client_whose_data_fails_is_left_out(process, data, fails, reason):
   without, other, _ = run(process, data, cohorts | {2: ['c']}, range(1, 4))
   assert_equal(with_it, without)
   assert_equal(store.read(list('abc')), other.read(list('abc')))
+
+
+def test_a_damaged_file_is_not_a_client_that_fails(process, data):
+  def damaged(client, number):
+    raise files.FileError('b.npz', 'a NumPy archive', 'text')
+
+  with pytest.raises(files.FileError, match='b.npz: expected a NumPy archive, found text'):
+    run(process, data, {1: ['a', 'b']}, range(1, 2), fails=damaged)
 
 
 def assert_equal(a, b):

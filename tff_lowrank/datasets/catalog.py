@@ -99,7 +99,7 @@ DATA_SETS = {
     '671,585 + 77,483 (digits: 341,873 + 40,832)',
     'public domain',
     ('emnist_digits', 'emnist', 'emnist_two_fc'),
-    (download.RemoteFile(emnist.files(only_digits=False).url),),
+    (download.RemoteFile(emnist.files(only_digits=False).url, max_bytes=1 << 33),),
   ),
   'cifar10': DataSet(
     'Coloured images, 10 classes',
@@ -132,7 +132,7 @@ DATA_SETS = {
     'CC BY-SA 3.0',
     ('stackoverflow_nwp', 'stackoverflow_tags'),
     (
-      download.RemoteFile(stackoverflow.FILES.url),
+      download.RemoteFile(stackoverflow.FILES.url, max_bytes=1 << 38),
       _counts(
         stackoverflow.WORD_COUNTS,
         '1dc00256d6e527c54b9756d968118378ae14e6692c0b3b6cad470cdd3f0c519c',

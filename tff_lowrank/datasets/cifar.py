@@ -12,14 +12,13 @@ import dataclasses
 import io
 import pathlib
 import pickle
-import tarfile
 from typing import Any
-import zlib
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import client_files
 from tff_lowrank.datasets import tff_files
@@ -48,50 +47,83 @@ def parse_records(
 
   Returns x: uint8 [num_examples, 32, 32, 3] and y: int32 [num_examples].
 
-  Raises ValueError, with `name`, if it is not a number of whole records with possible labels.
+  Raises FileError, of the file `name`, if it is not a number of whole records with possible labels.
   """
   size = num_labels + _PIXELS
   if not data or len(data) % size:
-    raise ValueError(f'{name}: expected whole records of {size} bytes, found {len(data)} bytes.')
+    raise files.FileError(name, f'whole records of {size} bytes', f'{len(data)} bytes')
   records = np.frombuffer(data, np.uint8).reshape(-1, size)
   y = records[:, num_labels - 1].astype(np.int32)
   if y.max() >= num_classes:
-    raise ValueError(f'{name}: expected labels 0 to {num_classes - 1}, found {y.max()}.')
+    raise files.FileError(name, f'labels 0 to {num_classes - 1}', str(y.max()))
   return arrays.Split(_images(records[:, num_labels:]), y)
 
 
-_UNPICKLED = (
-  ('numpy.core.multiarray', '_reconstruct'),
-  ('numpy', 'ndarray'),
-  ('numpy', 'dtype'),
-  ('_codecs', 'encode'),
-)
+_ARRAY, _DTYPE, _ENCODED = 'numpy.core.multiarray._reconstruct', 'numpy.dtype', '_codecs.encode'
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-  """Reads NumPy arrays, and runs nothing else that a file may ask for."""
+class _Kept:
+  """Stands for what a pickle asks to be built: keeps what of, and builds nothing.
 
-  def find_class(self, module: str, name: str) -> Any:
-    if (module, name) not in _UNPICKLED:
-      raise pickle.UnpicklingError(f'{module}.{name}')
-    return super().find_class(module, name)
+  name: of the function or class. arguments: of its call. state: what is then set.
+  """
+
+  def __init__(self, name: str, arguments: tuple = ()):
+    self.name, self.arguments, self.state = name, arguments, ()
+
+  def __call__(self, *arguments: Any) -> 'bytes | _Kept':
+    if self.name == _ENCODED:  # How Python 3 writes bytes for Python 2.
+      return arguments[0].encode('latin1')
+    return _Kept(self.name, arguments)
+
+  def __setstate__(self, state: Any) -> None:
+    self.state = state
+
+
+# In Python, since the one in C makes room for as many objects as a file says that it has.
+class _Unpickler(pickle._Unpickler):
+  """Reads numbers, text, lists and dictionaries; of NumPy's arrays, keeps the parts."""
+
+  def find_class(self, module: str, name: str) -> _Kept:
+    found = f'{module}.{name}'
+    if found not in (_ARRAY, _DTYPE, _ENCODED, 'numpy.ndarray'):
+      raise pickle.UnpicklingError(found)
+    return _Kept(found)
+
+
+def _bytes_array(kept: Any) -> np.ndarray:
+  """The array of bytes whose parts were kept; ValueError if it is none."""
+  if not isinstance(kept, _Kept) or kept.name != _ARRAY:
+    raise ValueError(f'{type(kept).__name__} instead of an array')
+  # As numpy.ndarray.__reduce__ has it.
+  _, shape, dtype, is_fortran, data = kept.state
+  if not isinstance(dtype, _Kept) or dtype.name != _DTYPE:
+    raise ValueError('an array without a type')
+  if dtype.arguments[0] not in ('u1', b'u1', '|u1', b'|u1'):
+    raise ValueError('an array of something else than bytes')
+  return np.frombuffer(data, np.uint8).reshape(shape, order='F' if is_fortran else 'C')
 
 
 def parse_pickle(data: bytes, name: str, label_key: bytes, num_classes: int) -> arrays.Split:
-  """As `parse_records`, of the content of a file of the Python version."""
+  """As `parse_records`, of the content of a file of the Python version.
+
+  Whatever the file says, nothing of it is run, and no object is built but of Python's own types.
+  """
   try:
-    content = _ArrayUnpickler(io.BytesIO(data), encoding='bytes').load()
-    planes, y = np.asarray(content[b'data']), np.asarray(content[label_key])
+    content = _Unpickler(io.BytesIO(data), encoding='bytes').load()
+    planes, labels = _bytes_array(content[b'data']), content[label_key]
+    is_number = (type(label) is int and abs(label) < 2**31 for label in labels)
+    if not isinstance(labels, list) or not all(is_number):
+      raise ValueError('labels that are no list of whole numbers')
   except Exception as e:  # A damaged pickle raises anything.
-    raise ValueError(f'{name}: expected a pickle of images and labels, found: {e!r}.') from e
-  if planes.dtype != np.uint8 or planes.shape != (len(y), _PIXELS) or y.dtype.kind not in 'iu':
-    raise ValueError(
-      f'{name}: expected bytes [n, {_PIXELS}] and n labels, found {planes.dtype} {planes.shape} '
-      f'and {y.dtype} {y.shape}.'
-    )
-  if not 0 <= y.min() <= y.max() < num_classes:
-    raise ValueError(f'{name}: expected labels 0 to {num_classes - 1}, found {y.max()}.')
-  return arrays.Split(_images(planes), y.astype(np.int32))
+    raise files.FileError(name, 'a pickle of images and labels', repr(e)) from e
+  if planes.shape != (len(labels), _PIXELS) or not labels:
+    expected = f'bytes [n, {_PIXELS}] and n labels, n at least 1'
+    raise files.FileError(name, expected, f'{list(planes.shape)} and {len(labels)}')
+  wrong = [label for label in labels if not 0 <= label < num_classes]
+  if wrong:
+    raise files.FileError(name, f'labels 0 to {num_classes - 1}', str(wrong[0]))
+  return arrays.Split(_images(planes), np.array(labels, np.int32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,21 +222,34 @@ PACHINKO = tff_files.TffFiles(
 )
 
 
+# The largest file has 50,000 images: 3,072 bytes each, and labels, and a name in a pickle.
+_MAX_FILE_BYTES, _MAX_ARCHIVE_BYTES = 50_000 * 3_200, 60_000 * 3_200
+
+
 def _read_folder(folder: pathlib.Path, version: Version) -> dict[str, bytes]:
-  return {f: (folder / f).read_bytes() for f in version.files if (folder / f).is_file()}
+  found = {}
+  for name in version.files:
+    path = folder / name
+    if path.exists() and not path.is_dir():  # A folder `train` may be of other data.
+      with files.opening(path, 'images and labels', _MAX_FILE_BYTES) as stream:
+        found[name] = stream.read()
+  return found
 
 
 def _read_archive(path: pathlib.Path, version: Version) -> dict[str, bytes]:
   found = {}
-  try:
-    with tarfile.open(path) as archive:
-      for member in archive:
-        name = pathlib.PurePosixPath(member.name).name
-        if name in version.files and member.isfile():
-          found[name] = archive.extractfile(member).read()
-  except (EOFError, OSError, tarfile.TarError, zlib.error) as e:
-    reason = str(e).partition('\n')[0]  # More of them try other compressions.
-    raise ValueError(f'{path}: expected a whole tar archive, found: {reason}.') from e
+  with files.opening_tar(path, _MAX_ARCHIVE_BYTES) as archive:
+    for member in archive:
+      name = pathlib.PurePosixPath(member.name).name
+      if name in version.files and member.isfile():
+        if member.size > _MAX_FILE_BYTES:
+          raise files.FileError(
+            path / name, f'at most {_MAX_FILE_BYTES:,} bytes', f'{member.size:,}'
+          )
+        found[name] = archive.extractfile(member).read()
+  missing = [name for name in version.files if name not in found]
+  if missing:
+    raise files.FileError(path, f'{", ".join(version.files)} in it', f'no {", ".join(missing)}')
   return found
 
 
@@ -214,7 +259,7 @@ def _find(folder: pathlib.Path, version: Version) -> tuple[dict[str, bytes], pat
     folder = folder / version.folder
   archive = folder / version.archive
   found = _read_folder(folder, version)
-  if not found and archive.is_file():
+  if not found and archive.exists():
     return _read_archive(archive, version), archive
   return found, folder
 
@@ -232,7 +277,7 @@ def load_arrays(data_dir: str | None = None, name: str = 'cifar10') -> arrays.Ar
 
   Raises:
     FileNotFoundError: If files are missing; says which, and where they come from.
-    ValueError: If a file is damaged or not what it should be.
+    FileError: If a file is damaged or not what it should be.
   """
   versions = VERSIONS[name]
   how = f'Download {SOURCE}{versions[0].archive} and name its folder with --data_dir.'

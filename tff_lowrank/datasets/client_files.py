@@ -8,17 +8,32 @@ client's features, `{name: array [num_examples, ...]}`.
 
 import abc
 import bisect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import itertools
+import math
 import pathlib
 import sqlite3
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 import tensorflow as tf
 
+from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 
 Features = Mapping[str, np.ndarray]
+Spec = Mapping[str, tf.io.FixedLenFeature]  # How to parse an example.
+_Child = TypeVar('_Child', h5py.Group, h5py.Dataset)
+
+_HDF5, _SQLITE = 'HDF5 with a group `examples`', "TFF's SQLite format"
+# Of a client and feature: room for 20,000 of EMNIST's images. Small files can say that they hold
+# more, compressed or not written at all.
+_MAX_BYTES = 1 << 26
+# SQLite's steps by which a query may be longer than the file: a row is a few bytes, and some ten
+# steps. Damaged files may hold endless queries.
+_STEPS_PER_BYTE, _STEPS_AT_ONCE = 100, 1_000_000
 
 
 class ClientFile(abc.ABC):
@@ -29,10 +44,6 @@ class ClientFile(abc.ABC):
   @abc.abstractmethod
   def read(self, client_id: str, limit: int | None = None) -> Features:
     """The features of a client's first `limit` examples, all by default."""
-
-  def num_examples(self) -> int | None:
-    """How many examples all clients have; None if it is not known without reading them."""
-    return None
 
 
 class MemoryFile(ClientFile):
@@ -49,29 +60,77 @@ class MemoryFile(ClientFile):
 class Hdf5File(ClientFile):
   """An HDF5 file as TFF distributed them.
 
-  Raises ValueError if `path` is none.
+  Raises FileError if `path` is none, here or when a client is read. Of 4,000 files with random
+  damage one had libhdf5 search a client without end, in ever more memory.
   """
 
-  def __init__(self, path: pathlib.Path):
-    self._path = path
-    try:
-      with h5py.File(path, 'r') as file:
-        self.client_ids = sorted(file['examples'])
-    except (OSError, KeyError, TypeError) as e:
-      raise ValueError(f'{path}: expected HDF5 with a group `examples`, found: {e}.') from e
+  def __init__(self, path: pathlib.Path, features: Spec):
+    """Reads the ids.
+
+    Args:
+      path: Of the file.
+      features: What is read of a client, as in TFF's SQLite files; numbers may be of other sizes.
+    """
+    self._path, self._features = path, dict(features)
+    with self._open() as examples:
+      self.client_ids = sorted(examples)
+      ''.join(self.client_ids).encode()  # Raises if one is no text.
+    if not self.client_ids:
+      raise files.FileError(path, 'clients in the group `examples`', 'none')
+
+  @contextlib.contextmanager
+  def _open(self) -> Iterator[h5py.Group]:
+    with files.reading(self._path, _HDF5), h5py.File(self._path, 'r') as file:
+      yield self._child(file, 'examples', h5py.Group)
+
+  def _child(self, group: h5py.Group, name: str, kind: type[_Child]) -> _Child:
+    # Links that are not hard ones may lead to other files.
+    is_inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
+    if not is_inside or not isinstance(group[name], kind):
+      expected = f'a {kind.__name__.lower()} {name!r} in {group.name}'
+      raise files.FileError(self._path, expected, 'something else' if is_inside else 'none')
+    return group[name]
 
   def read(self, client_id: str, limit: int | None = None) -> Features:
-    with h5py.File(self._path, 'r') as file:
-      return {name: values[:limit] for name, values in file['examples'][client_id].items()}
+    with self._open() as examples:
+      client = self._child(examples, client_id, h5py.Group)
+      values = {name: self._array(client, name, limit) for name in self._features}
+    if len({len(array) for array in values.values()}) != 1:
+      lengths = ', '.join(f'{name} {len(array)}' for name, array in values.items())
+      raise files.FileError(
+        self._path, f'as many of each feature of the client {client_id!r}', lengths
+      )
+    return values
+
+  def _array(self, client: h5py.Group, name: str, limit: int | None) -> np.ndarray:
+    dataset, spec = self._child(client, name, h5py.Dataset), self._features[name]
+    if spec.dtype == tf.string:
+      is_kind = h5py.check_string_dtype(dataset.dtype) is not None
+    else:
+      is_kind = dataset.dtype.kind in ('f' if spec.dtype.is_floating else 'iu')
+    if not is_kind or dataset.shape[1:] != tuple(spec.shape) or not dataset.shape:
+      raise files.FileError(
+        self._path,
+        f'{spec.dtype.name} of shape {["n", *spec.shape]} as {client.name}/{name}',
+        f'{dataset.dtype} of shape {list(dataset.shape)}',
+      )
+    if dataset.external or dataset.is_virtual:
+      raise files.FileError(self._path, f'{client.name}/{name}', 'that it is in other files')
+    shape = (dataset.shape[0] if limit is None else min(limit, dataset.shape[0]), *spec.shape)
+    size = max(math.prod(shape), math.prod(dataset.chunks or ())) * dataset.dtype.itemsize
+    if size > _MAX_BYTES:
+      expected = f'at most {_MAX_BYTES:,} bytes of {client.name}/{name}'
+      raise files.FileError(self._path, expected, f'{size:,}')
+    return dataset[: shape[0]]
 
 
 class SqliteFile(ClientFile):
   """One split of an SQLite file as TFF distributes them.
 
-  Raises ValueError if `path` is none or has no client in the split.
+  Raises FileError if `path` is none or has no client in the split, here or when a client is read.
   """
 
-  def __init__(self, path: pathlib.Path, split: str, features: Mapping[str, tf.io.FixedLenFeature]):
+  def __init__(self, path: pathlib.Path, split: str, features: Spec):
     """Reads the ids.
 
     Args:
@@ -80,35 +139,49 @@ class SqliteFile(ClientFile):
       features: How to parse an example.
     """
     self._path, self._split, self._features = path, split, dict(features)
-    ids = self._query('SELECT DISTINCT client_id FROM client_metadata WHERE split_name = ?', split)
-    self.client_ids = sorted(client_id for (client_id,) in ids)
+    query = 'SELECT DISTINCT client_id FROM client_metadata WHERE split_name = ?'
+    with files.reading(path, _SQLITE):
+      (page,) = self._column(str, 'SELECT CAST(page_size AS TEXT) FROM pragma_page_size')
+      if path.stat().st_size % int(page):
+        raise ValueError(f'a part of a page of {page} bytes at its end')
+      self.client_ids = sorted(self._column(str, query, split))
     if not self.client_ids:
-      raise ValueError(f'{path}: expected clients in the split {split!r}, found none.')
+      raise files.FileError(path, f'clients in the split {split!r}', 'none')
 
-  def _query(self, query: str, *arguments: str | int) -> list[tuple]:
-    connection = sqlite3.connect(f'file:{self._path}?mode=ro', uri=True)
-    try:
-      return connection.execute(query, arguments).fetchall()
-    except sqlite3.Error as e:
-      raise ValueError(f"{self._path}: expected TFF's SQLite format, found: {e}.") from e
-    finally:
-      connection.close()
+  def _column(self, kind: type, query: str, *arguments: str | int) -> list[Any]:
+    """The only column of a query's rows, all of type `kind`; they are no larger than the file."""
+    size, rows = self._path.stat().st_size, []
+    steps = itertools.count(1)
+    uri = f'{self._path.absolute().as_uri()}?mode=ro'
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+      connection.set_progress_handler(
+        lambda: next(steps) * _STEPS_AT_ONCE > _STEPS_AT_ONCE + _STEPS_PER_BYTE * size,
+        _STEPS_AT_ONCE,
+      )
+      left = size
+      for (value,) in connection.execute(query, arguments):
+        if not isinstance(value, kind):
+          raise ValueError(f'{type(value).__name__} in a column of {kind.__name__}')
+        left -= 1 + len(value)
+        if left < 0:
+          raise ValueError('more than the file has room for')
+        rows.append(value)
+    return rows
 
   def read(self, client_id: str, limit: int | None = None) -> Features:
-    rows = self._query(
+    query = (
       'SELECT serialized_example_proto FROM examples WHERE client_id = ? AND split_name = ? '
-      'ORDER BY rowid LIMIT ?',
-      client_id,
-      self._split,
-      -1 if limit is None else limit,
+      'ORDER BY rowid LIMIT ?'
     )
-    serialized = np.array([row for (row,) in rows], np.object_)
-    parsed = tf.io.parse_example(tf.constant(serialized, tf.string), self._features)
+    rows = -1 if limit is None else limit
+    with files.reading(self._path, _SQLITE):
+      serialized = np.array(self._column(bytes, query, client_id, self._split, rows), np.object_)
+      try:
+        parsed = tf.io.parse_example(tf.constant(serialized, tf.string), self._features)
+      except (tf.errors.OpError, UnicodeDecodeError) as e:  # TensorFlow quotes all bytes.
+        expected = f'examples of the client {client_id!r} with {", ".join(self._features)}'
+        raise files.FileError(self._path, expected, 'others') from e
     return {name: values.numpy() for name, values in parsed.items()}
-
-  def num_examples(self) -> int | None:
-    query = 'SELECT SUM(num_examples) FROM client_metadata WHERE split_name = ?'
-    return self._query(query, self._split)[0][0]
 
 
 class FileClientData(arrays.ExampleClientData):

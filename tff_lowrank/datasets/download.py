@@ -4,16 +4,17 @@ import base64
 import dataclasses
 import hashlib
 import http.client
-import lzma
 import os
 import pathlib
 import re
 import shutil
-import tarfile
+from typing import BinaryIO
 import urllib.error
 import urllib.request
 
 import tqdm
+
+from tff_lowrank import files
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -26,10 +27,12 @@ class RemoteFile:
   url: where it is. One that ends in `.lzma` is decompressed, one in `.tar.bz2` extracted.
   checksum: `md5:HEX` or `sha256:HEX` of what is fetched. Without it, the MD5 that Google's storage
     sends along is used, if it does.
+  max_bytes: what is decompressed or extracted is refused if it is longer.
   """
 
   url: str
   checksum: str | None = None
+  max_bytes: int = 1 << 30
 
   @property
   def name(self) -> str:
@@ -50,14 +53,14 @@ def _server_checksum(headers: http.client.HTTPMessage) -> str | None:
 
 
 def _verify(path: pathlib.Path, checksum: str, url: str) -> None:
-  """Deletes `path` and raises ValueError unless it has the checksum."""
+  """Deletes `path` and raises FileError unless it has the checksum."""
   kind, _, expected = checksum.partition(':')
   with path.open('rb') as file:
     found = hashlib.file_digest(file, kind).hexdigest()
   if found != expected:
     path.unlink()
-    raise ValueError(
-      f'{url}: expected {kind} {expected}, found {found}. What was fetched is deleted; try again.'
+    raise files.FileError(
+      path, f'{kind} {expected} of {url}', f'{found}, so that it was deleted; try again'
     )
 
 
@@ -76,7 +79,10 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
 
 def _receive(url: str, path: pathlib.Path) -> str | None:
   """Fetches what `path` lacks of `url`; returns the server's checksum of the whole, if any."""
-  start = path.stat().st_size if path.exists() else 0
+  start = 0
+  if path.exists():
+    files.check_regular(path, 'a part of a download')
+    start = path.stat().st_size
   try:
     response = _open(url, start)
   except urllib.error.HTTPError as e:
@@ -102,40 +108,39 @@ def _receive(url: str, path: pathlib.Path) -> str | None:
     return _server_checksum(response.headers)
 
 
-def _decompress(path: pathlib.Path, target: pathlib.Path) -> None:
+def _write(source: BinaryIO, target: pathlib.Path) -> None:
+  """Copies a stream to a file that is there when it is whole."""
+  target.parent.mkdir(parents=True, exist_ok=True)
   new = target.with_name(f'{target.name}.new')
   try:
-    with lzma.open(path) as source, new.open('wb') as file:
+    with new.open('wb') as file:
       shutil.copyfileobj(source, file, _CHUNK_BYTES)
-  except (EOFError, lzma.LZMAError) as e:
-    new.unlink()
-    raise ValueError(f'{path}: expected a whole LZMA file, found: {e}.') from e
-  os.replace(new, target)
+    os.replace(new, target)
+  finally:
+    new.unlink(missing_ok=True)
 
 
-def extract(path: pathlib.Path, folder: pathlib.Path) -> None:
+def decompress(path: pathlib.Path, target: pathlib.Path, max_bytes: int) -> None:
+  """Writes the content of an LZMA file; raises FileError if it is damaged, or longer."""
+  with files.opening(path, 'a whole LZMA file', max_bytes) as stream:
+    _write(stream, target)
+
+
+def extract(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
   """Extracts the files of a tar archive into `folder`.
 
-  Raises ValueError, before anything is written, if the archive is damaged, or has a member that is
-  neither a file nor a folder, or lies outside of `folder`.
+  Raises FileError, before anything is written, if the archive is damaged, longer than `max_bytes`,
+  or has a member that is neither a file nor a folder, or lies outside of `folder`.
   """
-  try:
-    with tarfile.open(path) as archive:
-      members = archive.getmembers()
-      for member in members:
-        is_inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
-        if not is_inside or not (member.isfile() or member.isdir()):
-          raise ValueError(f'{path}: expected plain files only, found {member.name!r}.')
-      for member in members:
-        if member.isfile():
-          target = folder / member.name
-          target.parent.mkdir(parents=True, exist_ok=True)
-          new = target.with_name(f'{target.name}.new')
-          with archive.extractfile(member) as source, new.open('wb') as file:
-            shutil.copyfileobj(source, file, _CHUNK_BYTES)
-          os.replace(new, target)
-  except (EOFError, OSError, tarfile.TarError) as e:
-    raise ValueError(f'{path}: expected a whole tar archive, found: {e}.') from e
+  with files.opening_tar(path, max_bytes) as archive:
+    for member in archive:
+      is_inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
+      if not is_inside or not (member.isfile() or member.isdir()) or member.issparse():
+        raise files.FileError(path, 'plain files only', repr(member.name))
+  with files.opening_tar(path, max_bytes) as archive:
+    for member in archive:
+      if member.isfile():
+        _write(archive.extractfile(member), folder / member.name)
 
 
 def fetch(remote: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
@@ -148,17 +153,20 @@ def fetch(remote: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
 
   Raises:
     ConnectionError: If the file cannot be had; says what to put where instead.
-    ValueError: If the file is damaged.
+    FileError: If the file is damaged.
   """
   folder.mkdir(parents=True, exist_ok=True)
   result, whole = folder / remote.result, folder / remote.name
   if result.exists():
+    files.check_regular(result, 'a file')
     return result
   if not whole.exists():
     part = folder / f'{remote.name}.part'
     try:
       checksum = _receive(remote.url, part)
-    except (OSError, http.client.HTTPException) as e:
+    except files.FileError:
+      raise
+    except (OSError, ValueError, http.client.HTTPException) as e:  # Values of headers.
       raise ConnectionError(
         f'{remote.url} could not be fetched ({e}). Try again, which goes on where this stopped, or '
         f'put {remote.result} into {folder}.'
@@ -168,9 +176,11 @@ def fetch(remote: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
       _verify(part, checksum, remote.url)
     os.replace(part, whole)
   if whole != result:
-    unpack = _decompress if remote.name.endswith('.lzma') else lambda path, _: extract(path, folder)
-    unpack(whole, result)
+    if remote.name.endswith('.lzma'):
+      decompress(whole, result, remote.max_bytes)
+    else:
+      extract(whole, folder, remote.max_bytes)
     if not result.exists():
-      raise ValueError(f'{whole}: expected {remote.result} in it, found none.')
+      raise files.FileError(whole, f'{remote.result} in it', 'none')
     whole.unlink()
   return result

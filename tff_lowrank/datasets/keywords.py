@@ -12,17 +12,27 @@ APF (Chen et al., ICDCS 2021) trains on the 10-keyword subset of Google's Speech
     each keyword's examples, the same in every call.
 """
 
+import math
 import pathlib
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 import zipfile
 
 import numpy as np
 from sklearn import model_selection
 
+from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 
 FILE = 'keywords.npz'
 TEST_FRACTION = 0.1
+
+_REQUIRED = ('x', 'y', 'speaker')
+_NAMES = (*_REQUIRED, 'is_test')
+_MAX_BYTES = 1 << 32  # 100,000 recordings in 98 frames of 40 float32 are 1.6e9.
+_NPY_HEADERS = {
+  (1, 0): np.lib.format.read_array_header_1_0,
+  (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class Keywords(NamedTuple):
@@ -49,36 +59,66 @@ def made_up() -> Keywords:
   return Keywords(train, test, (np.arange(len(train.y)) % 3).astype(np.str_), 10)
 
 
+def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of a .npz file that are named above; no more is read than it says, and may say."""
+  found = {}
+  with files.reading(path, 'a whole .npz file of plain arrays'), zipfile.ZipFile(path) as archive:
+    members = {member.filename: member for member in archive.infolist()}
+    missing = [name for name in _REQUIRED if f'{name}.npy' not in members]
+    if missing:
+      names = ', '.join(name.removesuffix('.npy') for name in members)
+      raise files.FileError(path, 'x, y and speaker', names or 'nothing')
+    named = {name: members[f'{name}.npy'] for name in _NAMES if f'{name}.npy' in members}
+    size = sum(member.file_size for member in named.values())
+    if size > _MAX_BYTES:
+      raise files.FileError(path, f'at most {_MAX_BYTES:,} bytes, decompressed', f'{size:,}')
+    for name, member in named.items():
+      with archive.open(member) as stream:
+        found[name] = _read_array(stream, member.file_size)
+  return found
+
+
+def _read_array(stream: BinaryIO, size: int) -> np.ndarray:
+  """The array in the .npy format in a stream of `size` bytes; ValueError if it has others."""
+  read_header = _NPY_HEADERS[np.lib.format.read_magic(stream)]
+  shape, is_fortran, dtype = read_header(stream)
+  if dtype.hasobject:
+    raise ValueError('Python objects')
+  expected, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
+  # NumPy would make room for what the header says before it reads.
+  if min(shape, default=0) < 0 or left != expected:
+    raise ValueError(f'{left:,} bytes of an array of shape {list(shape)} and type {dtype}')
+  array = np.frombuffer(stream.read(), dtype)
+  return array.reshape(shape, order='F' if is_fortran else 'C')
+
+
 def _check(path: pathlib.Path, found: dict[str, np.ndarray]) -> None:
-  missing = {'x', 'y', 'speaker'} - set(found)
-  if missing:
-    raise ValueError(f'{path}: expected x, y and speaker, found {", ".join(found) or "nothing"}.')
   x, y, speaker = found['x'], found['y'], found['speaker']
   if x.ndim != 3 or y.shape != x.shape[:1] or speaker.shape != y.shape or not len(y):
-    raise ValueError(
-      f'{path}: expected x of shape [n, frames, features], y and speaker of shape [n], found '
-      f'{list(x.shape)}, {list(y.shape)} and {list(speaker.shape)}.'
+    raise files.FileError(
+      path,
+      'x of shape [n, frames, features], y and speaker of shape [n]',
+      f'{list(x.shape)}, {list(y.shape)} and {list(speaker.shape)}',
     )
   if x.dtype.kind not in 'iuf' or not np.isfinite(x).all():
-    raise ValueError(f'{path}: expected finite numbers in x, found type {x.dtype} or others.')
+    raise files.FileError(path, 'finite numbers in x', f'type {x.dtype} or others')
   if y.dtype.kind not in 'iu' or y.min() < 0:
-    raise ValueError(f'{path}: expected whole numbers from 0 in y, found type {y.dtype} or others.')
+    raise files.FileError(path, 'whole numbers from 0 in y', f'type {y.dtype} or others')
   is_test = found.get('is_test')
   if is_test is not None and (is_test.shape != y.shape or is_test.dtype != np.bool_):
-    raise ValueError(
-      f'{path}: expected booleans of shape {list(y.shape)} in is_test, found type {is_test.dtype}, '
-      f'shape {list(is_test.shape)}.'
+    raise files.FileError(
+      path,
+      f'booleans of shape {list(y.shape)} in is_test',
+      f'type {is_test.dtype}, shape {list(is_test.shape)}',
     )
 
 
 def _split(path: pathlib.Path, y: np.ndarray) -> np.ndarray:
   """Which examples are for the test, where the file does not say it."""
-  try:
+  with files.reading(path, 'examples of which a tenth can be set aside as the test set'):
     _, test = model_selection.train_test_split(
       np.arange(len(y)), test_size=TEST_FRACTION, stratify=y, random_state=0
     )
-  except ValueError as e:
-    raise ValueError(f'{path}: cannot set a tenth aside as the test set: {e}') from e
   is_test = np.zeros(len(y), np.bool_)
   is_test[test] = True
   return is_test
@@ -89,25 +129,23 @@ def load_data(data_dir: str | None = None) -> Keywords:
 
   Raises:
     FileNotFoundError: If the file is missing.
-    ValueError: If it is damaged or not as the module says.
+    FileError: If it is damaged or not as the module says.
   """
   how = f'Make {FILE} as tff_lowrank/datasets/keywords.py says and name its folder with --data_dir.'
   if data_dir is None:
     raise FileNotFoundError(f'keywords needs a file that is not part of this package. {how}')
   folder = pathlib.Path(data_dir)
   paths = [folder / FILE, folder / 'keywords' / FILE]
-  path = next((p for p in paths if p.is_file()), None)
+  path = next((p for p in paths if p.exists()), None)
   if path is None:
     raise FileNotFoundError(f'keywords: {folder} lacks {FILE}. {how}')
-  try:
-    with np.load(path, allow_pickle=False) as file:
-      found = dict(file)
-  except (EOFError, OSError, ValueError, zipfile.BadZipFile) as e:
-    raise ValueError(f'{path}: expected a whole .npz file of plain arrays, found: {e}.') from e
+  found = _read(path)
   _check(path, found)
   x, y = found['x'].astype(np.float32), found['y'].astype(np.int32)
   is_test = found['is_test'] if 'is_test' in found else _split(path, y)
   train, test = (arrays.Split(x[part], y[part]) for part in (~is_test, is_test))
   if not len(train.y) or not len(test.y):
-    raise ValueError(f'{path}: expected training and test examples, found only one of them.')
-  return Keywords(train, test, found['speaker'][~is_test].astype(np.str_), int(y.max()) + 1)
+    raise files.FileError(path, 'training and test examples', 'only one of them')
+  with files.reading(path, 'numbers or text in speaker'):
+    speakers = found['speaker'][~is_test].astype(np.str_)
+  return Keywords(train, test, speakers, int(y.max()) + 1)

@@ -5,15 +5,14 @@ Xiao, Rasul, Vollgraf, https://github.com/zalandoresearch/fashion-mnist (MIT). E
 training and 10,000 test images, 28x28 grey, 10 classes.
 """
 
-import gzip
 import math
 import pathlib
 import struct
-import zlib
 
 import numpy as np
 
 from tff_lowrank import checks
+from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 
 # Of the training pixels, 0 to 255.
@@ -35,46 +34,54 @@ FILES = (
 )
 
 
-# Element types of idx files, by the byte that names them; numbers are big-endian.
-_IDX_TYPES = {8: ('unsigned bytes', np.dtype(np.uint8)), 12: ('integers', np.dtype('>i4'))}
+# Element types of idx files, by the byte that names them, and how many elements the largest file of
+# each has: MNIST's images, QMNIST's table. Numbers are big-endian.
+_IDX_TYPES = {
+  8: ('unsigned bytes', np.dtype(np.uint8), 60_000 * 28 * 28),
+  12: ('integers', np.dtype('>i4'), 60_000 * 8),
+}
+_MAX_HEADER = 16
 
 
 def read_idx(path: pathlib.Path, code: int = 8) -> np.ndarray:
   """The array of an idx file, gzipped: of unsigned bytes (`code` 8) or 32-bit integers (12).
 
-  Raises ValueError, naming the file, if it is damaged or of another format.
+  Raises FileError if it is damaged, of another format, or larger than any of the data sets.
   """
-  try:
-    data = gzip.decompress(path.read_bytes())
-  except (EOFError, OSError, zlib.error) as e:
-    raise ValueError(f'{path}: expected a whole gzip file, found: {e}.') from e
-  name, dtype = _IDX_TYPES[code]
-  # Two zero bytes, the element type, the rank, then a length per axis.
-  if len(data) < 4 or data[:3] != bytes([0, 0, code]):
-    raise ValueError(f'{path}: expected an idx file of {name}, found {data[:4]!r}.')
-  rank = data[3]
-  if not 1 <= rank <= 3:
-    raise ValueError(f'{path}: expected an array of 1 to 3 axes, found {rank}.')
-  header = 4 + 4 * rank
-  if len(data) < header:
-    raise ValueError(f'{path}: expected a header of {header} bytes, found {len(data)} in all.')
-  shape = struct.unpack(f'>{rank}I', data[4:header])
-  count = math.prod(shape)
-  found = (len(data) - header) / dtype.itemsize
+  name, dtype, max_elements = _IDX_TYPES[code]
+  max_bytes = _MAX_HEADER + max_elements * dtype.itemsize
+  with files.opening(path, 'a whole gzip file', max_bytes) as stream:
+    # Two zero bytes, the element type, the rank, then a length per axis.
+    start = stream.read(4)
+    if len(start) < 4 or start[:3] != bytes([0, 0, code]):
+      raise files.FileError(path, f'an idx file of {name}', repr(start))
+    rank = start[3]
+    if not 1 <= rank <= 3:
+      raise files.FileError(path, 'an array of 1 to 3 axes', str(rank))
+    lengths = stream.read(4 * rank)
+    if len(lengths) < 4 * rank:
+      raise files.FileError(path, f'a header of {4 + 4 * rank} bytes', f'{4 + len(lengths)} in all')
+    shape = struct.unpack(f'>{rank}I', lengths)
+    count = math.prod(shape)
+    if count > max_elements:
+      raise files.FileError(path, f'at most {max_elements:,} elements', f'{count:,}')
+    data = stream.read()
+  found = len(data) / dtype.itemsize
   if found != count:
-    raise ValueError(f'{path}: expected {count} elements, found {found:g}.')
-  return np.frombuffer(data, dtype, offset=header).reshape(shape)
+    raise files.FileError(path, f'{count} elements', f'{found:g}')
+  return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _read_split(folder: pathlib.Path, images: str, labels: str) -> arrays.Split:
   x, y = read_idx(folder / images), read_idx(folder / labels)
   if x.ndim != 3 or x.shape[1:] != (28, 28) or y.shape != x.shape[:1] or not len(y):
-    raise ValueError(
-      f'{folder}: expected {images} of shape [n, 28, 28] and {labels} of shape [n], n at least 1, '
-      f'found {list(x.shape)} and {list(y.shape)}.'
+    raise files.FileError(
+      folder,
+      f'{images} of shape [n, 28, 28] and {labels} of shape [n], n at least 1',
+      f'{list(x.shape)} and {list(y.shape)}',
     )
   if y.max() > 9:
-    raise ValueError(f'{folder / labels}: expected labels 0 to 9, found {y.max()}.')
+    raise files.FileError(folder / labels, 'labels 0 to 9', str(y.max()))
   return arrays.Split(x[..., np.newaxis], y.astype(np.int32))
 
 
@@ -86,6 +93,10 @@ def _from_tensorflow_datasets(name: str) -> arrays.Arrays:
     return arrays.Split(loaded['image'].numpy(), loaded['label'].numpy().astype(np.int32))
 
   return arrays.Arrays(split('train'), split('test'))
+
+
+def _first_line(error: Exception) -> str:
+  return f'{type(error).__name__}: {error}'.strip().partition('\n')[0].rstrip('.: ')
 
 
 def load_arrays(name: str = 'mnist', data_dir: str | None = None) -> arrays.Arrays:
@@ -101,7 +112,7 @@ def load_arrays(name: str = 'mnist', data_dir: str | None = None) -> arrays.Arra
 
   Raises:
     FileNotFoundError: If files are missing; says which, and where they come from.
-    ValueError: If a file is damaged or not what it should be.
+    FileError: If a file is damaged or not what it should be.
   """
   checks.check_one_of('name', name, SOURCES)
   if data_dir is None:
@@ -109,14 +120,14 @@ def load_arrays(name: str = 'mnist', data_dir: str | None = None) -> arrays.Arra
       return _from_tensorflow_datasets(name)
     except Exception as e:
       raise FileNotFoundError(
-        f'{name} is not here, and tensorflow-datasets could not fetch it ({type(e).__name__}). '
+        f'{name} is not here, and tensorflow-datasets could not fetch it ({_first_line(e)}). '
         f'Download {", ".join(FILES)} from {SOURCES[name]} into a folder and name it with '
         '--data_dir.'
       ) from e
   folder = pathlib.Path(data_dir)
   if (folder / name).is_dir():
     folder = folder / name
-  missing = [f for f in FILES if not (folder / f).is_file()]
+  missing = [f for f in FILES if not (folder / f).exists()]
   if missing:
     raise FileNotFoundError(
       f'{name}: {folder} lacks {", ".join(missing)}. Download them from {SOURCES[name]}.'

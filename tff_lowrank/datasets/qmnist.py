@@ -9,6 +9,7 @@ import pathlib
 
 import numpy as np
 
+from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import mnist
 
@@ -21,7 +22,7 @@ _DIGIT, _WRITER = 0, 2  # Columns.
 def _find_labels(data_dir: str) -> pathlib.Path:
   folder = pathlib.Path(data_dir)
   for path in (folder / LABELS, folder / 'qmnist' / LABELS):
-    if path.is_file():
+    if path.exists():
       return path
   raise FileNotFoundError(f'qmnist: {folder} lacks {LABELS}. Download it from {SOURCE}.')
 
@@ -42,7 +43,7 @@ def load_data(data_dir: str | None = None) -> tuple[arrays.ArrayClientData, arra
 
   Raises:
     FileNotFoundError: If files are missing; says which, and where they come from.
-    ValueError: If a file is damaged or the labels are not those of MNIST's training digits.
+    FileError: If a file is damaged or the labels are not those of MNIST's training digits.
   """
   if data_dir is None:
     raise FileNotFoundError(
@@ -53,12 +54,13 @@ def load_data(data_dir: str | None = None) -> tuple[arrays.ArrayClientData, arra
   train, test = mnist.load_arrays('mnist', data_dir)
   labels = mnist.read_idx(path, code=12)
   if labels.ndim != 2 or labels.shape[1] <= _WRITER or len(labels) != len(train.y):
-    raise ValueError(
-      f'{path}: expected at least 3 columns for each of {len(train.y)} training digits, found '
-      f'{list(labels.shape)}.'
+    raise files.FileError(
+      path,
+      f'at least 3 columns for each of {len(train.y)} training digits',
+      str(list(labels.shape)),
     )
   if np.any(labels[:, _DIGIT] != train.y):
-    raise ValueError(f'{path}: expected the labels of the MNIST files in {data_dir}, found others.')
+    raise files.FileError(path, f'the labels of the MNIST files in {data_dir}', 'others')
   writers = labels[:, _WRITER]
   indices = {f'writer_{w:04d}': np.flatnonzero(writers == w) for w in np.unique(writers)}
   return arrays.ArrayClientData(train, indices), test

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import client_files
 from tff_lowrank.datasets import posts
@@ -26,6 +27,9 @@ from tff_lowrank.datasets import tff_files
 
 FILE = 'users.json'
 TEST_FRACTION = 0.1
+
+_EXPECTED = 'users and their items with k, d and t'
+_MAX_BYTES = 1 << 31  # All of it is held in memory.
 
 _SENTENCE_END = re.compile(r'(?<=[.!?])\s+|\n+')
 _URL = re.compile(r'https?://\S*[^\s.,!?)]')
@@ -116,10 +120,10 @@ def load_users(data_dir: str | None, questions: bool = False) -> Users:
 
   Raises:
     FileNotFoundError: If the file is missing.
-    ValueError: If it is not as the module says.
+    FileError: If it is not as the module says.
   """
   if data_dir == tff_files.SYNTHETIC:
-    users = _SYNTHETIC
+    path, users = FILE, _SYNTHETIC
   else:
     path = tff_files.find(data_dir, 'stackexchange', FILE)
     if path is None:
@@ -130,6 +134,8 @@ def load_users(data_dir: str | None, questions: bool = False) -> Users:
       )
     users = _parse(path)
   train, test = _in_parts(users, questions)
+  if not train.client_ids or not test.client_ids:
+    raise files.FileError(path, 'sentences to train on, and later ones to test on', 'none')
   features = [train.read(user) for user in train.client_ids]
   words = ({w for text in f['tokens'] for w in text.decode().split()} for f in features)
   tags = ({t for text in f['tags'] for t in text.decode().split('|') if t} for f in features)
@@ -138,19 +144,17 @@ def load_users(data_dir: str | None, questions: bool = False) -> Users:
 
 
 def _parse(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-  try:
-    users = json.loads(path.read_text(encoding='utf-8'))
-    for items in users.values():
+  with files.opening(path, _EXPECTED, _MAX_BYTES) as stream:
+    users = json.load(stream)
+    for user, items in users.items():
+      user.encode()  # Raises if it is no text.
       for item in items:
         texts = (item['k'], item['d'], item['t'], item.get('title', ''), *item.get('tags', ()))
         if not all(isinstance(text, str) for text in texts):
           raise ValueError(f'an item with other values than text: {item!r:.100}')
-  except (AttributeError, KeyError, TypeError, ValueError) as e:
-    raise ValueError(
-      f'{path}: expected users and their items with k, d and t, found: {e!r}.'
-    ) from e
+        ''.join(texts).encode()
   if not any(users.values()):
-    raise ValueError(f'{path}: expected items, found none.')
+    raise files.FileError(path, 'items', 'none')
   return users
 
 

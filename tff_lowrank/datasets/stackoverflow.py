@@ -15,6 +15,7 @@ import pathlib
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import client_files
 from tff_lowrank.datasets import posts
@@ -27,6 +28,9 @@ NUM_TEST_EXAMPLES = 10_000
 
 WORD_COUNTS = 'stackoverflow.word_count'
 TAG_COUNTS = 'stackoverflow.tag_count'
+
+# Of their files; words and tags are short.
+_MAX_LINE_BYTES, _MAX_TAGS_BYTES = 1 << 16, 1 << 26
 
 FILES = tff_files.TffFiles(
   name='stackoverflow',
@@ -49,20 +53,21 @@ def _find_counts(data_dir: str | None, file: str) -> pathlib.Path:
 def load_vocabulary(data_dir: str | None) -> list[str]:
   """The 10,000 words that most users use, the most frequent first.
 
-  Raises FileNotFoundError or ValueError, naming the file, as `TffFiles.open`.
+  Raises FileNotFoundError or FileError, naming the file, as `TffFiles.open`.
   """
   if data_dir == tff_files.SYNTHETIC:
     return list(tff.simulation.datasets.stackoverflow.get_synthetic_word_counts())
   path = _find_counts(data_dir, WORD_COUNTS)
+  expected = 'a word and its count on each line'
   vocabulary = []
-  with path.open(encoding='utf-8') as lines:
-    for line in lines:
-      word, *count = line.split()
+  with files.reading(path, expected), path.open('rb') as lines:
+    while len(vocabulary) < posts.VOCABULARY_SIZE and (line := lines.readline(_MAX_LINE_BYTES)):
+      word, *count = line.decode().split() or ['']
       if len(count) != 1 or not count[0].isdecimal():
-        raise ValueError(f'{path}: expected a word and its count on each line, found {line!r}.')
+        raise files.FileError(path, expected, repr(line[:50]))
       vocabulary.append(word)
-      if len(vocabulary) == posts.VOCABULARY_SIZE:
-        break
+  if not vocabulary:
+    raise files.FileError(path, expected, 'no line')
   return vocabulary
 
 
@@ -72,11 +77,12 @@ def load_tags(data_dir: str | None) -> list[str]:
     counts = tff.simulation.datasets.stackoverflow.get_synthetic_tag_counts()
   else:
     path = _find_counts(data_dir, TAG_COUNTS)
-    try:
-      counts = json.loads(path.read_text())
-      counts = {str(tag): int(count) for tag, count in counts.items()}
-    except (AttributeError, TypeError, ValueError) as e:
-      raise ValueError(f'{path}: expected JSON of tags and their counts, found: {e}.') from e
+    expected = 'JSON of tags and their counts'
+    with files.opening(path, expected, _MAX_TAGS_BYTES) as stream:
+      counts = {tag: int(count) for tag, count in json.load(stream).items()}
+      ''.join(counts).encode()  # Raises if one is no text.
+    if not counts:
+      raise files.FileError(path, expected, 'none')
   return sorted(counts, key=counts.__getitem__, reverse=True)[: posts.NUM_TAGS]
 
 

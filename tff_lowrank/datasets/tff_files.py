@@ -20,7 +20,7 @@ def find(data_dir: str | None, name: str, file: str) -> pathlib.Path | None:
   if data_dir is None:
     return None
   folder = pathlib.Path(data_dir)
-  return next((p for p in (folder / file, folder / name / file) if p.is_file()), None)
+  return next((p for p in (folder / file, folder / name / file) if p.exists()), None)
 
 
 def missing(data_dir: str | None, name: str, what: str) -> FileNotFoundError:
@@ -40,7 +40,7 @@ class TffFiles:
   sqlite: the SQLite file of TFF 0.87, at `SOURCE` with the suffix `.lzma`.
   splits: part (`train`, `test`) -> the split's name in the SQLite file.
   hdf5: part -> the HDF5 file of earlier versions of TFF.
-  features: how to parse an example of the SQLite file.
+  features: how to parse an example of the SQLite file; what is read of the HDF5 file.
   synthetic: TFF's few examples.
   """
 
@@ -60,7 +60,7 @@ class TffFiles:
 
     Raises:
       FileNotFoundError: If neither file is in the folder.
-      ValueError: If the file is of another format.
+      FileError: If the file is damaged or of another format.
     """
     if data_dir == SYNTHETIC:
       return self._synthetic()
@@ -69,7 +69,7 @@ class TffFiles:
       return client_files.SqliteFile(path, self.splits[part], self.features)
     path = find(data_dir, self.name, self.hdf5[part])
     if path is not None:
-      return client_files.Hdf5File(path)
+      return client_files.Hdf5File(path, self.features)
     what = f'{self.sqlite} ({self.url}, decompressed with `xz -d --format=lzma`)'
     raise missing(data_dir, self.name, f'{what} and {self.hdf5[part]}, either of which would do')
 

@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tff_lowrank import client_state
+from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank.execution import interruptible
 from tff_lowrank.simulation import sampling
@@ -70,6 +71,8 @@ class _Cohort:
     try:
       dataset = client_dataset(client_id, self._number)
       cardinality = int(dataset.cardinality())
+    except files.FileError:
+      raise  # It is not the client that failed, but the user's data set.
     except Exception as e:
       self.leave_out(client_id, f'its data failed: {type(e).__name__}: {e}')
       return
@@ -125,7 +128,8 @@ def run_rounds(
   """Runs `process` for the given rounds and returns the server's last state.
 
   A client whose data fails or is empty is left out of the round: it sends nothing, and its
-  memory stays as it was. Without any client left, so does the server's state.
+  memory stays as it was. Without any client left, so does the server's state. A `FileError` is
+  raised instead: a data set with a damaged file is for the user to mend.
 
   Args:
     process: What a round computes.
