@@ -1,6 +1,6 @@
 """Two rounds of every method, codec and task at its real size: what runs, what it takes.
 
-  python -m benchmarks.sweep [--cases=methods,codecs,tasks] [--only=TEXT] [--sweep_data_dir=DIR]
+  python -m experiments.sweep [--cases=methods,codecs,tasks] [--only=TEXT] [--sweep_data_dir=DIR]
 
 `methods` and `codecs` train a model with a dense weight of 25 million numbers, 50,000 x 500, by
 every --method, and by FedAvg with every codec of the grammar as --uplink; `tasks` trains every
