@@ -40,7 +40,7 @@ def read(folder):
 def record_of(folder):
   """What run.json says of a run, but when it ran and where it kept client memory."""
   record = json.loads((folder / 'run.json').read_text())
-  del record['flags']['client_memory']
+  del record['flags']['client_memory'], record['client_memory']
   return {k: v for k, v in record.items() if k not in ('started', 'resumed', 'wall_seconds')}
 
 
