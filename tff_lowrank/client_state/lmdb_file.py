@@ -152,6 +152,11 @@ class LmdbFile:
           self._check_address_space(_MAP_STEP_BYTES)
           self._env.set_mapsize(self._env.info()['map_size'] + _MAP_STEP_BYTES)
 
+  def release(self) -> None:
+    """Maps the file anew, since pages that were read count as this process's memory."""
+    with self._lock, self._errors():
+      self._env.set_mapsize(self._env.info()['map_size'])
+
   def sync(self) -> None:
     """Makes all that was written survive a power cut."""
     with self._lock, self._errors():

@@ -75,7 +75,7 @@ class LmdbStore:
     initial: Any,
     path: str | os.PathLike[str],
     *,
-    ram_cap_bytes: int = 1 << 28,
+    ram_cap_bytes: int = 1 << 26,
     float16: bool = False,
   ):
     """Opens the store, with all that was committed to it; what was only staged is dropped.
@@ -222,6 +222,7 @@ class LmdbStore:
     store.check_commit(self.committed_round, round_num)
     self._write_batch()
     self._change(self._commit, round_num)
+    self._file.release()
 
   def _commit(self, txn: lmdb.Transaction, round_num: int) -> dict[str, Any]:
     version = self._pending
