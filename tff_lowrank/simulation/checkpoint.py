@@ -305,7 +305,7 @@ class Checkpoints:
       DamagedError: If there are checkpoints, but none is whole.
     """
     rounds = self.rounds()
-    whole, problem = None, None
+    whole, problems = None, []
     for round_num in reversed(rounds):
       path = self._path(round_num)
       try:
@@ -315,15 +315,15 @@ class Checkpoints:
         with self._reading_clients(path) as saved:
           store.restore(round_num, saved)
       except DamagedError as e:
-        problem = f'{path} cannot be used: {e}'
-        logging.warning('%s; trying the one before.', problem)
+        problems.append(f'{path} cannot be used: {str(e).rstrip(".")}')
+        logging.warning('%s; trying the one before.', problems[-1])
         continue
       whole = round_num
       break
     if whole is None:
       if rounds:
         raise DamagedError(
-          f'{problem}, and no other is whole. Delete {self._folder} to start anew.'
+          f'{problems[0]}, and no other is whole. Delete {self._folder} to start anew.'
         )
       store.restore(None)
       for log in self._logs.values():
