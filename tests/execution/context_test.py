@@ -1,5 +1,6 @@
 import asyncio
 import collections
+import gc
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import textwrap
 import threading
 import time
 from typing import NamedTuple
+import weakref
 
 import numpy as np
 import psutil
@@ -89,6 +91,46 @@ def test_reshuffling_starts_anew_in_each_call(rng):
   for mode in MODES:
     with execution.create_local_context(compile=mode):
       assert [call(), call()] == [wanted, wanted], mode
+
+
+def data_that_changes():
+  """Data sets of 32 elements that read something, and a function that changes what they read."""
+  value = tf.Variable(0, dtype=tf.int64)
+  table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int64, -1)
+  python = []
+
+  def assign(number):
+    value.assign(number)
+    table.insert(tf.range(32, dtype=tf.int64), tf.fill([32], value.read_value()))
+    python[:] = [number] * 32
+
+  read = tf.data.Dataset.range(32).map(lambda _: value + 0)
+  data = dict(
+    variable=read,
+    shuffled=read.shuffle(4, seed=1),
+    cached=read.cache(),
+    branch=tf.data.Dataset.range(32).map(lambda i: tf.cond(i > 3, value.read_value, lambda: value)),
+    filtered=tf.data.Dataset.range(32).filter(lambda i: i < value),
+    nested=tf.data.Dataset.range(4).flat_map(lambda _: read.take(8)),
+    table=tf.data.Dataset.range(32).map(lambda i: tf.ensure_shape(table.lookup(i), [])),
+    generated=tf.data.Dataset.from_generator(
+      lambda: iter(python), output_signature=tf.TensorSpec([], tf.int64)
+    ),
+  )
+  return data, assign
+
+
+@pytest.mark.parametrize('name', data_that_changes()[0])
+@pytest.mark.parametrize('mode', MODES)
+def test_data_sets_are_read_as_they_are_now(mode, name):
+  data, assign = data_that_changes()
+  other, assign_other = data_that_changes()
+  with execution.create_local_context(compile=mode):
+    for numbers_now in ((1, 20), (10, 20), (2, 30)):
+      assign(numbers_now[0])
+      assign_other(numbers_now[1])
+      wanted = sum(sum(range(n)) if name == 'filtered' else 32 * n for n in numbers_now)
+      assert cases.sum_of_all([data[name], other[name]] * 2) == 2 * wanted
 
 
 def test_infinite_data_set_is_read_as_far_as_needed():
@@ -222,6 +264,47 @@ def test_results_do_not_depend_on_the_number_of_workers(rng, mode):
     assert all(np.array_equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
+def _large_sum(values):
+  return tf.reduce_sum(sum(values))
+
+
+def _large_sum_in_a_loop(values):
+  return tf.while_loop(lambda i, _: i < 2, lambda i, s: (i + 1, s + _large_sum(values)), (0, 0.0))[
+    1
+  ]
+
+
+LARGE_SUMS = {
+  'additions': _large_sum,
+  'add_n': lambda values: tf.reduce_sum(tf.add_n(values)),
+  'accumulate_n': lambda values: tf.reduce_sum(
+    tf.raw_ops.AccumulateNV2(inputs=values, shape=values[0].shape)
+  ),
+  'loop': _large_sum_in_a_loop,
+  'function': tf.function(_large_sum, experimental_attributes={'_noinline': True}),
+}
+
+
+@pytest.mark.parametrize('name', LARGE_SUMS)
+def test_clients_side_by_side_share_no_temporary_variables(name):
+  # Past 200 MB TensorFlow gives large sums temporary variables, which all threads share.
+  vector = tff.TensorType(np.float32, [4_000_000])
+
+  @tff.tensorflow.computation(vector)
+  def work(x):
+    return LARGE_SUMS[name]([tf.sin(x * float(i)) for i in range(1, 17)])
+
+  computation = tff.federated_computation(
+    lambda values: tff.federated_map(work, values), tff.FederatedType(vector, tff.CLIENTS)
+  )
+  values = [np.full(vector.shape, i, np.float32) for i in range(4)]
+  found = []
+  for workers in (1, 2):
+    with execution.create_local_context(compile='tensorflow', max_clients_in_flight=workers):
+      found += [computation(values) for _ in range(2)]
+  assert all(each == found[0] for each in found)
+
+
 def test_nothing_grows_over_rounds(rng):
   process, _, data = cases.federated_averaging(rng)
   with execution.create_local_context(compile='xla') as context:
@@ -326,17 +409,20 @@ def run_script(text, **settings):
   )
 
 
-def test_interrupt_returns_at_once_and_leaves_nothing():
+@pytest.mark.parametrize('data', ['range(100).repeat(10**5)', 'range(9).repeat().filter(never)'])
+@pytest.mark.parametrize('workers', [1, 2])
+def test_interrupt_returns_at_once_and_leaves_nothing(data, workers):
   script = run_script(
-    """
+    f"""
     import signal
     import numpy as np, tensorflow as tf, tensorflow_federated as tff
     from tff_lowrank import execution
     from tests.execution import cases
     signal.signal(signal.SIGINT, signal.default_int_handler)  # A background job ignores it.
-    execution.set_local_context(compile='tensorflow')
+    execution.set_local_context(compile='tensorflow', max_clients_in_flight={workers})
     cases.sum_of_all([tf.data.Dataset.range(3)] * 4)
-    long = tf.data.Dataset.range(100).repeat(10**5)
+    never = lambda x: x < 0
+    long = tf.data.Dataset.{data}
     print('started', flush=True)
     cases.sum_of_all([long] * 1000)
     """
@@ -353,6 +439,85 @@ def test_interrupt_returns_at_once_and_leaves_nothing():
   assert 'KeyboardInterrupt' in out
   assert time.monotonic() - start < 20
   assert not psutil.pid_exists(script.pid)
+
+
+def test_data_that_never_ends_is_refused():
+  for mode in MODES:
+    with execution.create_local_context(compile=mode):
+      with pytest.raises(execution.ClientError, match='Client 2 of 2 .*cardinality is infinite'):
+        cases.sum_of_all([numbers(1, 2), numbers(1).repeat()])
+
+
+def test_a_thread_without_a_context_is_told_what_to_do():
+  errors = []
+
+  def call():
+    try:
+      cases.sum_of_all([numbers(1)])
+    except RuntimeError as e:
+      errors.append(str(e))
+
+  thread = threading.Thread(target=call)
+  thread.start()
+  thread.join()
+  assert len(errors) == 1 and 'tff_lowrank.execution.set_local_context()' in errors[0]
+
+
+def test_a_forked_process_is_told_what_to_do():
+  script = run_script(
+    """
+    import multiprocessing
+    import tensorflow as tf
+    from tff_lowrank import execution
+    from tests.execution import cases
+    execution.set_local_context()
+    fork = multiprocessing.get_context('fork')
+    for work in (execution.create_local_context, cases.sum_of_all):
+      cases.sum_of_all([tf.data.Dataset.range(3)])
+      process = fork.Process(target=work, args=() if work != cases.sum_of_all else ([],))
+      process.start()
+      process.join(60)
+      print('exit', process.exitcode)
+    """
+  )
+  out, _ = script.communicate(timeout=200)
+  assert out.count('RuntimeError: A `tff_lowrank.execution` context cannot run') == 2, out
+  assert out.count('exit 1') == 2
+
+
+def test_without_xla_it_is_said_once():
+  script = run_script(
+    """
+    import os, warnings
+    os.environ['JAX_PLATFORMS'] = 'cuda'
+    import tensorflow as tf
+    from tff_lowrank import execution
+    from tests.execution import cases
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter('always')
+      with execution.create_local_context():
+        for _ in range(3):
+          assert cases.sum_of_all([tf.data.Dataset.range(30)]) == 435
+    print([str(w.message) for w in caught if 'JAX_PLATFORMS=cuda' in str(w.message)])
+    execution.create_local_context(compile='tensorflow')
+    execution.create_local_context(compile='xla')
+    """
+  )
+  out, _ = script.communicate(timeout=200)
+  assert out.count("['XLA is not to be had on CPU:0") == 1, out
+  assert 'ValueError: XLA is not to be had on CPU:0' in out and 'JAX_PLATFORMS=cuda excludes' in out
+
+
+def test_programs_go_with_their_process(rng):
+  with execution.create_local_context(compile='xla') as context:
+    process, _, data = cases.federated_averaging(rng)
+    cases.run_rounds(process, data, 1)
+    (stage, *_) = [s for s in context.plan(process.next).stages if s.clients]
+    programs = weakref.ref(context.runner.engine(stage, context.runner.devices[0])[0])
+    assert programs().num_programs
+    del process, stage
+    gc.collect()
+    assert programs() is None
 
 
 def test_several_devices_give_the_same_numbers():

@@ -47,9 +47,9 @@ def test_lazy_builds_once():
 
   def build():
     built.append(1)
-    return lambda x: x + 1
+    return tf.function(lambda x: [x + 1]).get_concrete_function(tf.TensorSpec([], tf.int32))
 
   lazy = graph_defs.Lazy(build)
   assert not built
-  assert [lazy(1), lazy(2)] == [2, 3]
+  assert [int(lazy(tf.constant(i))[0]) for i in (1, 2)] == [2, 3]
   assert built == [1]

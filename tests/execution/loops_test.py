@@ -1,11 +1,8 @@
-import threading
-
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tests.execution import cases
 from tff_lowrank.execution import graphs
 from tff_lowrank.execution import loops
 from tff_lowrank.execution import sequences
@@ -25,12 +22,3 @@ def test_small_and_large_states_take_the_same_steps(size):
   source = sequences.Dataset(data, tff.TensorType(np.float32))
   (result,) = fold(size)([source], loops.Engine())
   np.testing.assert_array_equal(result, np.full([size], 11.0))
-
-
-def test_a_stopped_engine_gives_up():
-  stop = threading.Event()
-  stop.set()
-  graph = graphs.GraphFunction(cases.total.to_building_block().proto.tensorflow)
-  source = sequences.Dataset(tf.data.Dataset.range(3), tff.TensorType(np.int64))
-  with pytest.raises(loops.StoppedError):
-    graph([source], loops.Engine(stop))

@@ -21,23 +21,6 @@ def generated():
   )
 
 
-@pytest.mark.parametrize(
-  ['data', 'expected'],
-  [
-    (dataset(1, 2).batch(2).map(lambda x: x + 1).repeat(2).prefetch(1).take(3).skip(1), True),
-    (dataset(1).concatenate(dataset(2)).cache(), True),
-    (tf.data.Dataset.zip((dataset(1), tf.data.Dataset.range(3))), True),
-    (dataset(1, 2).shuffle(2), False),
-    (dataset(1, 2).shuffle(2, seed=1, reshuffle_each_iteration=False).batch(2), False),
-    (dataset(1, 2).map(lambda x: x + tf.random.uniform([], 0, 9, tf.int64)), False),
-    (tf.data.Dataset.random(seed=1).take(2), False),
-    (generated(), False),
-  ],
-)
-def test_is_repeatable(data, expected):
-  assert sequences.is_repeatable(data) is expected
-
-
 def test_restarted_copies_begin_from_the_seeds():
   data = dataset(1, 2, 3, 4, 5, 6).shuffle(6, seed=2)
   first = sequences.Dataset(data, INT)

@@ -73,6 +73,12 @@ def test_a_failing_round_leaves_memory_as_it_was(process, data):
   assert store.committed_round == 1 and len(store) == 1
 
 
+def test_data_that_never_ends_is_refused(process, data):
+  endless = linear.dataset(*FIVE, batch_size=5).repeat()
+  with pytest.raises(ValueError, match="client 'b' in round 1 never ends.*take"):
+    run(process, data, {1: ['a', 'b']}, range(1, 2), fails=lambda c, r: endless if c == 'b' else 0)
+
+
 FIVE = (np.ones([5, linear.FEATURES], np.float32), np.ones([5], np.int32))
 
 

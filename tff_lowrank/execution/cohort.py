@@ -1,8 +1,9 @@
 """Runs the stages of a plan over a cohort of clients."""
 
 import collections
-from collections.abc import Callable, Iterator, Sequence
-import concurrent.futures
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+import functools
 import os
 import threading
 from typing import Any
@@ -12,7 +13,7 @@ import grpc
 import tensorflow as tf
 
 from tff_lowrank.execution import blocks
-from tff_lowrank.execution import loops
+from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import native
 from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import sequences
@@ -138,25 +139,26 @@ class CohortRunner:
     totals: dict[str, Any] = {}
     kept: dict[str, list[Any]] = {name: [None] * num_clients for name in stage.keep}
 
-    stop = threading.Event()
+    naming = functools.partial(_naming, num_clients=num_clients, description=description)
+
+    def run_clients(clients: Iterable[int], result: _BlockResult) -> None:
+      for client in clients:
+        with naming(client):
+          self._run_client(stage, env, client, result, can_merge)
 
     def run_block(clients: range, device: Device) -> _BlockResult:
       result = _BlockResult()
       programs, _ = self.engine(stage, device) if can_merge else (None, '')
       if programs is None:
-        for client in clients:
-          self._run_client(stage, env, client, result, can_merge, (num_clients, description, stop))
+        run_clients(clients, result)
         return result
       force = self._compile_mode == 'xla'
-      for members, key, leaves in programs.groups(env, clients, force):
+      for members, key, leaves in programs.groups(stage, env, clients, force, naming):
         if key is None or not _run_group(programs, stage, env, members, key, leaves, result):
-          for client in members:
-            self._run_client(
-              stage, env, client, result, can_merge, (num_clients, description, stop)
-            )
+          run_clients(members, result)
       return result
 
-    for result in self._in_order(run_block, work, stop):
+    for result in self._in_order(run_block, work):
       for a in stage.aggregations:
         if a.name not in result.partials:
           continue
@@ -174,43 +176,24 @@ class CohortRunner:
       env[a.name] = a.report.function(env)(total)
     env.update({name: plan_lib.AtClients(of_clients) for name, of_clients in kept.items()})
 
-  def _run_client(self, stage, env, client, result, can_merge, where) -> None:
+  def _run_client(self, stage, env, client, result, can_merge) -> None:
     """Runs one client in TensorFlow."""
-    num_clients, description, stop = where
-    try:
-      view = lambda value: plan_lib.project(value, client)  # noqa: E731
-      seen = plan_lib.environment_of(stage.uses, env, view, loops.Engine(stop))
-      for step in stage.clients:
-        seen[step.name] = step.function(seen)
-      for a in stage.aggregations:
-        value = a.value.function(seen)
-        if can_merge:
-          partials = result.partials
-          before = partials[a.name] if a.name in partials else a.zero.function(env)
-          value = a.accumulate.function(env)([before, value])
-        result.partials[a.name] = value
-    except Exception as e:
-      raise ClientError(
-        f'Client {client + 1} of {num_clients} failed in the computation {description}: {e}'
-      ) from e
+    view = lambda value: plan_lib.project(value, client)  # noqa: E731
+    seen = plan_lib.environment_of(stage.uses, env, view, env[blocks.ENGINE])
+    for step in stage.clients:
+      seen[step.name] = step.function(seen)
+    for a in stage.aggregations:
+      value = a.value.function(seen)
+      if can_merge:
+        partials = result.partials
+        before = partials[a.name] if a.name in partials else a.zero.function(env)
+        value = a.accumulate.function(env)([before, value])
+      result.partials[a.name] = value
     result.kept[client] = {name: seen[name] for name in stage.keep}
 
-  def _in_order(
-    self,
-    function: Callable[[Any, Device], Any],
-    work: Sequence[Any],
-    stop: threading.Event,
-  ) -> Iterator[Any]:
-    """The results for `work`, in its order, made on all devices with few of them waiting.
-
-    Sets `stop` when no more results are wanted.
-    """
-    workers = min(self._workers, len(work))
-    if workers <= 1:
-      for item in work:
-        with tf.device(self._devices[0].tensorflow):
-          yield function(item, self._devices[0])
-      return
+  def _in_order(self, function: Callable[[Any, Device], Any], work: Sequence[Any]) -> Iterator[Any]:
+    """The results for `work`, in its order, made on all devices with few of them waiting."""
+    workers = max(min(self._workers, len(work)), 1)
     free = collections.deque(self._devices[i % len(self._devices)] for i in range(workers))
 
     def run(item: Any) -> Any:
@@ -221,19 +204,18 @@ class CohortRunner:
       finally:
         free.append(device)
 
-    pool = concurrent.futures.ThreadPoolExecutor(workers, 'tff_lowrank')
-    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
-    try:
-      for item in work:
-        waiting.append(pool.submit(run, item))
-        if len(waiting) >= 2 * workers:
-          yield waiting.popleft().result()
-      while waiting:
-        yield waiting.popleft().result()
-    finally:
-      # After an error or Ctrl-C: what has not begun never will, and what has gives up.
-      stop.set()
-      pool.shutdown(wait=False, cancel_futures=True)
+    return interruptible.in_order(run, work, workers)
+
+
+@contextlib.contextmanager
+def _naming(client: int, num_clients: int, description: str) -> Iterator[None]:
+  """Inside, an error becomes one that says which client failed."""
+  try:
+    yield
+  except Exception as e:
+    raise ClientError(
+      f'Client {client + 1} of {num_clients} failed in the computation {description}: {e}'
+    ) from e
 
 
 def _merged(a: plan_lib.Aggregation, env: blocks.Environment, totals: dict, partial: Any) -> Any:
@@ -252,7 +234,7 @@ def _run_group(
 ) -> bool:
   """Runs clients in one XLA program; false if it could not be compiled."""
   zeros = [sequences.flatten(a.zero.function(env)) for a in stage.aggregations]
-  done = programs.run(env, key, leaves, zeros)
+  done = programs.run(stage, env, key, leaves, zeros)
   if done is None:
     return False
   partials, kept = done

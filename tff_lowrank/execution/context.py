@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import Sequence
 import contextlib
+import functools
+import os
 import threading
 from typing import Any
+import warnings
 import weakref
 
-import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import cohort
+from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import loops
+from tff_lowrank.execution import native
 from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import values
 
@@ -47,18 +51,32 @@ class LocalContext(tff.framework.SyncContext):
       return known[1]
 
   def invoke(self, comp: tff.Computation, arg: Any) -> Any:
-    """Runs `comp`; arrays come back as NumPy's, data sets as `tf.data.Dataset`s."""
+    """Runs `comp`; arrays come back as NumPy's, data sets as `tf.data.Dataset`s.
+
+    Ctrl-C ends it wherever it stands.
+    """
+    return interruptible.run(functools.partial(self._run, comp, arg))
+
+  async def invoke_async(self, comp: tff.Computation, arg: Any) -> Any:
+    """As `invoke`; ends wherever it stands if the awaiting task is cancelled."""
+    future, calls = interruptible.start(functools.partial(self._run, comp, arg))
+    try:
+      return await asyncio.wrap_future(future)
+    except BaseException:
+      calls.cancel()
+      raise
+
+  def _run(self, comp: tff.Computation, arg: Any) -> Any:
     type_signature = comp.type_signature
-    with tf.init_scope():
-      plan = self.plan(comp)
-      env: blocks.Environment = {blocks.ENGINE: loops.Engine()}
-      clients = None
-      if type_signature.parameter is not None:
-        clients = values.num_clients(arg, type_signature.parameter)
-        env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
-      description = type_signature.compact_representation()[:200]
-      result = self.runner.run(plan, env, clients or 0, description)
-      return self._converter.convert_out(result, type_signature.result)
+    plan = self.plan(comp)
+    env: blocks.Environment = {blocks.ENGINE: loops.Engine()}
+    clients = None
+    if type_signature.parameter is not None:
+      clients = values.num_clients(arg, type_signature.parameter)
+      env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
+    description = type_signature.compact_representation()[:200]
+    result = self.runner.run(plan, env, clients or 0, description)
+    return self._converter.convert_out(result, type_signature.result)
 
   def __enter__(self) -> 'LocalContext':
     self._installed = contextlib.ExitStack()
@@ -86,7 +104,21 @@ class AsyncLocalContext(tff.framework.AsyncExecutionContext):
   async def invoke(self, comp: tff.Computation, arg: Any) -> Any:
     if asyncio.iscoroutine(arg):
       arg = await arg
-    return await asyncio.to_thread(self._context.invoke, comp, arg)
+    return await self._context.invoke_async(comp, arg)
+
+
+def _check_xla(devices: Sequence[cohort.Device], compile: str) -> None:
+  """Raises ValueError, or with `compile='auto'` warns, where XLA is not to be had."""
+  without = [device.name for device in devices if device.xla() is None]
+  if not without:
+    return
+  reason = f'XLA is not to be had on {", ".join(without)}: jaxlib has no such device here'
+  platforms = os.environ.get('JAX_PLATFORMS')
+  if platforms:
+    reason += f', or the environment variable JAX_PLATFORMS={platforms} excludes it'
+  if compile == 'xla':
+    raise ValueError(f"{reason}. Mend that, or pass `compile='tensorflow'`.")
+  warnings.warn(f'{reason}. Clients run in TensorFlow there, which is slower.', stacklevel=3)
 
 
 def create_local_context(
@@ -108,10 +140,15 @@ def create_local_context(
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If there is no such device, or an argument has an impossible value.
+    ValueError: If there is no such device, an argument has an impossible value, or with
+      `compile='xla'` there is no XLA.
+    RuntimeError: In a process that was forked after TensorFlow had started.
   """
   checks.check_one_of('compile', compile, COMPILE_MODES)
+  native.check_not_forked()
   devices = cohort.find_devices(devices)
+  if compile != 'tensorflow':
+    _check_xla(devices, compile)
   if max_clients_in_flight is None:
     max_clients_in_flight = cohort.default_clients_in_flight(devices)
   checks.check_at_least('max_clients_in_flight', max_clients_in_flight, 1)

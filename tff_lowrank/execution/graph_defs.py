@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import native
 
 _GRAPH_NUMBER = itertools.count()
@@ -120,6 +121,17 @@ def make_resources_anonymous(graph_def: tf.compat.v1.GraphDef) -> None:
         node.attr.pop(name, None)
 
 
+def allow_calls_side_by_side(graph_def: tf.compat.v1.GraphDef) -> None:
+  """Keeps temporary variables, which the threads of eager mode share, out of all functions."""
+  for node in _all_nodes(graph_def):
+    if 'config_proto' in node.attr:
+      config = node.attr['config_proto']
+      config.s = native.without_memory_optimizer(config.s)
+    if node.op == 'AccumulateNV2':  # TensorFlow itself makes it a temporary variable.
+      node.op = 'AddN'
+      del node.attr['shape']
+
+
 def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
   """Lets all that uses a resource take it from where it is made, past identities.
 
@@ -214,13 +226,13 @@ def function(
 
 
 class Lazy:
-  """A function that is built when it is first called."""
+  """A concrete function that is built when it is first called."""
 
   def __init__(self, build: Callable[[], Callable[..., Any]]):
     self._build = build
     self._function = None
 
-  def __call__(self, *arguments: Any) -> Any:
+  def __call__(self, *arguments: Any) -> list[tf.Tensor]:
     if self._function is None:
       self._function = self._build()
-    return self._function(*arguments)
+    return interruptible.call(self._function, *arguments)

@@ -53,6 +53,7 @@ class GraphFunction:
       fetched = [name for name, _ in self.fetches]
       graph_def = native.inline_functions(graph_def, names, fetched, self._init_op)
     graph_defs.rename_functions(graph_def)
+    graph_defs.allow_calls_side_by_side(graph_def)
     graph_defs.make_resources_anonymous(graph_def)
     graph_defs.name_resources_once(graph_def)
     self._load(graph_def, for_xla=False)

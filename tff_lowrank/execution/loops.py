@@ -1,7 +1,6 @@
 """Loops over data sets, and how they run."""
 
 from collections.abc import Callable
-import threading
 from typing import Any
 
 import tensorflow as tf
@@ -75,16 +74,8 @@ class Loop:
 _LARGE_STATE_BYTES = 1 << 20
 
 
-class StoppedError(RuntimeError):
-  """The computation was given up while a loop was running."""
-
-
 class Engine:
   """How the graphs of a computation run; this one runs them in TensorFlow."""
-
-  def __init__(self, stop: threading.Event | None = None):
-    """`stop`: once set, loops end with a `StoppedError`."""
-    self._stop = stop or threading.Event()
 
   def graph(self, graph: Any) -> Any:
     """The form of a graph that this engine runs."""
@@ -114,8 +105,6 @@ class Engine:
     numbers = (t for t in state if t.dtype.is_floating or t.dtype.is_integer)
     is_large = sum(t.shape.num_elements() * t.dtype.size for t in numbers) > _LARGE_STATE_BYTES
     for piece in pieces:
-      if self._stop.is_set():
-        raise StoppedError(f'{loop.name} was stopped.')
       components = [tf.convert_to_tensor(a) for a in piece]
       if is_large:
         for i in range(len(piece[0])):

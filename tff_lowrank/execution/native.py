@@ -1,6 +1,7 @@
 """All that this room takes from private modules, in one place, each with its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import itertools
 import logging
 import os
 from typing import Any
@@ -9,8 +10,16 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
+# What an element of a data set is made of.
+from tensorflow.python.data.util import structure
+
+# TensorFlow can cancel an operation in private modules only. Its public way, a context manager
+# around calls of functions, is one for all threads.
+from tensorflow.python.eager import cancellation
+
 # TensorFlow's own way to make a graph's library of functions known where functions run.
 from tensorflow.python.eager import context as eager_context
+from tensorflow.python.eager import execute
 
 # TFF and TensorFlow offer Grappler on a plain graph in private modules only. It is asked for
 # one thing: to inline functions, so that a loop over a data set stands in the top graph.
@@ -20,6 +29,9 @@ from tensorflow_federated.python.core.environments.tensorflow_backend import gra
 # A value's proof of fit to a `tff.TensorType`, with the stock context's error messages.
 from tensorflow_federated.python.core.impl.compiler import array as tff_array
 
+# What TFF has in a thread in which no context was set.
+from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
+
 # How the stock context turns a Python list into a data set, and a data set's elements into
 # the containers that TFF's types name.
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
@@ -28,6 +40,41 @@ is_compatible_dtype = tff_array.is_compatible_dtype
 is_compatible_shape = tff_array.is_compatible_shape
 make_dataset_from_elements = tensorflow_utils.make_data_set_from_elements
 coerce_dataset_elements = tensorflow_utils.coerce_dataset_elements_to_tff_type_spec
+
+
+_NO_CONTEXT = (
+  'No execution context is set in this thread. TFF keeps one for each thread: call '
+  '`tff_lowrank.execution.set_local_context()` in this one, or run inside '
+  '`with tff_lowrank.execution.create_local_context():`.'
+)
+
+
+def _refuse(self: Any, comp: Any, arg: Any) -> None:
+  raise RuntimeError(_NO_CONTEXT)
+
+
+# TFF's own sentence there is about a context of its C++ runtime, and for its own developers.
+runtime_error_context.RuntimeErrorContext.invoke = _refuse
+
+_is_forked = False
+
+
+def _note_fork() -> None:
+  global _is_forked
+  _is_forked = eager_context.context()._context_handle is not None
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def check_not_forked() -> None:
+  """Raises RuntimeError in a child process that was forked after TensorFlow had started."""
+  if _is_forked:
+    raise RuntimeError(
+      'A `tff_lowrank.execution` context cannot run in a process that was forked from one in which '
+      'TensorFlow had started: its threads do not come along. Start processes with '
+      "`multiprocessing.get_context('spawn')`, and set a context in each."
+    )
 
 
 def inline_functions(
@@ -47,6 +94,71 @@ def inline_functions(
     graph_def, init_op=init_op or None, in_names=list(feeds), out_names=list(fetches)
   )
   return graph_optimizations.optimize_graph_spec(spec, config).graph_def
+
+
+def without_memory_optimizer(config: bytes) -> bytes:
+  """A serialised `ConfigProto` with Grappler's memory optimizer off.
+
+  That optimizer puts temporary variables into large sums, of one name in all calls of a function.
+  In eager mode all calls share one container for them, so that two threads that run the same
+  function would take each other's. TensorFlow has no public option to turn it off.
+  """
+  proto = tf.compat.v1.ConfigProto.FromString(config)
+  rewrites = proto.graph_options.rewrite_options
+  rewrites.memory_optimization = rewrites.NO_MEM_OPT
+  return proto.SerializeToString(deterministic=True)
+
+
+class Calls:
+  """Calls of TensorFlow by the threads of one computation, which any thread can cancel.
+
+  Functions run without Grappler's memory optimizer, and may run in several threads at a time.
+
+  reason: the error for which they were cancelled, or None.
+  """
+
+  def __init__(self):
+    self.reason: BaseException | None = None
+    self._context = eager_context.context()
+    self._manager = cancellation.CancellationManager()
+    options = self._context.function_call_options.as_attrs()
+    options['config_proto'] = without_memory_optimizer(options['config_proto'])
+    self._function_attributes = tuple(itertools.chain(*options.items()))
+
+  @property
+  def is_cancelled(self) -> bool:
+    return self._manager.is_cancelled
+
+  def cancel(self, reason: BaseException | None = None) -> None:
+    """Ends what runs with a `tf.errors.CancelledError`, and whatever is called from now on."""
+    self.reason = self.reason or reason
+    self._manager.start_cancel()
+
+  def _execute(self, name: str, count: int, inputs: Sequence[Any], attributes: Any) -> list[Any]:
+    return execute.execute_with_cancellation(
+      name, count, list(inputs), attributes, self._context, self._manager
+    )
+
+  def function(self, function: Any, arguments: Sequence[Any]) -> list[tf.Tensor]:
+    """The flat results of a concrete function of tensors, or lists of them."""
+    inputs = [*tf.nest.flatten(arguments), *function.captured_inputs]
+    return self._execute(function.name, len(function.outputs), inputs, self._function_attributes)
+
+  def elements(self, dataset: tf.data.Dataset) -> Iterator[Any]:
+    """The elements of a data set; its own iterator cannot be cancelled."""
+    iterator = iter(dataset)
+    types = [dtype.as_datatype_enum for dtype in iterator._flat_output_types]
+    shapes = [execute.make_shape(shape, 'shape') for shape in iterator._flat_output_shapes]
+    attributes = ('output_types', types, 'output_shapes', shapes)
+    inputs = [iterator._iterator_resource]
+    while True:
+      try:
+        components = self._execute('IteratorGetNext', len(types), inputs, attributes)
+      except tf.errors.OutOfRangeError:
+        if self.is_cancelled:  # Some data sets end then as if they had been read.
+          raise tf.errors.CancelledError(None, None, 'Reading a data set was cancelled.') from None
+        return
+      yield structure.from_compatible_tensor_list(dataset.element_spec, components)
 
 
 def register_functions(owner: Any, library: Any) -> None:
@@ -77,16 +189,16 @@ def map_function(dataset: tf.data.Dataset):
 
 
 def xla_devices(kind: str) -> list[Any]:
-  """jaxlib's devices of a kind, `'cpu'` or `'gpu'`; none if there are none."""
+  """jaxlib's devices of a kind, `'cpu'` or `'gpu'`; none if there are none, or no jaxlib."""
   # Asked for only where XLA is, and GPU memory is taken as needed.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-  from jax._src import xla_bridge
-
-  # It tells at length which kinds of devices are not there.
-  logging.getLogger(xla_bridge.__name__).setLevel(logging.WARNING)
   try:
+    from jax._src import xla_bridge
+
+    # It tells at length which kinds of devices are not there.
+    logging.getLogger(xla_bridge.__name__).setLevel(logging.WARNING)
     return xla_bridge.get_backend(kind).local_devices()
-  except RuntimeError:
+  except (ImportError, RuntimeError):
     return []
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import native
+from tff_lowrank.execution import repeatability
 
 
 class Batches:
@@ -46,76 +48,6 @@ class Batches:
 _CHUNK_BYTES = 1 << 26
 _CHUNK_ELEMENTS = 1 << 13
 
-# Data sets that give the same elements in every pass, if what they are made from does.
-_REPEATABLE = frozenset(
-  [
-    'BatchDataset',
-    'CacheDataset',
-    'ConcatenateDataset',
-    'EnumerateDataset',
-    'FilterDataset',
-    'MapDataset',
-    'OptionsDataset',
-    'PaddedBatchDataset',
-    'ParallelMapDataset',
-    'PrefetchDataset',
-    'RangeDataset',
-    'RebatchDataset',
-    'RepeatDataset',
-    'ShardDataset',
-    'SkipDataset',
-    'TakeDataset',
-    'TensorDataset',
-    'TensorSliceDataset',
-    'UnbatchDataset',
-    'WindowDataset',
-    'ZipDataset',
-  ]
-)
-
-
-def is_repeatable(dataset: tf.data.Dataset) -> bool:
-  """Whether every pass over `dataset` is known to give the same elements.
-
-  Not so for shuffling, random, stateful, generated or file-based ones, and for what was not
-  made in this process.
-  """
-  if type(dataset).__name__.strip('_') not in _REPEATABLE:
-    return False
-  function = native.map_function(dataset)
-  if function is not None and any(op.op_def.is_stateful for op in function.graph.get_operations()):
-    return False
-  return all(is_repeatable(source) for source in native.dataset_inputs(dataset))
-
-
-# Data sets that keep something from one pass for the next: a random state, a cache.
-_STATEFUL_OPS = frozenset(
-  ['CacheDatasetV2', 'RandomDatasetV2', 'ShuffleAndRepeatDatasetV2', 'ShuffleDatasetV3']
-)
-_NO_GRAPH = b''
-# The name of a state, all of one length so that one can replace another in a serialised graph.
-_STATE_NAME = 'tff_lowrank_state_{:016d}'
-_STATE_NUMBER = itertools.count(1)
-
-
-def _graph_with_own_state(dataset: tf.data.Dataset) -> bytes:
-  """The serialised graph of `dataset`, to make copies that each start from its seeds.
-
-  `_NO_GRAPH` if TensorFlow cannot write it down.
-  """
-  variant = tf.data.experimental.to_variant(dataset)
-  try:
-    serialized = tf.raw_ops.DatasetToGraphV2(input_dataset=variant).numpy()
-  except (tf.errors.OpError, NotImplementedError):
-    return _NO_GRAPH
-  graph_def = tf.compat.v1.GraphDef.FromString(serialized)
-  states = {s for n in graph_def.node if n.op in _STATEFUL_OPS for s in n.input}
-  for node in graph_def.node:
-    if node.name in states and node.op == 'Const':
-      for handle in node.attr['value'].tensor.resource_handle_val:
-        handle.name = _STATE_NAME.format(0)
-  return graph_def.SerializeToString()
-
 
 class Memo:
   """What is known of a data set, without holding it.
@@ -123,11 +55,11 @@ class Memo:
   is_repeatable: whether all passes are the same.
   batches: its elements in memory, once they have been read.
   is_unlike: whether it was read and had nothing that could be stacked.
-  graph: its serialised graph, once it was needed.
+  graph: its serialised graph, once it was needed and if it serves all calls.
   """
 
   def __init__(self, dataset: tf.data.Dataset):
-    self.is_repeatable = is_repeatable(dataset)
+    self.is_repeatable = repeatability.is_repeatable(dataset)
     self.batches: Batches | None = None
     self.is_unlike = False
     self.graph: bytes | None = None
@@ -168,14 +100,13 @@ class Dataset:
     memo = self._memo
     if memo.is_repeatable:
       return self
-    if memo.graph is None:
-      memo.graph = _graph_with_own_state(self._dataset)
-    if memo.graph is _NO_GRAPH:
-      return self
-    # TensorFlow makes a state anew if it finds none of that name.
-    own, new = (_STATE_NAME.format(i).encode() for i in (0, next(_STATE_NUMBER)))
-    variant = tf.raw_ops.DatasetFromGraph(graph_def=memo.graph.replace(own, new))
-    copy = tf.data.experimental.from_variant(variant, self._dataset.element_spec)
+    graph = memo.graph
+    if graph is None:
+      graph, holds_values = repeatability.graph_with_own_state(self._dataset)
+      memo.graph = None if holds_values else graph
+    if graph == repeatability.NO_GRAPH:
+      return Dataset(self._dataset, self._element_type)
+    copy = repeatability.copy_from_graph(graph, self._dataset.element_spec)
     return Dataset(copy, self._element_type, origin=self)
 
   def variant(self) -> tf.Tensor:
@@ -183,7 +114,7 @@ class Dataset:
 
   def elements(self) -> Iterator[list[tf.Tensor]]:
     """Each element's components, in TensorFlow's order."""
-    for element in self._dataset:
+    for element in interruptible.elements(self._dataset):
       yield tf.nest.flatten(element, expand_composites=True)
 
   def batches(self) -> Batches | None:
@@ -280,7 +211,7 @@ class Elements:
 
 def read_variant(variant: tf.Tensor, structure: Any) -> Iterator[list[tf.Tensor]]:
   """The components of each element of a data set that is given as its variant tensor."""
-  for element in tf.data.experimental.from_variant(variant, structure):
+  for element in interruptible.elements(tf.data.experimental.from_variant(variant, structure)):
     yield tf.nest.flatten(element, expand_composites=True)
 
 

@@ -8,7 +8,8 @@ any length. A client whose last batch is smaller than the others runs in a progr
 compiled for that size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import contextlib
 import itertools
 import threading
 from typing import Any
@@ -123,11 +124,13 @@ def _key(leaves: Sequence[Any], num_loops: int) -> tuple[Any, ...] | None:
 
 
 class StagePrograms:
-  """The programs of one stage on one device, each compiled when it is first needed."""
+  """The programs of one stage on one device, each compiled when it is first needed.
+
+  They do not hold the stage, so that they are let go with it.
+  """
 
   def __init__(self, stage: plan_lib.Stage, device: Any, side_by_side: bool):
     """`side_by_side`: whether to try programs in which all clients take each step together."""
-    self._stage = stage
     self._device = device
     self._programs: dict[Any, native.XlaProgram | None] = {}
     self.side_by_side = side_by_side and can_run_side_by_side(stage)
@@ -143,16 +146,23 @@ class StagePrograms:
     return sum(program is not None for program in self._programs.values())
 
   def groups(
-    self, env: blocks.Environment, clients: Sequence[int], force: bool
+    self,
+    stage: plan_lib.Stage,
+    env: blocks.Environment,
+    clients: Sequence[int],
+    force: bool,
+    naming: Callable[[int], contextlib.AbstractContextManager],
   ) -> list[tuple[list[int], Any, list[list[Any]]]]:
     """Splits clients into those that one program runs.
 
-    Each group is its clients, their key (None: not for XLA) and their leaves.
+    Each group is its clients, their key (None: not for XLA) and their leaves. A client's data is
+    read inside `naming(client)`.
     """
     by_key: dict[Any, tuple[list[int], list[list[Any]]]] = {}
     for client in clients:
-      leaves = xla_program.client_leaves(self._stage, env, client)
-      key = None if self.failure else _key(leaves, self._num_loops)
+      leaves = xla_program.client_leaves(stage, env, client)
+      with naming(client):
+        key = None if self.failure else _key(leaves, self._num_loops)
       # Clients with a smaller last batch come one by one, so that few programs serve all.
       has_tail = key is not None and any(s.batches().tail is not None for s in _sequences(leaves))
       group = (key, client if has_tail else None)
@@ -169,6 +179,7 @@ class StagePrograms:
 
   def run(
     self,
+    stage: plan_lib.Stage,
     env: blocks.Environment,
     key: Any,
     leaves: list[list[Any]],
@@ -180,7 +191,7 @@ class StagePrograms:
     if the program could not be compiled.
     """
     cohort = layout.cohort(key, leaves, self._laid_out)
-    server = xla_program.server_leaves(self._stage, env)
+    server = xla_program.server_leaves(stage, env)
     flat_zeros = [t for zero in zeros for t in zero]
     signature = (
       cohort.signature,
@@ -188,7 +199,7 @@ class StagePrograms:
     )
     with self._lock:
       if signature not in self._programs:
-        self._programs[signature] = self._compile(env, cohort, leaves[0], server, zeros)
+        self._programs[signature] = self._compile(stage, env, cohort, leaves[0], server, zeros)
       program = self._programs[signature]
     if program is None:
       return None
@@ -197,7 +208,7 @@ class StagePrograms:
     arguments += cohort.arrays
     results = iter(program([program.put(np.asarray(a)) for a in arguments]))
     partials = [[np.asarray(next(results)) for _ in zero] for zero in zeros]
-    kept_steps = [step for step in self._stage.clients if step.name in self._stage.keep]
+    kept_steps = [step for step in stage.clients if step.name in stage.keep]
     counts = [xla_program.num_leaves(step.type_spec) for step in kept_steps]
     kept = [[np.asarray(next(results)) for _ in range(count)] for count in counts]
     # Copies, so that no client's value keeps the block's memory.
@@ -205,7 +216,7 @@ class StagePrograms:
       [[np.array(a[i]) for a in value] for value in kept] for i in range(cohort.num_clients)
     ]
 
-  def _compile(self, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
+  def _compile(self, stage, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
     specs = [tf.TensorSpec([], tf.int32)]
     specs += [tf.TensorSpec(t.shape, t.dtype) for t in server]
     specs += [tf.TensorSpec(t.shape, t.dtype) for zero in zeros for t in zero]
@@ -213,7 +224,7 @@ class StagePrograms:
     for side_by_side in (True, False) if self.side_by_side else (False,):
       tracer = xla_program.Tracer(side_by_side)
       program = xla_program.program(
-        self._stage, env, tracer, sample, [len(zero) for zero in zeros], len(server), side_by_side
+        stage, env, tracer, sample, [len(zero) for zero in zeros], len(server), side_by_side
       )
       function = tf.function(program, jit_compile=True, autograph=False)
       try:

@@ -1,5 +1,6 @@
 """The loop over rounds."""
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
 import logging
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from tff_lowrank import client_state
 from tff_lowrank import learning
+from tff_lowrank.execution import interruptible
 from tff_lowrank.simulation import sampling
 
 NO_EXAMPLES = 'no examples'
@@ -44,8 +46,8 @@ def _nobody_is_absent(client_id: str, number: int) -> str | None:
 def _damage(dataset: tf.data.Dataset) -> str | None:
   """Why the whole of `dataset` cannot be read, or None."""
   try:
-    for _ in dataset:
-      pass
+    # As the context reads it: Ctrl-C ends it wherever it stands.
+    interruptible.run(lambda: collections.deque(interruptible.elements(dataset), maxlen=0))
   except Exception as e:
     return f'its data failed: {type(e).__name__}: {str(e).splitlines()[0][:200]}'
   return None
@@ -67,11 +69,16 @@ class _Cohort:
   def add(self, client_id: str, client_dataset: Callable[[str, int], tf.data.Dataset]) -> None:
     try:
       dataset = client_dataset(client_id, self._number)
-      is_empty = int(dataset.cardinality()) == 0
+      cardinality = int(dataset.cardinality())
     except Exception as e:
       self.leave_out(client_id, f'its data failed: {type(e).__name__}: {e}')
       return
-    if is_empty:
+    if cardinality == tf.data.INFINITE_CARDINALITY:
+      raise ValueError(
+        f'The data set of client {client_id!r} in round {self._number} never ends: its cardinality '
+        'is infinite. Bound it, with `take(number_of_batches)`, or by a number in `repeat(number)`.'
+      )
+    if cardinality == 0:
       self.leave_out(client_id, NO_EXAMPLES)
     else:
       self.datasets[client_id] = dataset
@@ -132,7 +139,7 @@ def run_rounds(
     should_stop: Asked before each round.
 
   Raises:
-    ValueError: If a round is given a client twice.
+    ValueError: If a round is given a client twice, or a data set that never ends.
   """
   for number in rounds:
     if should_stop():

@@ -1,0 +1,144 @@
+"""Threads that a computation runs in, and calls of TensorFlow that can be cancelled there.
+
+Python runs no signal handler while TensorFlow works, and a data set may never end. So a
+computation runs in threads of its own. Whoever waits for them cancels what TensorFlow does
+there: on Ctrl-C, or when another client has failed. The threads are daemons: one that TensorFlow
+cannot cancel, since it waits in a generator of the user's, does not keep the process from ending.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import concurrent.futures
+import contextlib
+import functools
+import threading
+from typing import Any, TypeVar
+
+import tensorflow as tf
+
+from tff_lowrank.execution import native
+
+T = TypeVar('T')
+
+_local = threading.local()
+
+
+def _calls() -> native.Calls:
+  """How this thread calls TensorFlow."""
+  return getattr(_local, 'calls', None) or native.Calls()
+
+
+@contextlib.contextmanager
+def _using(calls: native.Calls) -> Iterator[None]:
+  _local.calls = calls
+  try:
+    yield
+  finally:
+    del _local.calls
+
+
+def call(function: Callable[..., list[tf.Tensor]], *arguments: Any) -> list[tf.Tensor]:
+  """Calls a concrete function of tensors; while a graph is traced, it becomes part of it."""
+  if not tf.executing_eagerly():
+    return function(*arguments)
+  return _calls().function(function, arguments)
+
+
+def elements(dataset: tf.data.Dataset) -> Iterator[Any]:
+  """The elements of a data set. Raises ValueError for one that is known never to end."""
+  if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+    raise ValueError(
+      'A data set that never ends cannot be read to its end: its cardinality is infinite. Bound '
+      'it, with `dataset.take(number_of_batches)`, or by a number in `dataset.repeat(number)`.'
+    )
+  return _calls().elements(dataset)
+
+
+def start(work: Callable[[], T]) -> tuple[concurrent.futures.Future[T], native.Calls]:
+  """Starts `work()` in a thread; returns its future result, and what can cancel it."""
+  native.check_not_forked()
+  calls = native.Calls()
+  future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+  def run() -> None:
+    with _using(calls):
+      _settle(future, report)
+
+  def report() -> T:
+    try:
+      return work()
+    except tf.errors.CancelledError as e:
+      raise (calls.reason or e) from None
+
+  threading.Thread(target=run, name='tff_lowrank', daemon=True).start()
+  return future, calls
+
+
+def run(work: Callable[[], T]) -> T:
+  """`work()`, which ends, as far as TensorFlow can end it, if waiting for it is interrupted."""
+  future, calls = start(work)
+  try:
+    return future.result()
+  except BaseException:
+    calls.cancel()
+    raise
+
+
+def _settle(future: concurrent.futures.Future[T], work: Callable[[], T]) -> BaseException | None:
+  """Sets the result of `work()`, or the error, which it returns; a future that has one keeps it."""
+  result = error = None
+  try:
+    result = work()
+  except BaseException as e:
+    error = e
+  with contextlib.suppress(concurrent.futures.InvalidStateError):
+    future.set_result(result) if error is None else future.set_exception(error)
+  return error
+
+
+def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int) -> Iterator[T]:
+  """`function(item)` for each item of `work`, in its order, made in threads.
+
+  At most `2 * num_threads` results wait to be taken. An error in any of them is raised here at
+  once: nothing new begins, and what TensorFlow does for the others is cancelled.
+  """
+  if num_threads <= 1:
+    yield from map(function, work)
+    return
+  calls = _calls()
+  futures: collections.deque[concurrent.futures.Future[T]] = collections.deque(
+    concurrent.futures.Future() for _ in work
+  )
+  todo = iter(list(zip(work, futures, strict=True)))
+  free = threading.Semaphore(2 * num_threads)
+  lock = threading.Lock()
+
+  def run() -> None:
+    with _using(calls):
+      while free.acquire():
+        with lock:
+          item, future = next(todo, (None, None))
+        if future is None or calls.is_cancelled:
+          return
+        error = _settle(future, functools.partial(function, item))
+        if error is not None:
+          for other in list(futures):
+            _settle(other, functools.partial(_raise, error))
+          calls.cancel(error)
+
+  for _ in range(num_threads):
+    threading.Thread(target=run, name='tff_lowrank_clients', daemon=True).start()
+  try:
+    while futures:
+      yield futures[0].result()
+      futures.popleft()
+      free.release()
+  except BaseException:
+    calls.cancel()
+    raise
+  finally:
+    free.release(num_threads)
+
+
+def _raise(error: BaseException) -> None:
+  raise error
