@@ -97,9 +97,10 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_enum(
   'client_memory',
-  'ram',
+  'auto',
   specs.CLIENT_MEMORY,
-  'Where what clients remember is kept; disk_float16 rounds it to 16 bits.',
+  'Where what clients remember is kept; disk_float16 rounds it to 16 bits, auto is disk where all '
+  'clients would take more than a tenth of the free memory, else ram.',
 )
 float_flags.define(
   'dropout_rate',

@@ -11,6 +11,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 import tqdm
 
+from experiments import client_memory
 from experiments import freezing_trace
 from experiments import methods
 from experiments import provenance
@@ -38,8 +39,7 @@ from tff_lowrank.simulation import stopping
 CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
 
 _RECORD = 'run.json'
-_CHECKPOINTS = 'checkpoints'
-_CLIENT_MEMORY = 'client_memory'
+_CHECKPOINTS = client_memory.CHECKPOINTS
 
 
 def train(
@@ -86,7 +86,9 @@ def train(
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
       with CONTEXTS[spec.context]():
-        _Run(spec, folder, saving, is_enough).go(label, stop)
+        run = _Run(spec, folder, saving, is_enough)
+        record.update('running', client_memory=run.client_memory)
+        run.go(label, stop)
       plots.plot_accuracy({label: folder}, folder / 'plots')
       if spec.freezing_settings() is not None:
         freezing_plots.plot_run(folder, folder / 'plots')
@@ -133,19 +135,6 @@ def _check_not_undone(folder: pathlib.Path, spec: specs.RunSpec) -> None:
       f'{folder} has {done} rounds, which --rounds={spec.rounds} would undo. Give --rounds as many '
       'or more, or another --output_dir.'
     )
-
-
-def _open_store(
-  spec: specs.RunSpec, folder: pathlib.Path, initial: Any, cap_mb: int
-) -> client_state.Store:
-  if spec.client_memory == 'ram':
-    return client_state.MemoryStore(initial)
-  return client_state.LmdbStore(
-    initial,
-    folder / _CLIENT_MEMORY,
-    ram_cap_bytes=cap_mb << 20,
-    float16=spec.client_memory == 'disk_float16',
-  )
 
 
 def _build_evaluation(
@@ -213,6 +202,10 @@ class _Run:
     self._process = methods.build_process(
       spec, self._model, self._task.keras_model_fn, len(self._task.train.client_ids)
     )
+    self._initial_memory = self._process.initialize_client()
+    population = (len(self._task.train.client_ids), self._initial_memory)
+    self.client_memory = client_memory.choose(spec, folder, *population)
+    client_memory.check_fits(spec, folder, *population, self.client_memory)
     self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
     settings = spec.freezing_settings()
     self._trace = None
@@ -222,8 +215,8 @@ class _Run:
   def go(self, label: str, stop: stopping.StopRequest) -> None:
     """Runs the rounds that are left; raises `Stopped` once `stop` is made and all is saved."""
     spec = self._spec
-    store = _open_store(
-      spec, self._folder, self._process.initialize_client(), self._saving.client_memory_cap_mb
+    store = client_memory.open_store(
+      self.client_memory, self._folder, self._initial_memory, self._saving.client_memory_cap_mb
     )
     metrics_type = self._process.next.type_signature.result.metrics.member
     columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))

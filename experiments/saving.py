@@ -17,7 +17,7 @@ _KEEP_CHECKPOINTS = flags.DEFINE_integer(
   lower_bound=1,
 )
 _CLIENT_MEMORY_CAP_MB = flags.DEFINE_integer(
-  'client_memory_cap_mb', 1024, 'RAM, in 2^20 bytes, for client memory on disk.', lower_bound=0
+  'client_memory_cap_mb', 64, 'RAM, in 2^20 bytes, for client memory on disk.', lower_bound=0
 )
 
 
@@ -27,7 +27,7 @@ class Saving:
 
   checkpoint_every: int = 10
   keep_checkpoints: int = 2
-  client_memory_cap_mb: int = 1024
+  client_memory_cap_mb: int = 64
 
 
 def from_flags() -> Saving:

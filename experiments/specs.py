@@ -43,7 +43,7 @@ METHOD_FAMILIES: Mapping[str, str] = {'fedpara': 'fedpara', 'pfedpara': 'pfedpar
 PERSONAL_METHODS = ('pfedpara', 'fed_per', 'local_only')
 
 CONTEXTS = ('local', 'stock')
-CLIENT_MEMORY = ('ram', 'disk', 'disk_float16')
+CLIENT_MEMORY = ('auto', 'ram', 'disk', 'disk_float16')
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
 

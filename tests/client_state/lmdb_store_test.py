@@ -1,4 +1,7 @@
+import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -11,6 +14,7 @@ import psutil
 import pytest
 
 from tff_lowrank import client_state
+from tff_lowrank import files
 
 INITIAL = (np.zeros(3, np.float32), np.int32(-1))
 AWKWARD = ['', '../../etc/passwd', '/', 'a\0b', 'x' * 5000, '\ud800', 'ä', 'A', 'a']
@@ -121,8 +125,8 @@ def test_readers_never_see_a_half_round(store):
 
 def test_superseded_memory_is_removed(store):
   def records():
-    with store._env.begin(db=store._records) as txn:
-      return txn.stat()['entries']
+    with store._file.reading() as txn:
+      return txn.stat(store._records)['entries']
 
   for r in range(1, 11):
     store.stage(['a', 'b'], [memory(r)] * 2)
@@ -153,17 +157,17 @@ def test_unwritable_folder_is_named(tmp_path):
     client_state.LmdbStore(INITIAL, tmp_path / 'file')
 
 
-def test_full_disk_is_an_error_and_loses_no_round(tmp_path, monkeypatch):
-  monkeypatch.setattr('tff_lowrank.client_state.lmdb_store._MAP_BYTES', 1 << 18)
+def test_full_disk_is_an_error_and_loses_no_round(mount):
+  path = mount('size=1m') / 'store'
   example = np.zeros(5000, np.float32)
-  full = client_state.LmdbStore(example, tmp_path)
+  full = client_state.LmdbStore(example, path)
   full.stage(['a'], [example + 1])
   full.commit(1)
   with pytest.raises(OSError, match='could not be read or written'):
-    full.stage([f'c{i}' for i in range(50)], [example] * 50)
+    full.stage([f'c{i}' for i in range(100)], [example] * 100)
     full.commit(2)
   full.close()
-  again = client_state.LmdbStore(example, tmp_path)
+  again = client_state.LmdbStore(example, path)
   assert again.committed_round == 1 and len(again) == 1
   np.testing.assert_array_equal(again.read(['a'])[0], example + 1)
   again.close()
@@ -178,7 +182,7 @@ def test_a_file_that_was_cut_off_is_told(store, tmp_path):
   whole = path.read_bytes()
   for length in range(len(whole) - 4096, 8191, -8192):
     path.write_bytes(whole[:length])
-    with pytest.raises(OSError, match=f'expected client memory of .* found {length}'):
+    with pytest.raises(files.FileError, match=f'whole client memory, found {length} bytes instead'):
       client_state.LmdbStore(INITIAL, tmp_path / 'store')
   path.write_bytes(whole)
   again = client_state.LmdbStore(INITIAL, tmp_path / 'store')
@@ -186,11 +190,33 @@ def test_a_file_that_was_cut_off_is_told(store, tmp_path):
   again.close()
 
 
+OPEN = """
+import sys, numpy as np
+from tff_lowrank import client_state
+try:
+  client_state.LmdbStore((np.zeros(3, np.float32), np.int32(-1)), sys.argv[1])
+except BlockingIOError as e:
+  print(e)
+"""
+
+
+def test_one_store_at_a_time_has_the_folder_open(store, tmp_path):
+  message = f'store: client memory is in use by process {os.getpid()}. Wait for it'
+  with pytest.raises(BlockingIOError, match=message):
+    client_state.LmdbStore(INITIAL, tmp_path / 'store')
+  other = subprocess.run(
+    [sys.executable, '-c', OPEN, tmp_path / 'store'], capture_output=True, text=True, check=True
+  )
+  assert message in other.stdout
+  store.close()
+  client_state.LmdbStore(INITIAL, tmp_path / 'store').close()
+
+
 def test_client_ids_name_no_files(store, tmp_path):
   store.stage(AWKWARD, [memory(1)] * len(AWKWARD))
   store.commit(1)
   found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')}
-  assert found == {'store', 'store/data.mdb', 'store/lock.mdb'}
+  assert found == {'store', 'store/data.mdb', 'store/store.lock'}
 
 
 @pytest.mark.parametrize('free', [0, 4, 8, 12, 16, 24, 40])

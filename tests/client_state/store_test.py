@@ -1,3 +1,6 @@
+import io
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -32,14 +35,19 @@ def test_refuses_what_does_not_fit():
     store.commit(3)
 
 
+def saved_by(store):
+  file = io.BytesIO()
+  store.save(file.write)
+  file.seek(0)
+  return file
+
+
 def test_goes_back_to_what_was_saved():
   initial = (np.zeros(2, np.float32), ())
   store = client_state.MemoryStore(initial)
-  assert store.save() == ([], [])
   store.stage(['a', '../b'], [(np.ones(2, np.float32), ()), (np.full(2, 2, np.float32), ())])
   store.commit(4)
-  saved = store.save()
-  assert saved.client_ids == ['a', '../b'] and saved.leaves[0].tolist() == [[1, 1], [2, 2]]
+  saved = saved_by(store)
   store.stage(['a', 'c'], [initial, initial])
   store.commit(5)
   store.stage(['a'], [initial])
@@ -47,5 +55,36 @@ def test_goes_back_to_what_was_saved():
   store.commit(5)
   assert [state[0].tolist() for state in store.read(['a', '../b', 'c'])] == [[1, 1], [2, 2], [0, 0]]
   assert len(store) == 2
-  store.restore(None, None)
+  store.restore(None)
   assert (len(store), store.committed_round) == (0, None)
+  store.restore(0, saved_by(store))
+  assert (len(store), store.committed_round) == (0, 0)
+
+
+def test_what_cannot_be_restored_is_refused_and_changes_nothing():
+  store = client_state.MemoryStore(np.zeros(2, np.float32))
+  store.stage(['a', '\ud800'], [np.ones(2, np.float32), np.full(2, 2, np.float32)])
+  store.commit(1)
+  whole = saved_by(store).getvalue()
+  store.check(1, io.BytesIO(whole))
+  for i in range(len(whole)):
+    damaged = whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :]
+    with pytest.raises(ValueError):
+      store.restore(1, io.BytesIO(damaged))
+  with pytest.raises(ValueError, match='cut off'):
+    store.restore(1, io.BytesIO(whole[:-1]))
+  assert store.read(['a'])[0].tolist() == [1, 1]
+  with pytest.raises(ValueError, match='Expected client memory of .*int32.* found .*float32'):
+    client_state.MemoryStore(np.zeros(2, np.int32)).check(1, io.BytesIO(whole))
+
+
+def test_saving_copies_one_client_at_a_time():
+  example = np.zeros(1 << 18, np.float32)
+  store = client_state.MemoryStore(example)
+  store.stage([f'c{i}' for i in range(32)], [example + i for i in range(32)])
+  store.commit(1)
+  tracemalloc.start()
+  store.save(lambda piece: None)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 4.5 * example.nbytes

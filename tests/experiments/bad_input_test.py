@@ -240,6 +240,12 @@ def other_memory(folder):
   client_state.LmdbStore(np.zeros(3), folder / 'client_memory').close()
 
 
+def memory_of_another_run(folder):
+  binaries.run('train', *LBGM, '--seed=2', f'--output_dir={folder.with_name("another")}')
+  shutil.rmtree(folder / 'client_memory')
+  shutil.copytree(folder.with_name('another') / 'client_memory', folder / 'client_memory')
+
+
 def no_memory(folder):
   shutil.rmtree(folder / 'client_memory')
 
@@ -265,7 +271,12 @@ RUN_FOLDERS = [
   (edit_metrics, ['--rounds=4'], 'metrics.csv does not begin with what was written'),
   (other_memory, ['--rounds=4'], 'client_memory: expected client memory of'),
   (no_memory, ['--rounds=4'], 'client_memory: expected client memory of round 3, found rounds []'),
-  (damage_memory, ['--rounds=4'], 'client_memory: client memory could not be read or written'),
+  (
+    damage_memory,
+    ['--rounds=4'],
+    'data.mdb: expected whole client memory, found page 0 is damaged',
+  ),
+  (memory_of_another_run, ['--rounds=4'], 'expected the client memory of this run, found that of'),
   (no_checkpoints, ['--rounds=4'], 'holds metrics.csv and no checkpoint to go on from'),
   (no_record_and_no_checkpoints, [], 'holds metrics.csv and no checkpoint to go on from'),
 ]

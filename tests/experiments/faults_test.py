@@ -20,7 +20,7 @@ from experiments import provenance
 from experiments import recorder
 from tests.experiments import binaries
 from tff_lowrank.datasets import mnist
-from tff_lowrank.simulation import checkpoint
+from tff_lowrank.simulation import file_operations
 
 FAST = ('--task=digits', '--num_clients=4', '--clients_per_round=2', '--batch_size=64',
         '--checkpoint_every=2', '--method=lbgm', '--lbgm_threshold=0.4')  # fmt: skip
@@ -53,7 +53,7 @@ def assert_nothing_is_corrupt(folder):
   for path in (folder / 'checkpoints').glob('round_*'):
     content = json.loads((path / 'checkpoint.json').read_text())['content']
     for name, digest in content['files'].items():
-      assert checkpoint._digest((path / name).read_bytes()) == digest
+      assert file_operations.digest(path / name) == digest
   if not (folder / 'metrics.csv').exists():
     return 0
   rows = list(csv.reader((folder / 'metrics.csv').read_text().splitlines()))[1:]

@@ -10,7 +10,9 @@ import sys
 import pandas as pd
 import pytest
 
+from experiments import entry
 from experiments import recorder
+from tests.client_state import damages
 from tests.experiments import binaries
 from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import checkpoint
@@ -40,7 +42,7 @@ def read(folder):
 def record_of(folder):
   """What run.json says of a run, but when it ran and where it kept client memory."""
   record = json.loads((folder / 'run.json').read_text())
-  del record['flags']['client_memory']
+  del record['flags']['client_memory'], record['client_memory']
   return {k: v for k, v in record.items() if k not in ('started', 'resumed', 'wall_seconds')}
 
 
@@ -234,3 +236,29 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
 )
 def test_many_kills(tmp_path, flags):
   print(kill(tmp_path, 30, 2, '--rounds=30', *flags))
+
+
+@pytest.mark.slow
+def test_damaged_client_memory_is_refused_or_does_no_harm(tmp_path):
+  flags = (*FAST, *LBGM, '--num_clients=200', '--clients_per_round=50', '--client_memory=disk')
+  binaries.run('train', *flags, '--rounds=6', f'--output_dir={tmp_path / "run"}')
+  binaries.run('train', *flags, '--rounds=9', f'--output_dir={tmp_path / "whole"}')
+  copy = tmp_path / 'copy'
+
+  def go_on():
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(tmp_path / 'run', copy)
+    command = ['-m', 'experiments.train', *flags, '--rounds=9', f'--output_dir={copy}']
+    done = subprocess.run(
+      [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode == entry.USAGE:
+      return 'refused' if str(copy) in done.stderr.splitlines()[-2] else done.stderr
+    if done.returncode:
+      return 'aborted'
+    is_right = read(copy)[0].equals(read(tmp_path / 'whole')[0])
+    return 'right' if is_right else 'silently wrong'
+
+  found = damages.outcomes(tmp_path / 'run/client_memory/data.mdb', 24, 1, go_on)
+  print(dict(found))
+  assert set(found) == {'right', 'refused'}

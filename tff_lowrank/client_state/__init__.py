@@ -1,6 +1,6 @@
 """What clients remember between rounds."""
 
 from tff_lowrank.client_state.lmdb_store import LmdbStore as LmdbStore
-from tff_lowrank.client_state.store import Contents as Contents
+from tff_lowrank.client_state.packing import Packing as Packing
 from tff_lowrank.client_state.store import MemoryStore as MemoryStore
 from tff_lowrank.client_state.store import Store as Store

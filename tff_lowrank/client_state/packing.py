@@ -1,14 +1,13 @@
-"""Client memory as bytes: the raw numbers of its tensors, and a checksum."""
+"""Client memory as bytes: a checksum, and the raw numbers of its tensors."""
 
 import json
-import struct
 from typing import Any
-import zlib
 
 import numpy as np
 import tensorflow as tf
 
-_CHECKSUM = struct.Struct('<I')
+from tff_lowrank.client_state import lmdb_check
+
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -47,8 +46,20 @@ class Packing:
       ]
     )
 
-  def pack(self, state: Any) -> bytes:
-    """The bytes of `state`; raises ValueError unless it has the example's shapes and types."""
+  @property
+  def num_bytes(self) -> int:
+    """The length of what `pack` returns."""
+    sizes = (
+      stored.itemsize * int(np.prod(shape, dtype=np.int64))
+      for stored, shape in zip(self._stored, self._shapes, strict=True)
+    )
+    return lmdb_check.CHECKSUM.size + sum(sizes)
+
+  def pack(self, state: Any, label: bytes) -> bytes:
+    """The bytes of `state`, with a checksum over `label`, whose memory it is, and the numbers.
+
+    Raises ValueError unless it has the example's shapes and types.
+    """
     tf.nest.assert_same_structure(self._example, state, check_types=False)
     parts = []
     for i, leaf in enumerate(leaves_of(state)):
@@ -61,17 +72,13 @@ class Packing:
         leaf = np.clip(leaf, -_FLOAT16_MAX, _FLOAT16_MAX).astype(self._stored[i])
       parts.append(leaf.tobytes())
     body = b''.join(parts)
-    return _CHECKSUM.pack(zlib.crc32(body)) + body
+    return lmdb_check.checksum(label, body) + body
 
-  def unpack(self, data: bytes) -> Any:
-    """The structure that `pack` was given; raises ValueError if `data` is damaged."""
-    body = memoryview(data)[_CHECKSUM.size :]
-    expected = sum(
-      dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-      for dtype, shape in zip(self._stored, self._shapes, strict=True)
-    )
-    if len(body) != expected or _CHECKSUM.unpack_from(data)[0] != zlib.crc32(body):
-      raise ValueError(f'expected {expected} bytes with the right checksum, found others')
+  def unpack(self, data: bytes, label: bytes) -> Any:
+    """The structure that `pack` was given; raises ValueError if `data` or `label` is damaged."""
+    found, body = data[: lmdb_check.CHECKSUM.size], memoryview(data)[lmdb_check.CHECKSUM.size :]
+    if len(data) != self.num_bytes or found != lmdb_check.checksum(label, body):
+      raise ValueError(f'expected {self.num_bytes} bytes with the right checksum, found others')
     leaves, start = [], 0
     for dtype, stored, shape in zip(self._dtypes, self._stored, self._shapes, strict=True):
       count = int(np.prod(shape, dtype=np.int64))

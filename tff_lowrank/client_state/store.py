@@ -1,23 +1,12 @@
 """Stores of client memory, committed round by round."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
-import tensorflow as tf
+from collections.abc import Callable, Iterator, Sequence
+import struct
+from typing import Any, BinaryIO, Protocol
 
 from tff_lowrank.client_state import packing
 
-
-class Contents(NamedTuple):
-  """All client memory of a store that keeps none on disk itself.
-
-  client_ids: whose memory it is.
-  leaves: an array for each tensor of a memory, [num_clients, ...].
-  """
-
-  client_ids: list[str]
-  leaves: list[np.ndarray]
+_LENGTH = struct.Struct('<Q')
 
 
 class Store(Protocol):
@@ -36,11 +25,17 @@ class Store(Protocol):
   def commit(self, round_num: int) -> None:
     """Makes all that is staged visible, as of `round_num`, which must grow."""
 
-  def save(self) -> Contents | None:
-    """What a checkpoint of the committed round must hold; None if the store is on disk itself."""
+  def save(self, write: Callable[[bytes], Any]) -> None:
+    """Writes what a checkpoint of the committed round must hold, piece by piece."""
 
-  def restore(self, round_num: int | None, contents: Contents | None) -> None:
-    """Goes back to a committed round, saved as `contents`; None is the empty store."""
+  def check(self, round_num: int, saved: BinaryIO) -> None:
+    """Raises ValueError unless `restore` of the same could go back to the round."""
+
+  def restore(self, round_num: int | None, saved: BinaryIO | None = None) -> None:
+    """Goes back to a round that was committed, and saved as `saved`; None is the empty store.
+
+    Raises ValueError, saying what is wrong, if that is not possible.
+    """
 
   def keep(self, round_nums: Sequence[int]) -> None:
     """From now on only the rounds `round_nums` and the last one need to be restorable."""
@@ -57,6 +52,22 @@ def check_stage(client_ids: Sequence[str], states: Sequence[Any]) -> None:
 def check_commit(last: int | None, round_num: int) -> None:
   if last is not None and round_num <= last:
     raise ValueError(f'Expected a round after {last}, found {round_num}.')
+
+
+def _write_piece(write: Callable[[bytes], Any], piece: bytes) -> None:
+  write(_LENGTH.pack(len(piece)) + piece)
+
+
+def _read_piece(saved: BinaryIO) -> bytes | None:
+  """What `_write_piece` wrote; None at the end."""
+  header = saved.read(_LENGTH.size)
+  if not header:
+    return None
+  length = int.from_bytes(header, 'little')
+  piece = saved.read(length)
+  if len(header) < _LENGTH.size or len(piece) < length:
+    raise ValueError('Client memory was cut off.')
+  return piece
 
 
 class MemoryStore:
@@ -98,18 +109,33 @@ class MemoryStore:
     self._staged = {}
     self._round = round_num
 
-  def save(self) -> Contents:
-    """All committed memory, for a checkpoint."""
-    columns = zip(*(packing.leaves_of(state) for state in self._committed.values()), strict=True)
-    return Contents(list(self._committed), [np.stack(column) for column in columns])
+  def save(self, write: Callable[[bytes], Any]) -> None:
+    """Writes all committed memory, client by client: no more than one is copied at a time."""
+    packer = packing.Packing(self._initial)
+    _write_piece(write, packer.signature().encode())
+    for client_id, state in self._committed.items():
+      label = client_id.encode('utf-8', 'surrogatepass')
+      _write_piece(write, label)
+      _write_piece(write, packer.pack(state, label))
 
-  def restore(self, round_num: int | None, contents: Contents | None) -> None:
-    """Goes back to the round that `contents` was saved in; None is the empty store."""
-    self._staged, self._committed, self._round = {}, {}, round_num
-    for i, client_id in enumerate(contents.client_ids if contents else ()):
-      # Copied, lest one client's memory holds on to all others' of that round.
-      leaves = [column[i].copy() for column in contents.leaves]
-      self._committed[client_id] = tf.nest.pack_sequence_as(self._initial, leaves)
+  def _saved(self, saved: BinaryIO) -> Iterator[tuple[str, Any]]:
+    packer = packing.Packing(self._initial)
+    found, expected = _read_piece(saved), packer.signature().encode()
+    if found != expected:
+      raise ValueError(f'Expected client memory of {expected!r}, found {found!r}.')
+    while (label := _read_piece(saved)) is not None:
+      yield label.decode('utf-8', 'surrogatepass'), packer.unpack(_read_piece(saved) or b'', label)
+
+  def check(self, round_num: int, saved: BinaryIO) -> None:
+    """Raises ValueError unless `restore` of the same could go back to the round."""
+    del round_num  # Any can be gone back to.
+    for _ in self._saved(saved):
+      pass
+
+  def restore(self, round_num: int | None, saved: BinaryIO | None = None) -> None:
+    """Goes back to the round that was saved as `saved`; None is the empty store."""
+    committed = dict(self._saved(saved)) if saved is not None else {}
+    self._staged, self._committed, self._round = {}, committed, round_num
 
   def keep(self, round_nums: Sequence[int]) -> None:
     """Does nothing: checkpoints hold the memory themselves."""

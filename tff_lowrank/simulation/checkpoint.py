@@ -4,13 +4,14 @@ A checkpoint is a folder `round_0000000010` with
   checkpoint.json          format, version, round, the run's flags, size and SHA-256 of the files
                            beside it, length and SHA-256 of the logs; and its own SHA-256
   state.safetensors        the server's state, tensor by tensor, and other arrays of the run
-  clients.safetensors      client memory, if the store keeps it in RAM, a row a client
-  clients.json             whose rows those are
+  clients                  client memory, client by client; of a store on disk only which round of
+                           which store it is, and the digest of its memory
 Who takes part in a round, in which order batches come and codecs' randomness depend on the seed
 and the round alone, so the round is all there is to keep of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import hashlib
 from importlib import metadata
@@ -18,11 +19,12 @@ import json
 import logging
 import pathlib
 import re
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import safetensors
 from safetensors import SafetensorError
-from safetensors import numpy as safetensors
+from safetensors import numpy as safetensors_numpy
 import tensorflow as tf
 
 from tff_lowrank import checks
@@ -30,11 +32,19 @@ from tff_lowrank import client_state
 from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import file_operations
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = 'checkpoint.json'
 _STATE = 'state.safetensors'
-_CLIENTS = 'clients.safetensors'
-_CLIENT_IDS = 'clients.json'
+_CLIENTS = 'clients'
+
+# safetensors's own reader of arrays lacks bfloat16.
+_DTYPES = {
+  'F64': np.float64, 'F32': np.float32, 'F16': np.float16, 'BF16': tf.bfloat16.as_numpy_dtype,
+  'I64': np.int64, 'I32': np.int32, 'I16': np.int16, 'I8': np.int8,
+  'U64': np.uint64, 'U32': np.uint32, 'U16': np.uint16, 'U8': np.uint8,
+  'BOOL': np.bool_, 'C64': np.complex64,
+}  # fmt: skip
+
 _NAME = re.compile(r'round_(\d{10})')
 
 # Flags that a run may be continued with another value of.
@@ -97,31 +107,36 @@ def check_same_run(
     )
 
 
-def _digest(data: bytes) -> dict[str, Any]:
-  return dict(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
 def _tensors(prefix: str, leaves: Sequence[Any]) -> dict[str, np.ndarray]:
   return {f'{prefix}/{i}': np.array(leaf, order='C') for i, leaf in enumerate(leaves)}
 
 
 def _load(data: bytes) -> dict[str, np.ndarray]:
   try:
-    return safetensors.load(data)
+    tensors = safetensors.deserialize(data)
   except SafetensorError as e:
     raise DamagedError(f'not a safetensors file: {e}') from e
+  try:
+    return {
+      name: np.frombuffer(tensor['data'], _DTYPES[tensor['dtype']]).reshape(tensor['shape'])
+      for name, tensor in tensors
+    }
+  except KeyError as e:
+    raise DamagedError(f'numbers of type {e} cannot be read') from e
 
 
 def _seal(content: Mapping[str, Any]) -> bytes:
   text = json.dumps(content, indent=1, sort_keys=True)
-  return json.dumps(dict(content=content, sha256=_digest(text.encode())['sha256'])).encode()
+  return json.dumps(
+    dict(content=content, sha256=hashlib.sha256(text.encode()).hexdigest())
+  ).encode()
 
 
 def _unseal(data: bytes) -> dict[str, Any]:
   try:
     sealed = json.loads(data)
     text = json.dumps(sealed['content'], indent=1, sort_keys=True)
-    if sealed['sha256'] != _digest(text.encode())['sha256']:
+    if sealed['sha256'] != hashlib.sha256(text.encode()).hexdigest():
       raise ValueError('its checksum differs')
     return dict(sealed['content'])
   except (ValueError, KeyError, TypeError, RecursionError) as e:
@@ -182,20 +197,18 @@ class Checkpoints:
     try:
       if temporary.exists():
         file_operations.remove_folder(temporary)
-      files = self._files(state, store, extras or {})
+      temporary.mkdir()
       content = dict(
         format=FORMAT,
         version=version(),
         round=round_num,
         flags=self._flags,
-        files={name: _digest(data) for name, data in files.items()},
+        files=self._write_files(temporary, state, store, extras or {}),
         logs={name: list(log.sync()) for name, log in self._logs.items()},
       )
-      temporary.mkdir()
-      for name, data in {**files, _MANIFEST: _seal(content)}.items():
-        file_operations.write_new(temporary / name, data)
+      file_operations.write_new(temporary / _MANIFEST, _seal(content))
       file_operations.sync_folder(temporary)
-      self._read(temporary)
+      self._read_back(temporary, round_num, state, store)
       file_operations.rename(temporary, self._path(round_num))
       file_operations.sync_folder(self._folder)
     except (OSError, DamagedError) as e:
@@ -209,31 +222,59 @@ class Checkpoints:
     for old in self.rounds()[: -self._keep]:
       file_operations.remove_folder(self._path(old))
 
-  def _files(
-    self, state: Any, store: client_state.Store, extras: Mapping[str, np.ndarray]
-  ) -> dict[str, bytes]:
+  def _write_files(
+    self,
+    folder: pathlib.Path,
+    state: Any,
+    store: client_state.Store,
+    extras: Mapping[str, np.ndarray],
+  ) -> dict[str, dict[str, Any]]:
+    """Writes state and client memory, and returns size and SHA-256 of each file."""
     tensors = _tensors('state', tf.nest.flatten(state))
     tensors |= {f'extra/{name}': np.array(value, order='C') for name, value in extras.items()}
-    files = {_STATE: safetensors.save(tensors)}
-    contents = store.save()
-    if contents is not None:
-      files[_CLIENTS] = safetensors.save(_tensors('leaf', contents.leaves))
-      files[_CLIENT_IDS] = json.dumps(contents.client_ids).encode()
-    return files
+    written = {}
+    with file_operations.NewFile(folder / _STATE) as file:
+      file.write(safetensors_numpy.save(tensors))
+    written[_STATE] = file.digest
+    with file_operations.NewFile(folder / _CLIENTS) as file:
+      store.save(file.write)
+    written[_CLIENTS] = file.digest
+    return written
 
-  def _read(self, path: pathlib.Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """A checkpoint's content and files; raises DamagedError if they are not what was written."""
+  def _read(self, path: pathlib.Path, round_num: int) -> dict[str, Any]:
+    """A checkpoint's content; raises DamagedError if it or its files are not what was written."""
     try:
       content = _unseal(file_operations.read_bytes(path / _MANIFEST))
       self._check_version(content)
-      files = {name: file_operations.read_bytes(path / name) for name in content['files']}
+      if content['round'] != round_num:
+        raise DamagedError(f'its {_MANIFEST} is that of round {content["round"]}')
+      for name, expected in content['files'].items():
+        found = file_operations.digest(path / name)
+        if found != expected:
+          raise DamagedError(
+            f'{name} is damaged: {found["bytes"]} bytes instead of {expected["bytes"]}, or others'
+          )
     except OSError as e:
       raise DamagedError(f'it cannot be read: {e}') from e
-    for name, data in files.items():
-      if _digest(data) != content['files'][name]:
-        expected = content['files'][name]['bytes']
-        raise DamagedError(f'{name} is damaged: {len(data)} bytes instead of {expected}, or others')
-    return content, files
+    return content
+
+  def _read_back(
+    self, path: pathlib.Path, round_num: int, state: Any, store: client_state.Store
+  ) -> None:
+    """Raises DamagedError unless the checkpoint could be restored."""
+    self._read(path, round_num)
+    self._state(path, state)
+    with self._reading_clients(path) as saved:
+      store.check(round_num, saved)
+
+  @contextlib.contextmanager
+  def _reading_clients(self, path: pathlib.Path) -> Iterator[BinaryIO]:
+    """The file of client memory; inside, what cannot be restored from it is a DamagedError."""
+    try:
+      with file_operations.open_to_read(path / _CLIENTS) as saved:
+        yield saved
+    except (OSError, ValueError) as e:
+      raise DamagedError(str(e)) from e
 
   def _check_version(self, content: Mapping[str, Any]) -> None:
     for name, mine in (('format', FORMAT), ('version', version())):
@@ -264,34 +305,30 @@ class Checkpoints:
       DamagedError: If there are checkpoints, but none is whole.
     """
     rounds = self.rounds()
-    whole, files, problem = None, {}, None
+    whole, problems = None, []
     for round_num in reversed(rounds):
+      path = self._path(round_num)
       try:
-        content, files = self._read(self._path(round_num))
+        content = self._read(path, round_num)
         self._check(content)
-        state, extras = self._state(files, like)
+        state, extras = self._state(path, like)
+        with self._reading_clients(path) as saved:
+          store.restore(round_num, saved)
       except DamagedError as e:
-        problem = f'{self._path(round_num)} cannot be used: {e}'
-        logging.warning('%s; trying the one before.', problem)
+        problems.append(f'{path} cannot be used: {str(e).rstrip(".")}')
+        logging.warning('%s; trying the one before.', problems[-1])
         continue
       whole = round_num
       break
     if whole is None:
       if rounds:
         raise DamagedError(
-          f'{problem}, and no other is whole. Delete {self._folder} to start anew.'
+          f'{problems[0]}, and no other is whole. Delete {self._folder} to start anew.'
         )
-      store.restore(None, None)
+      store.restore(None)
       for log in self._logs.values():
         log.rewind()
       return None
-    contents = None
-    if _CLIENTS in files:
-      leaves = _load(files[_CLIENTS])
-      contents = client_state.Contents(
-        json.loads(files[_CLIENT_IDS]), [leaves[f'leaf/{i}'] for i in range(len(leaves))]
-      )
-    store.restore(whole, contents)
     store.keep([r for r in rounds if r <= whole])
     for name, log in self._logs.items():
       log.rewind(append_log.Position(*content['logs'][name]))
@@ -302,8 +339,12 @@ class Checkpoints:
       file_operations.rename(self._path(damaged), aside)
     return Restored(whole, state, extras)
 
-  def _state(self, files: Mapping[str, bytes], like: Any) -> tuple[Any, dict[str, np.ndarray]]:
-    tensors = _load(files[_STATE])
+  def _state(self, path: pathlib.Path, like: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """The server's state, of the structure `like`, and the extras of a checkpoint."""
+    try:
+      tensors = _load(file_operations.read_bytes(path / _STATE))
+    except OSError as e:
+      raise DamagedError(f'it cannot be read: {e}') from e
     extras = {k.removeprefix('extra/'): v for k, v in tensors.items() if k.startswith('extra/')}
     expected = tf.nest.flatten(like)
     leaves = [tensors.get(f'state/{i}') for i in range(len(tensors) - len(extras))]

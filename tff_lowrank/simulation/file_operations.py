@@ -1,8 +1,10 @@
 """The steps by which files become durable, one function each, so that tests can let each fail."""
 
+import hashlib
 import os
 import pathlib
 import shutil
+from typing import Any, BinaryIO
 
 
 def write(descriptor: int, data: bytes | memoryview) -> int:
@@ -21,6 +23,10 @@ def read_bytes(path: pathlib.Path) -> bytes:
   return path.read_bytes()
 
 
+def open_to_read(path: pathlib.Path) -> BinaryIO:
+  return path.open('rb')
+
+
 def remove_folder(path: pathlib.Path) -> None:
   shutil.rmtree(path)
 
@@ -35,14 +41,48 @@ def write_all(descriptor: int, data: bytes) -> None:
     rest = rest[written:]
 
 
+class NewFile:
+  """A file that must not exist, written piece by piece; leaving the `with` block syncs it.
+
+  digest: SHA-256 of all that was written, in hexadecimal, and its length.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    self._hash = hashlib.sha256()
+    self._length = 0
+
+  def write(self, data: bytes) -> None:
+    write_all(self._descriptor, data)
+    self._hash.update(data)
+    self._length += len(data)
+
+  @property
+  def digest(self) -> dict[str, Any]:
+    return dict(bytes=self._length, sha256=self._hash.hexdigest())
+
+  def __enter__(self) -> 'NewFile':
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+    try:
+      if kind is None:
+        fsync(self._descriptor)
+    finally:
+      os.close(self._descriptor)
+
+
+def digest(path: pathlib.Path) -> dict[str, Any]:
+  """Length and SHA-256 of a file, as `NewFile.digest`."""
+  with open_to_read(path) as file:
+    found = hashlib.file_digest(file, 'sha256').hexdigest()
+    return dict(bytes=file.tell(), sha256=found)
+
+
 def write_new(path: pathlib.Path, data: bytes) -> None:
   """Writes a file that must not exist, and syncs it."""
-  descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-  try:
-    write_all(descriptor, data)
-    fsync(descriptor)
-  finally:
-    os.close(descriptor)
+  with NewFile(path) as file:
+    file.write(data)
 
 
 def sync_folder(path: pathlib.Path) -> None:

@@ -1,9 +1,10 @@
 """One run at a time in a folder."""
 
-import fcntl
 import os
 import pathlib
 from typing import Any
+
+from tff_lowrank import file_lock
 
 FILE = 'run.lock'
 
@@ -15,33 +16,20 @@ class FolderLock:
   """
 
   def __init__(self, folder: pathlib.Path):
-    self._path = folder / FILE
-
-  def _unwritable(self, error: OSError) -> OSError:
-    return OSError(
-      f'{self._path.parent} cannot be written to: {error.strerror}. Give another --output_dir.'
-    )
+    self._folder = folder
 
   def __enter__(self) -> 'FolderLock':
     try:
-      self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as e:
-      raise self._unwritable(e) from e
-    try:
-      fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-      holder = os.read(self._descriptor, 20).decode(errors='replace') or 'unknown'
-      os.close(self._descriptor)
+      self._descriptor = file_lock.hold(self._folder / FILE)
+    except file_lock.InUseError as e:
       raise BlockingIOError(
-        f'{self._path.parent} is in use by another run, process {holder}. Wait for it, or give '
+        f'{self._folder} is in use by another run, process {e.holder}. Wait for it, or give '
         'another --output_dir.'
       ) from e
-    try:
-      os.ftruncate(self._descriptor, 0)
-      os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
     except OSError as e:
-      os.close(self._descriptor)
-      raise self._unwritable(e) from e
+      raise OSError(
+        f'{self._folder} cannot be written to: {e.strerror}. Give another --output_dir.'
+      ) from e
     return self
 
   def __exit__(self, *exception: Any) -> None:

@@ -166,6 +166,7 @@ def run_rounds(
       state, reports, metrics = output.state, output.reports, output.metrics
       # Whoever was not accepted has its memory as it was.
       store.stage(client_ids, output.client_states)
+    del output  # With the memory of all clients of the round.
     store.commit(number)
     after_round(Round(number, client_ids, state, reports, metrics, seconds, cohort.absent))
   return state

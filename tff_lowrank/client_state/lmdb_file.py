@@ -1,0 +1,171 @@
+"""A file of LMDB that is checked before it is opened, held by one process, and grows as needed."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import json
+import mmap
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import lmdb
+
+from tff_lowrank import file_lock
+from tff_lowrank import files
+from tff_lowrank.client_state import lmdb_check
+
+# By how much the map grows: address space, of which the file takes what is used.
+_MAP_STEP_BYTES = 1 << 26
+# The module is imported by itself: its package imports TensorFlow, which takes seconds.
+_CHECK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import lmdb_check
+sys.exit(lmdb_check.main(sys.argv[2]))
+"""
+
+
+def checked_contents(path: pathlib.Path) -> dict[str, Any]:
+  """`lmdb_check.contents` of a file; raises FileError if nothing of it can be used.
+
+  It is found in a process of its own, so that whatever the file does to it, it is one sentence.
+  """
+  module = pathlib.Path(lmdb_check.__file__)
+  command = [sys.executable, '-I', '-S', '-c', _CHECK, str(module.parent), str(path)]
+  done = subprocess.run(command, capture_output=True, text=True, errors='replace', check=False)
+  if done.returncode == 0:
+    return json.loads(done.stdout)
+  if done.returncode == lmdb_check.DAMAGED_STATUS:
+    problem = done.stdout.strip()
+  elif done.returncode < 0:
+    problem = f'that reading it ends with {signal.Signals(-done.returncode).name}'
+  else:
+    problem = (done.stderr.strip().splitlines() or ['that reading it fails'])[-1]
+  raise files.FileError(
+    path,
+    'whole client memory',
+    f'{problem}. Put the file back as it was, or start anew with another --output_dir',
+  )
+
+
+class LmdbFile:
+  """The file `data.mdb` of a folder, and transactions on it; threads take turns.
+
+  contents: what was found in the file before it was opened; see `lmdb_check.contents`.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    """Checks and opens the file, made if needed.
+
+    Raises:
+      BlockingIOError: If the folder is held by another, of this process or another one.
+      OSError: If the folder cannot be written.
+      FileError: If the file is damaged.
+    """
+    self._folder = folder
+    # LMDB forbids that its map grows while another thread reads.
+    self._lock = threading.RLock()
+    self._env = None
+    folder.mkdir(parents=True, exist_ok=True)
+    self._held = self._hold()
+    try:
+      self._open()
+    except BaseException:
+      self.close()
+      raise
+
+  def _hold(self) -> int:
+    try:
+      return file_lock.hold(self._folder / 'store.lock')
+    except file_lock.InUseError as e:
+      raise BlockingIOError(
+        f'{self._folder}: client memory is in use by process {e.holder}. Wait for it, or use '
+        'another folder.'
+      ) from e
+    except OSError as e:
+      raise OSError(f'{self._folder}: client memory could not be opened: {e.strerror}.') from e
+
+  def _open(self) -> None:
+    path = self._folder / 'data.mdb'
+    # LMDB takes a file for damaged in which there was no room for its first two, empty pages.
+    if path.exists() and path.stat().st_size < 2 * mmap.PAGESIZE:
+      path.unlink()
+    self.contents = dict(about=None, damage={})
+    size = _MAP_STEP_BYTES
+    if path.exists():
+      self.contents = checked_contents(path)
+      size += path.stat().st_size
+    self._check_address_space(size)
+    # `store.lock` replaces LMDB's own lock. Without `metasync` a power cut may undo the last
+    # rounds, but not damage the file.
+    with self._errors():
+      self._env = lmdb.open(
+        str(self._folder), map_size=size, max_dbs=4, lock=False, metasync=False, readahead=False
+      )
+
+  @contextlib.contextmanager
+  def _errors(self) -> Iterator[None]:
+    """Inside, what LMDB raises is an OSError that names the folder."""
+    try:
+      yield
+    except lmdb.Error as e:
+      is_memory = isinstance(e, lmdb.MemoryError)
+      raise OSError(
+        f'{self._folder}: client memory could not be read or written: {e}. See that '
+        f'{"there is memory (ulimit -v)" if is_memory else "the disk has room"}, then give the '
+        'same command again.'
+      ) from e
+
+  def _check_address_space(self, more: int) -> None:
+    """Raises OSError if the map cannot grow; LMDB would give up the map that there is."""
+    try:
+      mmap.mmap(-1, more, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ).close()
+    except OSError as e:
+      raise OSError(
+        f'{self._folder}: client memory needs {more} more bytes of address space: {e.strerror}. '
+        'Raise the limit (ulimit -v), then give the same command again.'
+      ) from e
+
+  def table(self, name: bytes, txn: lmdb.Transaction) -> Any:
+    """A table of the file, made if needed."""
+    return self._env.open_db(name, txn)
+
+  @contextlib.contextmanager
+  def reading(self) -> Iterator[lmdb.Transaction]:
+    """A transaction that reads."""
+    with self._lock, self._errors(), self._env.begin() as txn:
+      yield txn
+
+  def write(self, action: Callable[..., None], *args: Any) -> None:
+    """Calls `action` with a transaction and `args`; again where the map must grow for it."""
+    with self._lock, self._errors():
+      while True:
+        try:
+          with self._env.begin(write=True) as txn:
+            action(txn, *args)
+          return
+        except lmdb.MapFullError:
+          self._check_address_space(_MAP_STEP_BYTES)
+          self._env.set_mapsize(self._env.info()['map_size'] + _MAP_STEP_BYTES)
+
+  def release(self) -> None:
+    """Maps the file anew, since pages that were read count as this process's memory."""
+    with self._lock, self._errors():
+      self._env.set_mapsize(self._env.info()['map_size'])
+
+  def sync(self) -> None:
+    """Makes all that was written survive a power cut."""
+    with self._lock, self._errors():
+      self._env.sync(True)
+
+  def close(self) -> None:
+    """Closes the file and lets others open it."""
+    if self._env is not None:
+      self._env.close()
+    if self._held >= 0:
+      os.close(self._held)
+    self._held = -1
