@@ -36,6 +36,7 @@ from tff_lowrank import codecs
 from tff_lowrank import tasks
 from tff_lowrank.analysis import gradient_space
 from tff_lowrank.analysis import replay
+from tff_lowrank.simulation import file_operations
 
 _TOLERANCE = flags.DEFINE_float(
   'tolerance',
@@ -192,10 +193,13 @@ def _layer_rows(rounds: list[replay.Round], spec: specs.RunSpec) -> Iterator[dic
 
 
 def _write(table: pd.DataFrame, layer_table: pd.DataFrame, folder: pathlib.Path) -> str:
-  table.to_csv(folder / 'advice.csv', index=False)
-  layer_table.to_csv(folder / 'layers.csv', index=False)
   text = advice_table.to_markdown(table, layer_table)
-  (folder / 'advice.md').write_text(text)
+  for name, content in {
+    'advice.csv': table.to_csv(index=False),
+    'layers.csv': layer_table.to_csv(index=False),
+    'advice.md': text,
+  }.items():
+    file_operations.replace(folder / name, content.encode())
   return text
 
 

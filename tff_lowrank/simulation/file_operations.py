@@ -1,8 +1,21 @@
 """The steps by which files become durable, one function each, so that tests can let each fail."""
 
+from collections.abc import Iterator
+import contextlib
 import os
 import pathlib
 import shutil
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+  """Inside, an error of the system in writing that names no file names `path`."""
+  try:
+    yield
+  except OSError as e:
+    if e.errno is None or e.filename is not None:
+      raise
+    raise OSError(e.errno, e.strerror, str(path)) from e
 
 
 def write(descriptor: int, data: bytes | memoryview) -> int:
@@ -39,8 +52,9 @@ def write_new(path: pathlib.Path, data: bytes) -> None:
   """Writes a file that must not exist, and syncs it."""
   descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
   try:
-    write_all(descriptor, data)
-    fsync(descriptor)
+    with naming(path):
+      write_all(descriptor, data)
+      fsync(descriptor)
   finally:
     os.close(descriptor)
 
@@ -59,8 +73,9 @@ def replace(path: pathlib.Path, data: bytes) -> None:
   temporary = path.with_name(f'.{path.name}.new')
   temporary.unlink(missing_ok=True)
   try:
-    write_new(temporary, data)
-    rename(temporary, path)
+    with naming(path):
+      write_new(temporary, data)
+      rename(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
