@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 import contextlib
 import datetime
 from importlib import metadata
+import json
 import logging
 import pathlib
 import platform
@@ -97,7 +98,7 @@ class RunRecord:
     """Sets the status and adds `facts`."""
     seconds = round(self._before + time.monotonic() - self._start, 3)
     self._record |= dict(status=status, wall_seconds=seconds, **facts)
-    file_operations.replace(self._path, run_files.seal(self._record))
+    file_operations.replace(self._path, (json.dumps(self._record, indent=2) + '\n').encode())
 
   def update_if_possible(self, status: str, **facts: Any) -> None:
     """As `update`, but where the folder cannot be written any more it only warns."""

@@ -19,6 +19,7 @@ from experiments import network_flags
 from experiments import path_flag
 from experiments.reports import curves
 from experiments.reports import run_files
+from tff_lowrank import files
 from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import network as network_lib
 
@@ -61,7 +62,12 @@ def replay(
 ) -> dict[str, object]:
   """A row of the table; raises FileError if a file of the run cannot be used."""
   run_files.check(run)
-  curve = curves.read_curve(run, network, compute_seconds)
+  try:
+    curve = curves.read_curve(run, network, compute_seconds)
+  except FileNotFoundError as e:
+    raise files.FileError(
+      run, 'the folder of a run', f'one that has no rounds to replay: {e}'
+    ) from e
   flags_of_run = curves.read_record(run)['flags']
   last = curve.iloc[-1]
   return dict(

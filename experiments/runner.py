@@ -88,6 +88,7 @@ def train(
     if _has_rows(folder):
       _check_has_checkpoint(folder, before)
       _check_not_undone(folder, spec)
+    (folder / run_files.SUMS).unlink(missing_ok=True)
     devices = [device.name for device in tf.config.list_logical_devices()]
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
@@ -97,9 +98,11 @@ def train(
       if spec.freezing_settings() is not None:
         freezing_plots.plot_run(folder, folder / 'plots')
       report_lib.write_run(folder, label)
-      record.update('completed', files=run_files.positions(folder))
+      record.update('completed')
+      run_files.write_sums(folder)
     except stopping.Stopped:
-      record.update('stopped', files=run_files.positions(folder))
+      record.update('stopped')
+      run_files.write_sums(folder)
       raise
     except BaseException as e:
       record.update_if_possible('failed', error=f'{type(e).__name__}: {e}')

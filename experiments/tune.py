@@ -116,6 +116,8 @@ def _is_as_written(trial: optuna.trial.FrozenTrial) -> bool:
 
 def _load_study(path: pathlib.Path) -> optuna.Study:
   """The study in `path`, which is made if it is not there; raises FileError if it is damaged."""
+  directions = _DIRECTIONS[_OBJECTIVES.value]
+  pruner = optuna.pruners.MedianPruner() if _PRUNE.value else optuna.pruners.NopPruner()
   path.touch()
   with files.reading(path, _EXPECTED), _using(path):
     storage = optuna.storages.RDBStorage(
@@ -126,8 +128,8 @@ def _load_study(path: pathlib.Path) -> optuna.Study:
     study = optuna.create_study(
       study_name='study',
       storage=storage,
-      directions=_DIRECTIONS[_OBJECTIVES.value],
-      pruner=optuna.pruners.MedianPruner() if _PRUNE.value else optuna.pruners.NopPruner(),
+      directions=directions,
+      pruner=pruner,
       load_if_exists=True,
     )
     for trial in study.get_trials(deepcopy=False):

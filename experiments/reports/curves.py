@@ -81,8 +81,8 @@ def read_curve(
     raise files.FileError(
       run / run_files.LEDGER,
       'the messages of all rounds of metrics.csv',
-      'fewer: the run is still running or was killed. The command that made it goes on with it and '
-      'completes both',
+      f'fewer. {run} is still running or was killed: its ledger.parquet lacks rounds of its '
+      'metrics.csv. The command that made it goes on with it and completes both',
     )
   seconds = metrics['round'].map(round_seconds(entries, network, compute_seconds)).fillna(0.0)
   return metrics.assign(seconds=seconds.cumsum())

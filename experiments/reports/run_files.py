@@ -1,11 +1,10 @@
 """What a run left in its folder, read back and compared with what the run wrote.
 
-run.json has its own SHA-256 and, once the run has ended, those of the files of its numbers; the
-newest checkpoint has the run's flags, and the SHA-256 of what metrics.csv and ledger.arrows began
-with. Whatever is wrong with a file is a `files.FileError`.
+SHA256SUMS, which `sha256sum -c` reads too, has the SHA-256 of the files of a run that has ended;
+the newest checkpoint has the run's flags, and the SHA-256 of what metrics.csv and ledger.arrows
+began with. Whatever is wrong with a file is a `files.FileError`.
 """
 
-from collections.abc import Mapping
 import hashlib
 import io
 import json
@@ -17,6 +16,7 @@ import pandas as pd
 
 from tff_lowrank import files
 from tff_lowrank.simulation import append_log
+from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import manifest
 
 RECORD = 'run.json'
@@ -25,7 +25,9 @@ METRICS = 'metrics.csv'
 STREAM = 'ledger.arrows'
 LEDGER = 'ledger.parquet'
 FREEZING = 'freezing.npz'
+SUMS = 'SHA256SUMS'
 CHECKPOINTS = 'checkpoints'
+_FILES = (RECORD, METRICS, STREAM, LEDGER, FREEZING)
 
 # Columns of metrics.csv that reports read; in these there is a whole number in every row.
 _COUNTS = ('round', 'uplink_bytes', 'downlink_bytes', 'cumulative_uplink_bytes',
@@ -33,12 +35,11 @@ _COUNTS = ('round', 'uplink_bytes', 'downlink_bytes', 'cumulative_uplink_bytes',
 _COLUMNS = (*_COUNTS, 'train_loss', 'eval_loss', 'eval_accuracy', 'eval_personal_accuracy',
             'round_seconds')  # fmt: skip
 
-_CHECKSUM = 'sha256'
 _KINDS = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
-_KINDS_IF_THERE = dict(resumed=list, versions=dict, git=dict, devices=list, files=dict)
+_KINDS_IF_THERE = dict(resumed=list, versions=dict, git=dict, devices=list)
 
 
-def _hash(path: pathlib.Path, length: int) -> append_log.Position:
+def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
   """How many bytes there are, up to `length`, and their SHA-256; nothing of no regular file."""
   if not path.is_file():
     return append_log.START
@@ -50,27 +51,45 @@ def _hash(path: pathlib.Path, length: int) -> append_log.Position:
   return append_log.Position(count, found.hexdigest())
 
 
-def positions(folder: pathlib.Path) -> dict[str, append_log.Position]:
-  """Length and SHA-256 of each file of numbers that there is."""
-  paths = (folder / name for name in (METRICS, STREAM, LEDGER, FREEZING))
-  return {path.name: _hash(path, path.stat().st_size) for path in paths if path.exists()}
+def write_sums(folder: pathlib.Path) -> None:
+  """Notes what the files are now, at the end of a run."""
+  sums = [f'{_hash(folder / name).sha256}  {name}\n' for name in _FILES if (folder / name).exists()]
+  file_operations.replace(folder / SUMS, ''.join(sums).encode())
 
 
-def _checksum(record: Mapping[str, Any]) -> str:
-  content = {name: value for name, value in record.items() if name != _CHECKSUM}
-  return manifest.digest(json.dumps(content, sort_keys=True).encode())['sha256']
+def _read_sums(folder: pathlib.Path) -> dict[str, str]:
+  """SHA-256 by the names of files; nothing of a run that has not ended."""
+  path = folder / SUMS
+  if not path.exists():
+    return {}
+  with files.reading(path, f'lines of sha256sum of {", ".join(_FILES)}'):
+    lines = [line.split('  ') for line in path.read_text().splitlines()]
+    sums = {name: sha256 for sha256, name in lines}
+    there = {name for name in _FILES if (folder / name).exists()}
+    if not there <= sums.keys() <= {*_FILES}:
+      raise ValueError(f'lines of {", ".join(sums)}')
+  return sums
 
 
-def seal(record: Mapping[str, Any]) -> bytes:
-  """The content of a run.json, which `read_record` takes."""
-  return (json.dumps({**record, _CHECKSUM: _checksum(record)}, indent=2) + '\n').encode()
+def _check_sum(folder: pathlib.Path, name: str) -> None:
+  """Raises FileError unless a file is what it was at the end of the run, if that is known."""
+  written = _read_sums(folder).get(name)
+  if written not in (None, _hash(folder / name).sha256):
+    raise _damaged(folder / name, f'what the run wrote, of the SHA-256 in {SUMS}')
+
+
+def _damaged(path: pathlib.Path, expected: str) -> files.FileError:
+  found = 'other content' if path.exists() else 'no file'
+  return files.FileError(
+    path,
+    expected,
+    f'{found}. The command that made the run goes on from a checkpoint before the damage, or says '
+    'that there is none',
+  )
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
-  """What a run.json says; raises FileError if it is damaged, FileNotFoundError if it is not there.
-
-  One without a checksum is taken as it is.
-  """
+  """What a run.json says; raises FileError if it is damaged, FileNotFoundError if it is missing."""
   with files.reading(path, 'the record of a run'):
     record = json.loads(path.read_bytes())
     for name, kind in {**_KINDS, **_KINDS_IF_THERE}.items():
@@ -78,21 +97,8 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
         raise files.FileError(path, f'`{name}` as a run writes it', repr(record[name])[:80])
     if not math.isfinite(record['wall_seconds']):
       raise files.FileError(path, 'a finite `wall_seconds`', str(record['wall_seconds']))
-    if record.get(_CHECKSUM, _checksum(record)) != _checksum(record):
-      raise files.FileError(path, 'what the run wrote', 'other content: its checksum differs')
+    _check_sum(path.parent, path.name)
   return record
-
-
-def _check_start(path: pathlib.Path, written: append_log.Position, is_all: bool) -> None:
-  """Raises FileError unless `path` begins with what was written, or is that if `is_all`."""
-  found = _hash(path, written.length + is_all)
-  if found != written:
-    raise files.FileError(
-      path,
-      f'{"" if is_all else "first "}the {written.length} bytes that the run wrote',
-      f'{"no file" if not path.exists() else "others"}. The command that made the run goes on '
-      'from a checkpoint before the damage, or says that there is none',
-    )
 
 
 def check(folder: pathlib.Path) -> None:
@@ -101,10 +107,8 @@ def check(folder: pathlib.Path) -> None:
   Of a run that goes on, what its newest checkpoint has not seen is not known.
   """
   record = read_record(folder / RECORD)
-  with files.reading(folder / RECORD, 'length and SHA-256 of files'):
-    written = {name: append_log.Position(*found) for name, found in record.get('files', {}).items()}
-  for name, position in written.items():
-    _check_start(folder / name, position, is_all=True)
+  for name in _FILES:
+    _check_sum(folder, name)
   newest = next(manifest.newest_first(folder / CHECKPOINTS), None)
   if newest is None:
     return
@@ -112,8 +116,9 @@ def check(folder: pathlib.Path) -> None:
   if differing:
     expected = f'the flags of the run in {folder / CHECKPOINTS}'
     raise files.FileError(folder / RECORD, expected, f'others: {", ".join(differing)}')
-  for name, position in newest.logs.items():
-    _check_start(folder / name, position, is_all=False)
+  for name, written in newest.logs.items():
+    if _hash(folder / name, written.length) != written:
+      raise _damaged(folder / name, f'first the {written.length} bytes of its newest checkpoint')
 
 
 def _parse_metrics(path: pathlib.Path, data: bytes) -> pd.DataFrame:

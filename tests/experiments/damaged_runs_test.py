@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import shutil
+import subprocess
 
 import pandas as pd
 import pytest
@@ -130,6 +131,11 @@ def cut_record(run):
   path.write_text(path.read_text()[:-20])
 
 
+def cut_sums(run):
+  path = run / 'SHA256SUMS'
+  path.write_text(path.read_text()[:100])
+
+
 # What happens to a run's folder, and whether its checkpoints have what was lost.
 DAMAGES = [
   (last_accuracy, True),
@@ -150,6 +156,8 @@ DAMAGES = [
   (a_fifo('run.json'), True),
   (cut_record, True),
   (longer, True),
+  (flipped('SHA256SUMS', 0.1), True),
+  (cut_sums, True),
 ]
 IDS = [damage.__name__ for damage, _ in DAMAGES]
 
@@ -176,6 +184,13 @@ def test_replay_refuses_damaged_runs(folder, capsys, damage):
   assert binaries.status('replay', f'--runs={run}', '--output_dir=unused') == entry.USAGE
   said = capsys.readouterr().err
   assert f'{run}/' in said and len(said.splitlines()) == 2
+
+
+def test_sha256sum_reads_the_sums(folder):
+  subprocess.run(
+    ['sha256sum', '--check', '--strict', 'SHA256SUMS'], cwd=folder / 'apf-seed1', check=True
+  )
+  assert len((folder / 'apf-seed1' / 'SHA256SUMS').read_text().splitlines()) == 5
 
 
 def test_a_refused_run_stays_refused(folder, capsys):

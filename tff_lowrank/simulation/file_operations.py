@@ -52,9 +52,8 @@ def write_new(path: pathlib.Path, data: bytes) -> None:
   """Writes a file that must not exist, and syncs it."""
   descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
   try:
-    with naming(path):
-      write_all(descriptor, data)
-      fsync(descriptor)
+    write_all(descriptor, data)
+    fsync(descriptor)
   finally:
     os.close(descriptor)
 
