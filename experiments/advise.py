@@ -30,6 +30,7 @@ from experiments import flag_groups
 from experiments import provenance
 from experiments import recording
 from experiments import runner
+from experiments import spec_checks
 from experiments import specs
 from experiments.reports import advice_table
 from tff_lowrank import codecs
@@ -222,7 +223,8 @@ def main(argv: Sequence[str]) -> None:
       rows = [dict(method='fed_avg', setting='', measured_accuracy=plain['accuracy'])]
       model_bytes = sum(x.nbytes for x in rounds[0].before)
       advised = [(_predict(c, rounds, model_bytes), c.spec, task) for c in candidates]
-      advised += [_fedpara(task, gamma) for gamma in GAMMAS]
+      with spec_checks.as_usage_errors():
+        advised += [_fedpara(task, gamma) for gamma in GAMMAS]
       for row, spec, task_of_row in advised:
         rows.append(row)
         if _MEASURE.value:

@@ -37,7 +37,7 @@ def parse(argv: Sequence[str]) -> list[str]:
   """Parses the command line; without --debug, exits with one sentence if it is wrong."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, ValueError, OSError) as e:  # The latter of a --flagfile.
+  except (flags.Error, ValueError, OSError) as e:  # The latter two of a --flagfile.
     if any(argument in ('--debug', '-debug') for argument in argv):
       raise
     print(f'{_on_one_line(e)}\nPass --help for all flags.', file=sys.stderr)

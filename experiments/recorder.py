@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import logging
+import os
 import pathlib
 from typing import Any
 
@@ -76,7 +77,7 @@ class Recorder:
     self._csv = append_log.AppendLog(folder / METRICS_FILE)
     self._stream = append_log.AppendLog(folder / LEDGER_STREAM)
     self.logs = {METRICS_FILE: self._csv, LEDGER_STREAM: self._stream}
-    self._events = tf.summary.create_file_writer(str(folder / 'tensorboard'))
+    self._events = tf.summary.create_file_writer(os.fsencode(folder / 'tensorboard'))
 
   def __enter__(self) -> 'Recorder':
     return self

@@ -134,7 +134,7 @@ REPORTS = [
 def test_a_disk_that_is_full_for_a_report_is_told_with_the_file(
   mount, monkeypatch, capsys, binary, place, name, flags, file
 ):
-  disk = mount('size=8m')
+  disk = mount('size=32m')  # A report is 5 MB.
   (disk / 'ballast').touch()
   called = getattr(place, name)
 

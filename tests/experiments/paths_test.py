@@ -31,7 +31,8 @@ def home(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(home))
   monkeypatch.chdir(tmp_path)
   yield home
-  assert [path.name for path in home.iterdir()] == [NAME]
+  # Libraries may keep hidden files there.
+  assert [path.name for path in home.glob('[!.]*')] == [NAME]
   assert [path.name for path in tmp_path.iterdir()] == ['home']
 
 
