@@ -74,8 +74,9 @@ def record(
   """
   keeps_updates = spec.method == 'fed_avg'
   with runner.CONTEXTS[spec.context]():
-    model, clients = task.build_model(spec.seed), task.train.client_ids
+    clients = task.train.client_ids
     with spec_checks.as_usage_errors():
+      model = task.build_model(spec.seed)
       process = methods.build_process(
         _remembering(spec) if keeps_updates else spec, model, task.keras_model_fn, len(clients)
       )

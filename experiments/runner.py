@@ -243,9 +243,9 @@ class _Run:
     self._spec, self._folder, self._saving = spec, folder, saving
     self._is_enough = is_enough
     self._task = build_task(spec)
-    self._model = self._task.build_model(spec.seed)
     clients = self._task.train.client_ids
     with spec_checks.as_usage_errors():
+      self._model = self._task.build_model(spec.seed)
       self._process = methods.build_process(
         spec, self._model, self._task.keras_model_fn, len(clients)
       )

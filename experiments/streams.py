@@ -11,14 +11,12 @@ def open_closed() -> None:
   Otherwise the next file to be opened would be one of them, and get what is printed. To be called
   before anything else opens files.
   """
-  for descriptor, name in enumerate(('stdin', 'stdout', 'stderr')):
+  for name in ('stdin', 'stdout', 'stderr'):
     if getattr(sys, name) is None:
-      opened = os.open(os.devnull, os.O_RDWR)
-      if opened != descriptor:
-        os.dup2(opened, descriptor)
-        os.close(opened)
+      # The system gives the lowest number that is free: that of the stream.
+      descriptor = os.open(os.devnull, os.O_RDWR)
       os.set_inheritable(descriptor, True)
-      setattr(sys, name, open(descriptor, 'w' if descriptor else 'r', closefd=False))
+      setattr(sys, name, open(descriptor, 'r' if name == 'stdin' else 'w', closefd=False))
 
 
 class _Output(io.FileIO):
@@ -43,11 +41,11 @@ def keep_going() -> None:
 
   Names of files that are no UTF-8 are printed with escapes.
   """
-  for descriptor, name in ((1, 'stdout'), (2, 'stderr')):
+  for name in ('stdout', 'stderr'):
     stream = getattr(sys, name)
     stream.flush()
     replacement = io.TextIOWrapper(
-      io.BufferedWriter(_Output(descriptor, 'w', closefd=False)),
+      io.BufferedWriter(_Output(stream.fileno(), 'w', closefd=False)),
       stream.encoding,
       errors='backslashreplace',
       line_buffering=stream.line_buffering,
