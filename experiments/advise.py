@@ -31,12 +31,14 @@ from experiments import float_flags
 from experiments import provenance
 from experiments import recording
 from experiments import runner
+from experiments import spec_checks
 from experiments import specs
 from experiments.reports import advice_table
 from tff_lowrank import codecs
 from tff_lowrank import tasks
 from tff_lowrank.analysis import gradient_space
 from tff_lowrank.analysis import replay
+from tff_lowrank.simulation import file_operations
 
 _TOLERANCE = float_flags.define(
   'tolerance',
@@ -193,10 +195,13 @@ def _layer_rows(rounds: list[replay.Round], spec: specs.RunSpec) -> Iterator[dic
 
 
 def _write(table: pd.DataFrame, layer_table: pd.DataFrame, folder: pathlib.Path) -> str:
-  table.to_csv(folder / 'advice.csv', index=False)
-  layer_table.to_csv(folder / 'layers.csv', index=False)
   text = advice_table.to_markdown(table, layer_table)
-  (folder / 'advice.md').write_text(text)
+  for name, content in {
+    'advice.csv': table.to_csv(index=False),
+    'layers.csv': layer_table.to_csv(index=False),
+    'advice.md': text,
+  }.items():
+    file_operations.replace(folder / name, content.encode())
   return text
 
 
@@ -219,7 +224,8 @@ def main(argv: Sequence[str]) -> None:
       rows = [dict(method='fed_avg', setting='', measured_accuracy=plain['accuracy'])]
       model_bytes = sum(x.nbytes for x in rounds[0].before)
       advised = [(_predict(c, rounds, model_bytes), c.spec, task) for c in candidates]
-      advised += [_fedpara(task, gamma) for gamma in GAMMAS]
+      with spec_checks.as_usage_errors():
+        advised += [_fedpara(task, gamma) for gamma in GAMMAS]
       for row, spec, task_of_row in advised:
         rows.append(row)
         if _MEASURE.value:

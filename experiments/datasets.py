@@ -21,6 +21,7 @@ from experiments import entry
 from experiments import flag_groups
 from experiments import runner
 from experiments.reports import partition_plots
+from tff_lowrank import files
 from tff_lowrank import tasks
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import catalog
@@ -148,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError('--data_dir is missing: the folder to check, or to fetch into.')
   if _CHECK.value:
     if not check_data_sets(data_dir):
-      raise ValueError(f'{data_dir} has damaged files; see above.')
+      raise files.FileError(data_dir, 'sound files', 'damaged ones, which are named above')
   elif _DOWNLOAD.value is not None:
     for remote in catalog.DATA_SETS[_DOWNLOAD.value].remote:
       print(f'Fetched {download.fetch(remote, pathlib.Path(data_dir))}')

@@ -7,30 +7,49 @@ import sys
 from absl import app
 from absl import flags
 
+from experiments import streams
+from tff_lowrank import files
+from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import stopping
 
 _DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of what went wrong.')
 
 USAGE = 2
 
+# What the user asked for cannot be; a file cannot be used; the system refuses. Elsewhere a
+# ValueError that is about what was asked for becomes one of these: see spec_checks.
+_FOR_USERS = (
+  app.UsageError,
+  flags.Error,
+  files.FileError,
+  manifest.DamagedError,
+  manifest.MismatchError,
+  OSError,
+)
+
+
+def _on_one_line(error: BaseException) -> str:
+  """What an error says, with `\\n` and the like for what does not print, as in names of files."""
+  return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(error))
+
 
 def parse(argv: Sequence[str]) -> list[str]:
   """Parses the command line; without --debug, exits with one sentence if it is wrong."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, ValueError, OSError) as e:  # The latter of a --flagfile.
+  except (flags.Error, ValueError, OSError) as e:  # The latter two of a --flagfile.
     if any(argument in ('--debug', '-debug') for argument in argv):
       raise
-    print(f'{e}\nPass --help for all flags.', file=sys.stderr)
+    print(f'{_on_one_line(e)}\nPass --help for all flags.', file=sys.stderr)
     sys.exit(USAGE)
 
 
 def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
   """`main`, where what the user can mend is one sentence and exit status 2, without --debug.
 
-  That are errors of usage, of values and of files; arguments that are no flags are the former. A
-  run that was stopped by a signal and saved exits with 128 and the signal's number, as the shell
-  has it.
+  That is `_FOR_USERS`; arguments that are no flags are errors of usage. Anything else is a bug of
+  ours, whose traceback is shown. A run that was stopped by a signal and saved exits with 128 and
+  the signal's number, as the shell has it.
   """
 
   def run_main(argv: Sequence[str]) -> None:
@@ -38,18 +57,19 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
       if len(argv) > 1:
         raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
       main(argv)
+      sys.stdout.flush()
     except stopping.Stopped as e:
-      print(e, file=sys.stderr)
+      print(_on_one_line(e), file=sys.stderr)
       sys.exit(e.exit_status)
     except KeyboardInterrupt:
       if _DEBUG.value:
         raise
       print('Interrupted; the same command goes on from the last checkpoint.', file=sys.stderr)
       sys.exit(128 + signal.SIGINT)
-    except (app.UsageError, ValueError, OSError) as e:
+    except _FOR_USERS as e:
       if _DEBUG.value:
         raise
-      print(f'{e}\nPass --debug for the traceback.', file=sys.stderr)
+      print(f'{_on_one_line(e)}\nPass --debug for the traceback.', file=sys.stderr)
       sys.exit(USAGE)
 
   return run_main
@@ -57,6 +77,7 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
 
 def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
   """Runs the `main` of a binary that does not import TFF."""
+  streams.keep_going()
   app.run(guarded(main), flags_parser=parse)
 
 

@@ -9,6 +9,7 @@ from absl import app
 from absl import flags
 
 from experiments import float_flags
+from experiments import path_flag
 from experiments import spec_checks
 from experiments import specs
 from tff_lowrank import codecs
@@ -91,7 +92,7 @@ flags.DEFINE_integer(
   'Rounds between evaluations; the last round is always evaluated.',
   lower_bound=1,
 )
-flags.DEFINE_string('data_dir', None, "Where the data set's files are.")
+path_flag.define('data_dir', None, "Where the data set's files are.")
 flags.DEFINE_enum(
   'context', 'local', specs.CONTEXTS, "What runs TFF: this package's context or TFF's own."
 )
@@ -209,9 +210,7 @@ float_flags.define(
 float_flags.define(
   'fed_dyn_alpha', 0.1, "Strength of FedDyn's regulariser; 0 is FedAvg.", lower_bound=0
 )
-_OUTPUT_DIR = flags.DEFINE_string(
-  'output_dir', None, 'Folder for all that is written.', required=True
-)
+_OUTPUT_DIR = path_flag.define('output_dir', None, 'Folder for all that is written.', required=True)
 
 
 def output_folder() -> pathlib.Path:

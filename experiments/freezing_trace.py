@@ -1,14 +1,17 @@
 """Keeps what plots of freezing need and per-round means do not tell."""
 
 from collections.abc import Mapping
+import io
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from experiments.reports import run_files
 from tff_lowrank import freezing
+from tff_lowrank.simulation import file_operations
 
-FILE = 'freezing.npz'
+FILE = run_files.FREEZING
 NUM_SAMPLES = 64
 NEVER = -1
 
@@ -71,7 +74,9 @@ class FreezingTrace:
 
   def write(self, path: pathlib.Path) -> None:
     """Writes the file described above."""
-    np.savez_compressed(path, **self.save())
+    content = io.BytesIO()
+    np.savez_compressed(content, **self.save())
+    file_operations.replace(path, content.getvalue())
 
   def save(self) -> dict[str, np.ndarray]:
     """The arrays of the file; of a trace without rounds, they are empty."""

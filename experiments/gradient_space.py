@@ -13,6 +13,7 @@ gradient_space.npz (see `experiments.reports.gradient_plots`), run.json and plot
 """
 
 from collections.abc import Mapping, Sequence
+import io
 import pathlib
 
 from absl import app
@@ -30,6 +31,7 @@ from experiments import specs
 from experiments.reports import gradient_plots
 from tff_lowrank.analysis import gradient_space
 from tff_lowrank.analysis import replay
+from tff_lowrank.simulation import file_operations
 
 _SETTING = flags.DEFINE_enum(
   'setting', 'federated', ('federated', 'central'), 'Who has the data; see above.'
@@ -81,9 +83,14 @@ class _Study:
       arrays[f'gram_{i}'] = np.stack([space.gram for space in spaces])
       arrays[f'sums_{i}'] = np.stack([space.sums for space in spaces])
       arrays['sizes'] = np.array([space.size for space in spaces])
-    np.savez_compressed(folder / gradient_plots.FILE, **arrays)
-    pd.DataFrame(self._metrics).to_csv(folder / 'metrics.csv', index=False)
-    gradient_plots.components(folder).to_csv(folder / gradient_plots.COMPONENTS, index=False)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    file_operations.replace(folder / gradient_plots.FILE, content.getvalue())
+    for name, table in {
+      'metrics.csv': pd.DataFrame(self._metrics),
+      gradient_plots.COMPONENTS: gradient_plots.components(folder),
+    }.items():
+      file_operations.replace(folder / name, table.to_csv(index=False).encode())
 
 
 def _spec(setting: str) -> specs.RunSpec:

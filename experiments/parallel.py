@@ -1,8 +1,11 @@
 """Trains runs in processes of their own, several at a time."""
 
 from collections.abc import Mapping, Sequence
+import ctypes
+import functools
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +17,20 @@ LOG = 'log.txt'
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.1
 
+# Of Linux, which TFF needs: see prctl(2). Loaded here, as a child may not before its `exec`.
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int) -> None:
+  """Has the system kill this process, a child of `parent`, when its parent ends in any way.
+
+  It loses what came after its last checkpoint: so does a run that is killed itself.
+  """
+  _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+  if os.getppid() != parent:  # It ended before the call.
+    os._exit(1)
+
 
 def _start(folder: pathlib.Path, arguments: Sequence[str]) -> subprocess.Popen:
   """Starts to train into `folder`, in a session of its own, which Ctrl-C does not reach."""
@@ -21,12 +38,13 @@ def _start(folder: pathlib.Path, arguments: Sequence[str]) -> subprocess.Popen:
   path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get('PYTHONPATH'))))
   with open(folder / LOG, 'ab') as log:
     return subprocess.Popen(
-      [sys.executable, '-m', 'experiments.train', *arguments, f'--output_dir={folder}'],
+      [sys.executable, '-m', 'experiments.train', *arguments, f'--output_dir={folder.absolute()}'],
       env=os.environ | dict(PYTHONPATH=path),
       stdin=subprocess.DEVNULL,
       stdout=log,
       stderr=subprocess.STDOUT,
       start_new_session=True,
+      preexec_fn=functools.partial(_end_with, os.getpid()),
     )
 
 
@@ -65,7 +83,7 @@ def train_all(commands: Mapping[pathlib.Path, Sequence[str]], jobs: int) -> list
 
   What a run prints goes to log.txt in its folder. A failure is reported at once, and the other
   runs go on. Ctrl-C and SIGTERM are passed on as SIGTERM, after which each run saves itself; a
-  second one kills what is still running.
+  second one kills what is still running, and so does the end of this process.
 
   Args:
     commands: Run folder -> its flags, but for --output_dir.

@@ -12,8 +12,10 @@ import subprocess
 import time
 from typing import Any
 
-from tff_lowrank.simulation import checkpoint
+from experiments.reports import run_files
+from tff_lowrank import files
 from tff_lowrank.simulation import file_operations
+from tff_lowrank.simulation import manifest
 
 PACKAGES = ('tff-lowrank', 'tensorflow-federated', 'tensorflow', 'jax', 'jaxlib', 'numpy')
 
@@ -42,13 +44,13 @@ def _now() -> str:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any] | None:
-  """What a `RunRecord` wrote; None if there is none, or none that can be read."""
+  """What a `RunRecord` wrote; None if there is none or, with a warning, if it is damaged."""
   try:
-    record = json.loads(path.read_text())
-    kinds = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
-    is_whole = all(isinstance(record[name], kind) for name, kind in kinds.items())
-    return record if is_whole and isinstance(record.get('resumed', []), list) else None
-  except (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError):
+    return run_files.read_record(path)
+  except FileNotFoundError:
+    return None
+  except files.FileError as e:
+    logging.warning('%s It is taken as missing.', e)
     return None
 
 
@@ -110,11 +112,11 @@ class RunRecord:
 def recorded(path: pathlib.Path, flags: dict[str, Any]) -> Iterator[None]:
   """Keeps a `RunRecord` of what happens in a `with` block, which is not resumed.
 
-  Raises checkpoint.MismatchError if there is a record of other flags, whose files would be lost.
+  Raises manifest.MismatchError if there is a record of other flags, whose files would be lost, and
+  FileError if it is damaged.
   """
-  before = read_record(path)
-  if before is not None:
-    checkpoint.check_same_run(path.parent, before['flags'], flags)
+  if path.exists():
+    manifest.check_same_run(path.parent, run_files.read_record(path)['flags'], flags)
   record = RunRecord(path, flags, [])
   try:
     yield

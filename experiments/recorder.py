@@ -1,16 +1,19 @@
 """Writes a run's numbers: metrics.csv, ledger.parquet and TensorBoard events."""
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import csv
 import io
 import logging
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from experiments.reports import run_files
 from tff_lowrank import ledger as ledger_lib
 from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import file_operations
@@ -36,9 +39,8 @@ COLUMNS = (
 # Where a method's own measurements are.
 METHOD_METRICS = (('aggregator', 'codec'), ('finalizer', 'freezing'))
 
-METRICS_FILE = 'metrics.csv'
-# The entries of ledger.parquet, to which nothing can be appended, as an Arrow IPC stream.
-LEDGER_STREAM = 'ledger.arrows'
+METRICS_FILE = run_files.METRICS
+LEDGER_STREAM = run_files.STREAM
 
 
 def method_metrics(metrics: Any) -> dict[str, float]:
@@ -85,7 +87,7 @@ class Recorder:
     self._csv = append_log.AppendLog(folder / METRICS_FILE)
     self._stream = append_log.AppendLog(folder / LEDGER_STREAM)
     self.logs = {METRICS_FILE: self._csv, LEDGER_STREAM: self._stream}
-    self._events = tf.summary.create_file_writer(str(folder / 'tensorboard'))
+    self._events = tf.summary.create_file_writer(os.fsencode(folder / 'tensorboard'))
 
   def __enter__(self) -> 'Recorder':
     return self
@@ -94,20 +96,31 @@ class Recorder:
     for log in self.logs.values():
       log.close()
     try:
-      self._events.close()
+      with self._writing_events():
+        self._events.close()
       self._write_parquet()
-    except (OSError, tf.errors.OpError):
+    except OSError:
       if error is None:
         raise
       logging.warning('%s: the ledger could not be written after the failure.', self._folder)
 
+  @contextlib.contextmanager
+  def _writing_events(self) -> Iterator[None]:
+    """Inside, an error of TensorFlow is one of the system."""
+    try:
+      yield
+    except tf.errors.OpError as e:
+      raise OSError(f'{self._folder / "tensorboard"} could not be written: {e.message}') from e
+
   def _write_parquet(self) -> None:
+    stream, target = self._folder / LEDGER_STREAM, self._folder / run_files.LEDGER
     temporary = self._folder / '.ledger.parquet.new'
     try:
-      ledger_lib.write_drained(str(self._folder / LEDGER_STREAM), str(temporary))
-      with open(temporary, 'rb') as written:
-        file_operations.fsync(written.fileno())
-      file_operations.rename(temporary, self._folder / 'ledger.parquet')
+      with file_operations.naming(target):
+        ledger_lib.write_drained(str(stream), str(temporary))
+        with open(temporary, 'rb') as written:
+          file_operations.fsync(written.fileno())
+        file_operations.rename(temporary, target)
     except BaseException:
       temporary.unlink(missing_ok=True)
       raise
@@ -169,7 +182,7 @@ class Recorder:
     header = ledger_lib.stream_header() if self._stream.is_empty else b''
     self._stream.append(header + self._ledger.drain())
     self._csv.append(text.getvalue().encode())
-    with self._events.as_default(step=row['round']):
+    with self._writing_events(), self._events.as_default(step=row['round']):
       for name, value in row.items():
         if value is not None and name != 'round':
           tf.summary.scalar(name, value)

@@ -10,6 +10,7 @@ import numpy as np
 from experiments import flag_groups
 from experiments import methods
 from experiments import runner
+from experiments import spec_checks
 from experiments import specs
 from tff_lowrank import client_state
 from tff_lowrank import ledger
@@ -73,13 +74,13 @@ def record(
   """
   keeps_updates = spec.method == 'fed_avg'
   with runner.CONTEXTS[spec.context]():
-    model = task.build_model(spec.seed)
-    process = methods.build_process(
-      _remembering(spec) if keeps_updates else spec,
-      model,
-      task.keras_model_fn,
-      len(task.train.client_ids),
-    )
+    clients = task.train.client_ids
+    with spec_checks.as_usage_errors():
+      model = task.build_model(spec.seed)
+      process = methods.build_process(
+        _remembering(spec) if keeps_updates else spec, model, task.keras_model_fn, len(clients)
+      )
+      sample = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
     evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
     batches = runner.build_batches(spec)
     state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())
@@ -115,7 +116,7 @@ def record(
       process,
       state,
       store,
-      sampling.build_sampling(task.train.client_ids, spec.clients_per_round, spec.seed),
+      sample,
       lambda client, number: batches.dataset(task.train, client, number, task.preprocess),
       range(1, spec.rounds + 1),
       after_round,

@@ -17,14 +17,18 @@ import pandas as pd
 from experiments import entry
 from experiments import float_flags
 from experiments import network_flags
+from experiments import path_flag
 from experiments.reports import curves
+from experiments.reports import run_files
+from tff_lowrank import files
+from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import network as network_lib
 
 _RUNS = flags.DEFINE_string('runs', None, 'Folders of runs or comparisons, by commas.')
 _COMPUTE_SECONDS = float_flags.define(
   'compute_seconds', 0.0, 'That each client computes in each of its rounds.', lower_bound=0
 )
-_CSV = flags.DEFINE_string('csv', None, 'File to write the table to.')
+_CSV = path_flag.define('csv', None, 'File to write the table to.')
 
 
 def find_runs(text: str) -> list[pathlib.Path]:
@@ -37,7 +41,7 @@ def find_runs(text: str) -> list[pathlib.Path]:
   while start < len(parts):
     # The longest name that is there.
     for end in range(len(parts), start, -1):
-      folder = pathlib.Path(','.join(parts[start:end]))
+      folder = pathlib.Path(path_flag.expand(','.join(parts[start:end])))
       runs = (
         [folder]
         if (folder / 'run.json').exists()
@@ -57,11 +61,14 @@ def find_runs(text: str) -> list[pathlib.Path]:
 def replay(
   run: pathlib.Path, network: network_lib.Network, compute_seconds: float
 ) -> dict[str, object]:
-  """A row of the table; raises ValueError if the run has no files that can be replayed."""
+  """A row of the table; raises FileError if a file of the run cannot be used."""
+  run_files.check(run)
   try:
     curve = curves.read_curve(run, network, compute_seconds)
-  except (FileNotFoundError, pd.errors.EmptyDataError) as e:
-    raise ValueError(f'{run} has no rounds to replay: {e}') from e
+  except FileNotFoundError as e:
+    raise files.FileError(
+      run, 'the folder of a run', f'one that has no rounds to replay: {e}'
+    ) from e
   flags_of_run = curves.read_record(run)['flags']
   last = curve.iloc[-1]
   return dict(
@@ -89,7 +96,8 @@ def main(argv: Sequence[str]) -> None:
   )
   print(table.to_string(index=False))
   if _CSV.value:
-    table.to_csv(_CSV.value, index=False)
+    content = table.to_csv(index=False).encode(errors='surrogateescape')
+    file_operations.replace(pathlib.Path(_CSV.value), content)
     print(f'Wrote {_CSV.value}')
 
 

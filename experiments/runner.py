@@ -1,8 +1,10 @@
 """Runs one spec into a run folder, or goes on with it where it was left."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import functools
 import json
+import logging
 import pathlib
 from typing import Any
 
@@ -17,12 +19,15 @@ from experiments import methods
 from experiments import provenance
 from experiments import recorder as recorder_lib
 from experiments import saving as saving_lib
+from experiments import spec_checks
 from experiments import specs
 from experiments.reports import freezing_plots
 from experiments.reports import plots
 from experiments.reports import report as report_lib
+from experiments.reports import run_files
 from tff_lowrank import client_state
 from tff_lowrank import execution
+from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank import ledger
 from tff_lowrank import tasks
@@ -31,6 +36,7 @@ from tff_lowrank.simulation import batches as batches_lib
 from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import evaluation
 from tff_lowrank.simulation import folder_lock
+from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import metrics as metrics_lib
 from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
@@ -38,8 +44,8 @@ from tff_lowrank.simulation import stopping
 
 CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
 
-_RECORD = 'run.json'
-_CHECKPOINTS = client_memory.CHECKPOINTS
+_RECORD = run_files.RECORD
+_CHECKPOINTS = run_files.CHECKPOINTS
 
 
 def train(
@@ -65,7 +71,7 @@ def train(
 
   Raises:
     BlockingIOError: If another process runs in `folder`.
-    checkpoint.MismatchError: If `folder` holds a run of other flags.
+    manifest.MismatchError: If `folder` holds a run of other flags.
     stopping.Stopped: If a signal, or `is_enough`, ended the run.
   """
   try:
@@ -82,6 +88,7 @@ def train(
     if _has_rows(folder):
       _check_has_checkpoint(folder, before)
       _check_not_undone(folder, spec)
+    (folder / run_files.SUMS).unlink(missing_ok=True)
     devices = [device.name for device in tf.config.list_logical_devices()]
     record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
     try:
@@ -94,8 +101,10 @@ def train(
         freezing_plots.plot_run(folder, folder / 'plots')
       report_lib.write_run(folder, label)
       record.update('completed')
+      run_files.write_sums(folder)
     except stopping.Stopped:
       record.update('stopped')
+      run_files.write_sums(folder)
       raise
     except BaseException as e:
       record.update_if_possible('failed', error=f'{type(e).__name__}: {e}')
@@ -104,37 +113,61 @@ def train(
 
 
 def is_complete(spec: specs.RunSpec, folder: pathlib.Path) -> bool:
-  """Whether `folder` holds the whole run; raises MismatchError if it holds a run of other flags."""
+  """Whether `folder` holds the whole run, as it was written; with a warning if it is damaged.
+
+  Raises MismatchError if it holds a run of other flags.
+  """
   record = provenance.read_record(folder / _RECORD)
   if record is None or not _has_rows(folder):
     return False
-  checkpoint.check_same_run(folder, record['flags'], spec.as_dict())
-  return record['status'] == 'completed' and record['flags'].get('rounds') == spec.rounds
+  manifest.check_same_run(folder, record['flags'], spec.as_dict())
+  if record['status'] != 'completed' or record['flags'].get('rounds') != spec.rounds:
+    return False
+  try:
+    run_files.check(folder)
+  except files.FileError as e:
+    logging.warning('%s', e)
+    return False
+  return True
 
 
 def _has_rows(folder: pathlib.Path) -> bool:
   path = folder / recorder_lib.METRICS_FILE
-  return path.exists() and path.stat().st_size > 0
+  if not path.exists():
+    return False
+  files.check_regular(path, 'the metrics of a run')
+  return path.stat().st_size > 0
 
 
 def _check_has_checkpoint(folder: pathlib.Path, before: Mapping[str, Any] | None) -> None:
-  """Raises ValueError for rows that no checkpoint goes with, unless a run was cut off early."""
+  """Raises DamagedError for rows without a checkpoint, unless a run was cut off early."""
   is_cut_off = before is not None and before['status'] in ('running', 'failed')
   if not is_cut_off and not any(folder.glob(f'{_CHECKPOINTS}/*/*')):
-    raise ValueError(
+    raise manifest.DamagedError(
       f'{folder} holds {recorder_lib.METRICS_FILE} and no checkpoint to go on from, so its rows '
       'would be lost. Give another --output_dir, or delete that file.'
     )
 
 
 def _check_not_undone(folder: pathlib.Path, spec: specs.RunSpec) -> None:
-  """Raises ValueError if the run in `folder` is past the rounds of `spec`."""
-  done = max(checkpoint.saved_rounds(folder / _CHECKPOINTS), default=0)
+  """Raises MismatchError if the run in `folder` is past the rounds of `spec`."""
+  done = max(manifest.saved_rounds(folder / _CHECKPOINTS), default=0)
   if done > spec.rounds:
-    raise ValueError(
+    raise manifest.MismatchError(
       f'{folder} has {done} rounds, which --rounds={spec.rounds} would undo. Give --rounds as many '
       'or more, or another --output_dir.'
     )
+
+
+@contextlib.contextmanager
+def _as_damage() -> Iterator[None]:
+  """Inside, where what a run saved is read back, a ValueError is about these files."""
+  try:
+    yield
+  except (files.FileError, manifest.DamagedError, manifest.MismatchError):
+    raise
+  except ValueError as e:
+    raise manifest.DamagedError(str(e)) from e
 
 
 def _build_evaluation(
@@ -163,19 +196,20 @@ def _build_evaluation(
 
 
 def build_task(spec: specs.RunSpec) -> tasks.Task:
-  """Loads what `spec` trains on; errors are those of `tasks.build`."""
-  return tasks.build(
-    spec.task,
-    partition=spec.partition,
-    num_clients=spec.num_clients,
-    seed=spec.seed,
-    data_dir=spec.data_dir,
-    client_test_fraction=spec.client_test_fraction,
-    model_family=spec.model_family,
-    gamma=spec.gamma,
-    tanh=spec.tanh,
-    head_rank=None if spec.gamma is None else spec.fedpara_head_rank,
-  )
+  """Loads what `spec` trains on; raises UsageError if it is not for this data."""
+  with spec_checks.as_usage_errors():
+    return tasks.build(
+      spec.task,
+      partition=spec.partition,
+      num_clients=spec.num_clients,
+      seed=spec.seed,
+      data_dir=spec.data_dir,
+      client_test_fraction=spec.client_test_fraction,
+      model_family=spec.model_family,
+      gamma=spec.gamma,
+      tanh=spec.tanh,
+      head_rank=None if spec.gamma is None else spec.fedpara_head_rank,
+    )
 
 
 def build_batches(spec: specs.RunSpec) -> batches_lib.ClientBatches:
@@ -198,12 +232,15 @@ class _Run:
     self._spec, self._folder, self._saving = spec, folder, saving
     self._is_enough = is_enough
     self._task = build_task(spec)
-    self._model = self._task.build_model(spec.seed)
-    self._process = methods.build_process(
-      spec, self._model, self._task.keras_model_fn, len(self._task.train.client_ids)
-    )
+    clients = self._task.train.client_ids
+    with spec_checks.as_usage_errors():
+      self._model = self._task.build_model(spec.seed)
+      self._process = methods.build_process(
+        spec, self._model, self._task.keras_model_fn, len(clients)
+      )
+      self._sampling = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
     self._initial_memory = self._process.initialize_client()
-    population = (len(self._task.train.client_ids), self._initial_memory)
+    population = (len(clients), self._initial_memory)
     self.client_memory = client_memory.choose(spec, folder, *population)
     client_memory.check_fits(spec, folder, *population, self.client_memory)
     self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
@@ -215,9 +252,10 @@ class _Run:
   def go(self, label: str, stop: stopping.StopRequest) -> None:
     """Runs the rounds that are left; raises `Stopped` once `stop` is made and all is saved."""
     spec = self._spec
-    store = client_memory.open_store(
-      self.client_memory, self._folder, self._initial_memory, self._saving.client_memory_cap_mb
-    )
+    with _as_damage():
+      store = client_memory.open_store(
+        self.client_memory, self._folder, self._initial_memory, self._saving.client_memory_cap_mb
+      )
     metrics_type = self._process.next.type_signature.result.metrics.member
     columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))
     evaluated = tuple(self._task.objective.metrics)
@@ -256,7 +294,8 @@ class _Run:
   ) -> tuple[int, Any]:
     """The round to begin with, and the server's state before it."""
     state = self._process.initialize()
-    restored = checkpoints.restore(state, store)
+    with _as_damage():
+      restored = checkpoints.restore(state, store)
     if restored is None:
       return 1, state
     extras = restored.extras
@@ -304,7 +343,8 @@ class _Run:
         client_optimizer=methods.build_client_optimizer(spec),
         train_dataset=lambda client: batches.dataset(task.train, client, 0, task.preprocess),
       )
-    evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
+    with spec_checks.as_usage_errors():
+      evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
     last = saved = first - 1
     enough = False
 
@@ -340,7 +380,7 @@ class _Run:
       self._process,
       state,
       store,
-      sampling.build_sampling(task.train.client_ids, spec.clients_per_round, spec.seed),
+      self._sampling,
       lambda client_id, number: batches.dataset(task.train, client_id, number, task.preprocess),
       range(first, spec.rounds + 1),
       after_round,

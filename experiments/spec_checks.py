@@ -1,5 +1,7 @@
 """What settings go together: one sentence for those that do not."""
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 
 from absl import app
@@ -7,11 +9,27 @@ from absl import app
 from experiments import specs
 from tff_lowrank import aggregators
 from tff_lowrank import codecs
+from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank import tasks
+from tff_lowrank.simulation import manifest
 
 _EMBEDDED_TASKS = ('digits',)
 _LARGEST = 2**31 - 1
+
+
+@contextlib.contextmanager
+def as_usage_errors(what: str = '') -> Iterator[None]:
+  """Inside, a ValueError says that what was asked for cannot be: it becomes a UsageError.
+
+  One about a file passes as it is. `what` and a colon precede the sentence.
+  """
+  try:
+    yield
+  except (files.FileError, manifest.DamagedError, manifest.MismatchError):
+    raise
+  except ValueError as e:
+    raise app.UsageError(f'{what}: {e}' if what else str(e)) from e
 
 
 def _check_personal(spec: specs.RunSpec) -> None:
@@ -52,27 +70,19 @@ def _check_numbers(spec: specs.RunSpec) -> None:
 
 
 def _check_combined(spec: specs.RunSpec) -> None:
-  try:
+  with as_usage_errors('--partition'):
     tasks.check_partition(spec.task, spec.partition)
-  except ValueError as e:
-    raise app.UsageError(f'--partition: {e}') from e
-  try:
+  with as_usage_errors('--apf_*'):
     spec.freezing_settings()
-  except ValueError as e:
-    raise app.UsageError(f'--apf_*: {e}') from e
-  try:
+  with as_usage_errors('--uplink'):
     uplink = codecs.parse(spec.uplink)
     if spec.method == 'lbgm':
       codecs.LookBack(uplink, spec.lbgm_threshold)
     if spec.freezing_settings() is not None:
       aggregators.check_codec_under_freezing(uplink)
-  except ValueError as e:
-    raise app.UsageError(f'--uplink: {e}') from e
-  try:
+  with as_usage_errors('--downlink'):
     downlink = codecs.parse(spec.downlink)
     learning.check_downlink(downlink)
-  except ValueError as e:
-    raise app.UsageError(f'--downlink: {e}') from e
   if spec.method in specs.METHODS_WITHOUT_UPLINK and uplink != codecs.Identity():
     raise app.UsageError(f'--uplink={spec.uplink} does nothing under --method={spec.method}.')
   if spec.method not in specs.METHODS_WITH_DOWNLINK and downlink != codecs.Identity():

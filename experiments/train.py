@@ -2,9 +2,9 @@
 
   python -m experiments.train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
 
-writes DIR/run.json, metrics.csv, ledger.parquet, tensorboard/, plots/, report.html and
-checkpoints/. The same command goes on with a run that was interrupted, and one with more --rounds
-with a complete run.
+writes DIR/run.json, metrics.csv, ledger.parquet, SHA256SUMS of these, tensorboard/, plots/,
+report.html and checkpoints/. The same command goes on with a run that was interrupted, and one
+with more --rounds with a complete run.
 """
 
 from collections.abc import Sequence

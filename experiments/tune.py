@@ -14,11 +14,15 @@ in both objectives, with the commands that train them again. The same command go
 that was interrupted, to the trials that it would have made, and one with more --trials adds to it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import functools
+import hashlib
+import json
 import logging
 import pathlib
 import shlex
+import sqlite3
 from typing import Any
 
 from absl import app
@@ -26,20 +30,23 @@ from absl import flags
 import numpy as np
 import optuna
 import pandas as pd
+import sqlalchemy
 
 from experiments import entry
 from experiments import flag_groups
 from experiments import method_flag
-from experiments import recorder
 from experiments import runner
 from experiments import saving
 from experiments import search_space
 from experiments import seeds_flag
 from experiments import specs
 from experiments.reports import curves
+from experiments.reports import run_files
 from experiments.reports import table
-from tff_lowrank.simulation import checkpoint
+from tff_lowrank import files
+from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import folder_lock
+from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import stopping
 
 _SEARCH = flags.DEFINE_string(
@@ -58,6 +65,11 @@ _PRUNE = flags.DEFINE_boolean(
 # Attributes of a study and of a trial.
 _SETTINGS = 'settings'
 _REASON = 'reason'
+_RESULTS = ('final_accuracy', 'total_bytes')
+_CHECKSUM = 'sha256'
+
+_EXPECTED = 'an Optuna study in SQLite'
+_HINT = 'Without the file, the same command makes the same trials, of the runs that are there'
 
 _DIRECTIONS = {
   'accuracy,bytes': ('maximize', 'minimize'),
@@ -78,18 +90,58 @@ def _settings(
   return {**fixed, **own, 'seeds': list(seeds)}
 
 
-def _open_study(folder: pathlib.Path, settings: Mapping[str, Any]) -> optuna.Study:
-  """The study in `folder`, new or to go on with.
+@contextlib.contextmanager
+def _using(path: pathlib.Path) -> Iterator[None]:
+  """Inside, whatever SQLite says of the study in `path` becomes a FileError."""
+  try:
+    yield
+  except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
+    while not isinstance(e, sqlite3.Error) and (e.__cause__ or e.__context__):
+      e = e.__cause__ or e.__context__  # Which has no statements of SQL in what it says.
+    raise files.FileError(path, _EXPECTED, f'{e}. {_HINT}') from e
 
-  Raises ValueError if it has other settings.
-  """
-  study = optuna.create_study(
-    study_name='study',
-    storage=f'sqlite:///{folder / "study.sqlite"}',
-    directions=_DIRECTIONS[_OBJECTIVES.value],
-    pruner=optuna.pruners.MedianPruner() if _PRUNE.value else optuna.pruners.NopPruner(),
-    load_if_exists=True,
-  )
+
+def _checksum(trial: optuna.trial.FrozenTrial) -> str:
+  """Of all that counts of a trial; its values are among the attributes."""
+  attributes = {name: x for name, x in trial.user_attrs.items() if name != _CHECKSUM}
+  content = [trial.params, attributes, trial.intermediate_values]
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _is_as_written(trial: optuna.trial.FrozenTrial) -> bool:
+  written, values = trial.user_attrs.get(_CHECKSUM), trial.values or []
+  results = [trial.user_attrs.get(name) for name in _RESULTS]
+  return written is None or (written == _checksum(trial) and values == results[: len(values)])
+
+
+def _load_study(path: pathlib.Path) -> optuna.Study:
+  """The study in `path`, which is made if it is not there; raises FileError if it is damaged."""
+  directions = _DIRECTIONS[_OBJECTIVES.value]
+  pruner = optuna.pruners.MedianPruner() if _PRUNE.value else optuna.pruners.NopPruner()
+  path.touch()
+  with files.reading(path, _EXPECTED), _using(path):
+    storage = optuna.storages.RDBStorage(
+      # Not by an URL, in which some characters of file names mean something else.
+      'sqlite://',
+      engine_kwargs=dict(creator=functools.partial(sqlite3.connect, path)),
+    )
+    study = optuna.create_study(
+      study_name='study',
+      storage=storage,
+      directions=directions,
+      pruner=pruner,
+      load_if_exists=True,
+    )
+    for trial in study.get_trials(deepcopy=False):
+      if not _is_as_written(trial):
+        found = f'another trial {trial.number}: its checksum differs. {_HINT}'
+        raise files.FileError(path, 'what was written', found)
+  return study
+
+
+def _open_study(path: pathlib.Path, settings: Mapping[str, Any]) -> optuna.Study:
+  """The study in `path`, new or to go on with; raises MismatchError if it has other settings."""
+  study = _load_study(path)
   before = study.user_attrs.get(_SETTINGS, settings)
   differing = [
     f'--{name} is {before.get(name)} there and {settings.get(name)} here'
@@ -97,8 +149,8 @@ def _open_study(folder: pathlib.Path, settings: Mapping[str, Any]) -> optuna.Stu
     if before.get(name) != settings.get(name)
   ]
   if differing:
-    raise ValueError(
-      f'{folder} holds another study: {", ".join(differing)}. Give the same flags or another '
+    raise manifest.MismatchError(
+      f'{path.parent} holds another study: {", ".join(differing)}. Give the same flags or another '
       '--output_dir.'
     )
   study.set_user_attr(_SETTINGS, settings)
@@ -108,6 +160,13 @@ def _open_study(folder: pathlib.Path, settings: Mapping[str, Any]) -> optuna.Stu
   return study
 
 
+def _settle(study: optuna.Study, trial: optuna.Trial, **outcome: Any) -> None:
+  """Ends a trial as `study.tell` does, with a checksum of what is stored of it."""
+  stored = study.get_trials(deepcopy=False)[trial.number]
+  trial.set_user_attr(_CHECKSUM, _checksum(stored))
+  study.tell(trial, **outcome)
+
+
 def _settled(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
   """The trials that came to an end, in order; their place here is their number to the user."""
   return [
@@ -115,6 +174,13 @@ def _settled(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     for t in study.get_trials(deepcopy=False)
     if t.state in (_STATE.COMPLETE, _STATE.PRUNED) or _REASON in t.user_attrs
   ]
+
+
+def _rows_before(spec: specs.RunSpec, run: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of metrics of the rounds that a run was not interrupted in."""
+  rows = curves.read_metrics(run) if runner.is_complete(spec, run) else None
+  rows = run_files.read_saved_metrics(run) if rows is None else rows
+  return [] if rows is None else rows.to_dict('records')
 
 
 class _Trial:
@@ -139,9 +205,8 @@ class _Trial:
     is_personal = spec.method in specs.PERSONAL_METHODS
     column = 'eval_personal_accuracy' if is_personal else 'eval_accuracy'
     is_enough = functools.partial(self._has_fallen_behind, column, offset)
-    if (run / recorder.METRICS_FILE).exists():  # The rounds before an interruption.
-      if any(is_enough(row) for row in curves.read_metrics(run).to_dict('records')):
-        raise optuna.TrialPruned
+    if any(is_enough(row) for row in _rows_before(spec, run)):
+      raise optuna.TrialPruned
     try:
       runner.train(spec, run, f'{self._folder.name}-{run.name}', saving.from_flags(), is_enough)
     except stopping.Stopped as e:
@@ -177,19 +242,18 @@ def _run_trial(
     accuracy, total_bytes = _Trial(trial, folder / f'trial-{number:04}').train(plan)
     if np.isnan(accuracy):
       raise app.UsageError('The accuracy is not a number.')
-  except checkpoint.MismatchError:
-    raise
-  except (app.UsageError, ValueError) as e:  # The latter of what the data decides.
+  except app.UsageError as e:  # Of settings that do not go together or with the data.
     trial.set_user_attr(_REASON, str(e))
-    study.tell(trial, state=_STATE.FAIL)
+    _settle(study, trial, state=_STATE.FAIL)
     print(f'Trial {number} failed: {e}')
   except optuna.TrialPruned:
-    study.tell(trial, state=_STATE.PRUNED)
+    _settle(study, trial, state=_STATE.PRUNED)
     print(f'Trial {number} was pruned.')
   else:
-    trial.set_user_attr('final_accuracy', accuracy)
-    trial.set_user_attr('total_bytes', total_bytes)
-    study.tell(trial, [accuracy, total_bytes][: len(study.directions)])
+    results = [accuracy, total_bytes]
+    for name, value in zip(_RESULTS, results, strict=True):
+      trial.set_user_attr(name, value)
+    _settle(study, trial, values=results[: len(study.directions)])
     print(f'Trial {number}: accuracy {accuracy:.4f}, {total_bytes / 1e6:.3f} MB')
 
 
@@ -201,8 +265,7 @@ def _trials_table(study: optuna.Study) -> pd.DataFrame:
       trial=number,
       state=trial.state.name.lower(),
       **trial.params,
-      final_accuracy=trial.user_attrs.get('final_accuracy'),
-      total_bytes=trial.user_attrs.get('total_bytes'),
+      **{name: trial.user_attrs.get(name) for name in _RESULTS},
       reason=trial.user_attrs.get(_REASON),
       is_best=trial.number in best,
     )
@@ -229,7 +292,7 @@ def _write_tables(
 ) -> str:
   """Writes the files of trials and returns those that are best as Markdown."""
   trials = _trials_table(study)
-  trials.drop(columns='is_best').to_csv(folder / 'trials.csv', index=False)
+  written = {'trials.csv': trials.drop(columns='is_best').to_csv(index=False)}
   best = trials[trials['is_best']].drop(columns=['state', 'reason', 'is_best'])
   settled = _settled(study)
   best['command'] = [
@@ -237,7 +300,7 @@ def _write_tables(
     for n in best['trial']
   ]
   best = best.sort_values('total_bytes')
-  best.to_csv(folder / 'pareto.csv', index=False)
+  written['pareto.csv'] = best.to_csv(index=False)
   texts = best.drop(columns='command').assign(
     final_accuracy=best['final_accuracy'].map('{:.4f}'.format),
     total_bytes=(best['total_bytes'] / 1e6).map('{:.3f} MB'.format),
@@ -246,7 +309,10 @@ def _write_tables(
     f'# trial {n}\n{c}' for n, c in zip(best['trial'], best['command'], strict=True)
   )
   text = f'{table.markdown(texts.astype(str))}\n```sh\n{commands}\n```\n'
-  (folder / 'pareto.md').write_text(text)
+  written['pareto.md'] = text
+  for name, content in written.items():
+    # What came from the command line may have bytes that are no UTF-8.
+    file_operations.replace(folder / name, content.encode(errors='surrogateescape'))
   return text
 
 
@@ -266,11 +332,14 @@ def main(argv: Sequence[str]) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   optuna.logging.set_verbosity(logging.WARNING)
   with folder_lock.FolderLock(folder):
-    study = _open_study(folder, settings)
-    while len(_settled(study)) < _TRIALS.value:
-      _run_trial(study, method, dimensions, seeds, folder)
-      _write_tables(study, method, seeds, folder)
-  print(f'\n{_write_tables(study, method, seeds, folder)}\nWrote {folder / "pareto.md"}')
+    path = folder / 'study.sqlite'
+    with _using(path):
+      study = _open_study(path, settings)
+      while len(_settled(study)) < _TRIALS.value:
+        _run_trial(study, method, dimensions, seeds, folder)
+        _write_tables(study, method, seeds, folder)
+      best = _write_tables(study, method, seeds, folder)
+  print(f'\n{best}\nWrote {folder / "pareto.md"}')
 
 
 if __name__ == '__main__':

@@ -144,7 +144,8 @@ class Ledger:
     return pa.table(self._columns, schema=_SCHEMA)
 
   def write(self, path: str) -> None:
-    pq.write_table(self.to_table(), path)
+    with open(path, 'wb') as target:
+      pq.write_table(self.to_table(), target)
 
   def drain(self) -> bytes:
     """Takes the entries out, as what `write_drained` finds in a stream; totals stay."""
@@ -161,10 +162,12 @@ def stream_header() -> bytes:
 
 def write_drained(stream: str, path: str) -> None:
   """Writes a stream's entries as the parquet file that `Ledger.write` writes, piece by piece."""
-  with pq.ParquetWriter(path, _SCHEMA) as writer, pa.OSFile(stream) as source:
-    if source.size():
-      for batch in pa.ipc.open_stream(source):
-        writer.write_batch(batch)
+  # Opened here: pyarrow takes some paths for addresses.
+  with open(stream, 'rb') as source, open(path, 'wb') as target:
+    with pq.ParquetWriter(target, _SCHEMA) as writer:
+      if source.peek(1):
+        for batch in pa.ipc.open_stream(source):
+          writer.write_batch(batch)
 
 
 _SCHEMA = pa.schema(

@@ -2,30 +2,40 @@
 
 from collections.abc import Iterable
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from experiments.reports import run_files
+from tff_lowrank import files
 from tff_lowrank.simulation import network as network_lib
 
 # What a run spends, with its unit and how many of the curve's make one of these.
 SPENT = {'rounds': ('rounds', 1), 'bytes': ('MB', 1e6), 'seconds': ('s', 1)}
 
+# What is read of a ledger.
+_LEDGER = pa.schema(dict(round=pa.int64(), client=pa.string(), direction=pa.string(),
+                         bytes=pa.int64()))  # fmt: skip
+
 
 def read_record(run: pathlib.Path) -> dict[str, Any]:
-  """What run.json says; raises FileNotFoundError where there is none."""
-  path = run / 'run.json'
+  """What run.json says, with the flags' `method` and `seed`; FileNotFoundError without one."""
+  path = run / run_files.RECORD
   if not path.exists():
     raise FileNotFoundError(f'Expected the folder of a run, with run.json; {run} is none.')
-  return json.loads(path.read_text())
+  record = run_files.read_record(path)
+  for name, kind in dict(method=str, seed=int).items():
+    if not isinstance(record['flags'].get(name), kind):
+      raise files.FileError(path, f'a --{name} among its flags', repr(record['flags'].get(name)))
+  return record
 
 
 def read_metrics(run: pathlib.Path) -> pd.DataFrame:
   """The run's metrics.csv with what all rounds so far spent: `rounds` and `bytes`, both ways."""
-  metrics = pd.read_csv(run / 'metrics.csv')
+  metrics = run_files.read_metrics(run)
   return metrics.assign(
     rounds=metrics['round'],
     bytes=metrics['cumulative_uplink_bytes'] + metrics['cumulative_downlink_bytes'],
@@ -35,9 +45,10 @@ def read_metrics(run: pathlib.Path) -> pd.DataFrame:
 def read_ledger(run: pathlib.Path) -> pd.DataFrame:
   """`round`, `client`, `direction` and `bytes` of all messages of a run."""
   # By pyarrow's data sets, as pandas reads, a short process can be aborted when it ends.
-  with pq.ParquetFile(run / 'ledger.parquet') as file:
-    columns = ['round', 'client', 'direction', 'bytes']
-    return file.read(columns, use_threads=False).to_pandas(use_threads=False)
+  path = run / run_files.LEDGER
+  with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
+    table = file.read(_LEDGER.names, use_threads=False).cast(_LEDGER)
+    return table.to_pandas(use_threads=False)
 
 
 def round_seconds(
@@ -63,13 +74,15 @@ def read_curve(
 ) -> pd.DataFrame:
   """`read_metrics`, and the simulated `seconds` that all rounds so far took.
 
-  Raises ValueError if the ledger, which is written when a run ends, lacks messages of the metrics.
+  Raises FileError if the ledger, which is written when a run ends, lacks messages of the metrics.
   """
   metrics, entries = read_metrics(run), read_ledger(run)
   if entries['bytes'].sum() < metrics['bytes'].iloc[-1]:
-    raise ValueError(
-      f'{run} is still running or was killed: its ledger.parquet lacks rounds of its metrics.csv. '
-      'The command that made it goes on with it and completes both.'
+    raise files.FileError(
+      run / run_files.LEDGER,
+      'the messages of all rounds of metrics.csv',
+      f'fewer. {run} is still running or was killed: its ledger.parquet lacks rounds of its '
+      'metrics.csv. The command that made it goes on with it and completes both',
     )
   seconds = metrics['round'].map(round_seconds(entries, network, compute_seconds)).fillna(0.0)
   return metrics.assign(seconds=seconds.cumsum())

@@ -1,7 +1,7 @@
 """Plots of freezing after APF's paper (Chen et al., ICDCS 2021). Reads run folders only."""
 
-from collections.abc import Mapping
-import json
+from collections.abc import Iterator, Mapping
+import contextlib
 import pathlib
 
 import matplotlib
@@ -12,21 +12,17 @@ from matplotlib import pyplot as plt
 import numpy as np
 import pandas as pd
 
+from experiments.reports import curves
 from experiments.reports import plots
+from experiments.reports import run_files
+from tff_lowrank import files
 from tff_lowrank.freezing import null_noise
 
 NULL_LABEL = 'pure noise, at the first threshold'
 
 
-def _save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=150)
-  plt.close(figure)
-  return path
-
-
 def _flags(run: pathlib.Path) -> dict[str, object]:
-  return json.loads((run / 'run.json').read_text())['flags']
+  return curves.read_record(run)['flags']
 
 
 def null_curve(run: pathlib.Path) -> np.ndarray:
@@ -71,7 +67,7 @@ def plot_accuracy_and_frozen(runs: Mapping[str, pathlib.Path], path: pathlib.Pat
   for axes in (above, below):
     axes.grid(alpha=0.3)
   plots.add_legend(figure, above)
-  return _save(figure, path)
+  return plots.save(figure, path)
 
 
 def plot_effective_perturbation(
@@ -88,14 +84,22 @@ def plot_effective_perturbation(
   axes.set_ylim(bottom=0)
   axes.grid(alpha=0.3)
   plots.add_legend(figure, axes)
-  return _save(figure, path)
+  return plots.save(figure, path)
+
+
+@contextlib.contextmanager
+def _trace(run: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
+  """freezing.npz; what is wrong with it is a FileError."""
+  path = run / run_files.FREEZING
+  with files.reading(path, 'the trace of a freezing run'), np.load(path) as trace:
+    yield trace
 
 
 def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
   """When a tensor's parameters first froze: a row each with `tensor`, `shape`, `size`, `frozen`
   (the fraction that ever was) and, of these, `mean`, `q05` and `q95` of the round."""
   rows = []
-  with np.load(run / 'freezing.npz') as trace:
+  with _trace(run) as trace:
     for i in range(sum(name.startswith('shape_') for name in trace)):
       first = trace[f'first_frozen_{i}']
       seen = first[first >= 0]
@@ -119,7 +123,7 @@ def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   axes.set_xlabel('Tensor')
   axes.set_ylabel('Round of first freezing')
   axes.grid(alpha=0.3)
-  return _save(figure, path)
+  return plots.save(figure, path)
 
 
 def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
@@ -127,7 +131,7 @@ def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
   Of the sample, those that changed most often between frozen and active.
   """
-  with np.load(run / 'freezing.npz') as trace:
+  with _trace(run) as trace:
     values, frozen = trace['sample_value'], trace['sample_frozen']
     places = zip(trace['sample_tensor'], trace['sample_index'], strict=True)
     names = [f'tensor {t}, scalar {i}' for t, i in places]
@@ -149,7 +153,7 @@ def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   if changes[chosen[0]]:
     panels[0, 0].legend(fontsize='small')
   panels[-1, 0].set_xlabel('Round')
-  return _save(figure, path)
+  return plots.save(figure, path)
 
 
 def plot_run(run: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:

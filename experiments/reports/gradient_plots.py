@@ -18,6 +18,8 @@ from matplotlib import ticker
 import numpy as np
 import pandas as pd
 
+from experiments.reports import plots
+from tff_lowrank import files
 from tff_lowrank.analysis import gradient_space
 
 FILE = 'gradient_space.npz'
@@ -33,7 +35,8 @@ def _histories(
   folder: pathlib.Path,
 ) -> Iterator[tuple[str, np.ndarray, list[gradient_space.Space]]]:
   """(name, rounds, a space for each tensor) of each history."""
-  with np.load(folder / FILE) as data:
+  path = folder / FILE
+  with files.reading(path, 'histories of gradients'), np.load(path) as data:
     sizes = data['sizes'].tolist()
     for i, name in enumerate(data['names'].tolist()):
       grams, sums = data[f'gram_{i}'], data[f'sums_{i}']
@@ -58,7 +61,8 @@ def components(folder: pathlib.Path) -> pd.DataFrame:
   `gradients` is how many there are so far, `n95` and `n99` how many components they have,
   `consecutive` the |cos| of the last two.
   """
-  with np.load(folder / FILE) as data:
+  path = folder / FILE
+  with files.reading(path, 'histories of gradients'), np.load(path) as data:
     shapes = data['shapes'].tolist()
   rows = []
   for name, rounds, spaces in _histories(folder):
@@ -109,13 +113,6 @@ def to_markdown(folder: pathlib.Path) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  figure.savefig(path, dpi=150)
-  plt.close(figure)
-  return path
-
-
 def _draw_mean(axes: plt.Axes, table: pd.DataFrame, n: str, color: str) -> None:
   """N by round: mean and standard deviation over tensors, and dashed of the whole model."""
   by_round = table[table['tensor'] != MODEL].groupby('round')[n]
@@ -146,7 +143,7 @@ def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   panels[0, 0].set_ylabel('Principal components')
   panels[1, 0].set_ylabel('Test accuracy (%)')
   panels[0, 0].legend(fontsize='small')
-  return _save(figure, path)
+  return plots.save(figure, path)
 
 
 def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
@@ -166,7 +163,7 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     axes.grid(alpha=0.3)
   handles, names = panels[0].get_legend_handles_labels()
   figure.legend(handles[:12], names[:12], loc='outside right', fontsize='small')
-  return _save(figure, path)
+  return plots.save(figure, path)
 
 
 def _heat(axes: plt.Axes, values: np.ndarray, x: str, y: str) -> plt.cm.ScalarMappable:
@@ -192,16 +189,19 @@ def _plot_overlaps(name: str, space: gradient_space.Space, path: pathlib.Path) -
     image = _heat(right, gradient_space.self_overlaps(moved), 'Gradient', 'Gradient')
     left.set_title(f'{name}, momentum {momentum}')
   figure.colorbar(image, ax=panels, label='|cos|', shrink=0.6)
-  return _save(figure, path)
+  return plots.save(figure, path)
 
 
-def plot(folder: pathlib.Path, plots: pathlib.Path) -> list[pathlib.Path]:
-  """Draws all plots of a study; overlaps of the mean and of the first client. Returns the files."""
-  drawn = [_plot_progression(folder, plots / 'components.png')]
+def plot(folder: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
+  """Draws all plots of a study into `target`; overlaps of the mean and of the first client.
+
+  Returns the files.
+  """
+  drawn = [_plot_progression(folder, target / 'components.png')]
   histories = list(_histories(folder))
   if len(histories) > 1:
-    drawn.append(_plot_clients(folder, plots / 'clients.png'))
+    drawn.append(_plot_clients(folder, target / 'clients.png'))
   for (name, _, spaces), file in zip(histories[:2], ('overlaps', 'overlaps_client'), strict=False):
-    path = plots / f'{file}.png'
+    path = target / f'{file}.png'
     drawn.append(_plot_overlaps(f'Whole model, {name}', gradient_space.merge(spaces), path))
   return drawn

@@ -9,6 +9,8 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 import numpy as np
 
+from experiments.reports import plots
+
 _MAX_ROWS = 50
 
 
@@ -23,7 +25,6 @@ def plot_partition(
     title: Of the picture.
     path: The PNG to write; its folder is made.
   """
-  path.parent.mkdir(parents=True, exist_ok=True)
   columns = 1 if label_counts is None else 2
   figure, axes = plt.subplots(
     1, columns, figsize=(6 * columns, 5), layout='constrained', squeeze=False
@@ -38,5 +39,4 @@ def plot_partition(
     image = axis.imshow(shares, aspect='auto', interpolation='nearest', vmin=0)
     axis.set(xlabel='Label', ylabel='Client')
     figure.colorbar(image, ax=axis, label="Share of the client's labels")
-  figure.savefig(path, dpi=120)
-  plt.close(figure)
+  plots.save(figure, path)

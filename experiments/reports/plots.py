@@ -1,6 +1,7 @@
 """Plots of run folders. Reads files only."""
 
 from collections.abc import Iterable, Mapping
+import io
 import pathlib
 
 import matplotlib
@@ -10,6 +11,9 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 import pandas as pd
+
+from experiments.reports import curves
+from tff_lowrank.simulation import file_operations
 
 AXES = {
   'accuracy_vs_uplink': ('uplink_megabytes', 'Cumulative uplink (MB)'),
@@ -27,9 +31,10 @@ def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
 
   `uplink_megabytes`, and `megabytes` in both directions.
   """
-  metrics = pd.read_csv(folder / 'metrics.csv')
-  up, down = metrics['cumulative_uplink_bytes'], metrics['cumulative_downlink_bytes']
-  return metrics.assign(uplink_megabytes=up / 1e6, megabytes=(up + down) / 1e6)
+  metrics = curves.read_metrics(folder)
+  return metrics.assign(
+    uplink_megabytes=metrics['cumulative_uplink_bytes'] / 1e6, megabytes=metrics['bytes'] / 1e6
+  )
 
 
 def styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
@@ -53,12 +58,21 @@ def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
   figure.legend(handles, names, loc='outside lower center', fontsize='small', ncols=columns)
 
 
+def save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
+  """Writes a figure as the PNG file `path`, whose folder is made, and closes it. Returns `path`."""
+  content = io.BytesIO()
+  figure.savefig(content, dpi=150)
+  plt.close(figure)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  file_operations.replace(path, content.getvalue())
+  return path
+
+
 def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
   """Draws evaluation accuracy against traffic and rounds, a line for each named run folder.
 
   Returns the files written to `folder`.
   """
-  folder.mkdir(parents=True, exist_ok=True)
   metrics = {label: read_metrics(run).dropna(subset='eval_accuracy') for label, run in runs.items()}
   written = []
   for name, (column, axis) in AXES.items():
@@ -70,7 +84,5 @@ def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> lis
     axes.yaxis.set_major_locator(ticker.MaxNLocator(8))
     axes.grid(alpha=0.3)
     add_legend(figure, axes)
-    written.append(folder / f'{name}.png')
-    figure.savefig(written[-1], dpi=150)
-    plt.close(figure)
+    written.append(save(figure, folder / f'{name}.png'))
   return written

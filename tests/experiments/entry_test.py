@@ -1,7 +1,9 @@
 """What the binaries say and how they exit, as a shell sees it."""
 
 import gzip
+import json
 import pathlib
+import shlex
 import struct
 import subprocess
 import sys
@@ -9,11 +11,14 @@ import sys
 from absl import app
 from absl import flags
 from absl.testing import flagsaver
+import pandas as pd
 import pytest
 
 from experiments import entry
 from experiments import train  # noqa: F401 (defines the flags)
+from tff_lowrank import files
 from tff_lowrank.datasets import mnist
+from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import stopping
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -29,7 +34,15 @@ def fail_with(error, *arguments):
 
 
 @pytest.mark.parametrize(
-  'error', [app.UsageError('--x: expected y.'), ValueError('expected y.'), OSError('expected y.')]
+  'error',
+  [
+    app.UsageError('--x: expected y.'),
+    flags.IllegalFlagValueError('--x: expected y.'),
+    files.FileError('run.json', 'a record', 'none'),
+    manifest.DamagedError('x is damaged.'),
+    manifest.MismatchError('x is of another run.'),
+    OSError('expected y.'),
+  ],
 )
 def test_what_the_user_can_mend_is_one_sentence(error, capsys):
   with pytest.raises(SystemExit) as ended:
@@ -39,13 +52,24 @@ def test_what_the_user_can_mend_is_one_sentence(error, capsys):
 
 
 def test_debug_shows_the_error_itself():
-  with pytest.raises(ValueError, match='expected y'):
-    fail_with(ValueError('expected y.'), '--debug')
+  with pytest.raises(OSError, match='expected y'):
+    fail_with(OSError('expected y.'), '--debug')
 
 
-def test_bugs_are_not_hidden():
-  with pytest.raises(ZeroDivisionError):
-    fail_with(ZeroDivisionError())
+@pytest.mark.parametrize('error', [ZeroDivisionError, ValueError, TypeError, KeyError])
+def test_bugs_are_not_hidden(error):
+  with pytest.raises(error):
+    fail_with(error('broken'))
+
+
+def test_a_bug_has_its_traceback_and_status_1(tmp_path):
+  bug = 'from experiments import runner, train, entry; runner.build_task = lambda spec: int("x"); '
+  done = subprocess.run(
+    [sys.executable, '-c', f'{bug}entry.run(train.main)', f'--output_dir={tmp_path}'],
+    cwd=ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  assert done.returncode == 1
+  assert 'Traceback' in done.stderr and 'ValueError: invalid literal' in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -90,6 +114,57 @@ def test_a_truncated_data_file_ends_with_2_and_no_traceback(tmp_path):
   assert done.returncode == 2
   assert f'{path}: expected a whole gzip file' in done.stderr
   assert 'Traceback' not in done.stderr
+
+
+FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
+        '--batch_size=64')  # fmt: skip
+
+
+def shell(binary, rest, *arguments):
+  """Runs a binary in a shell, with `rest` after it; returns status, output and errors."""
+  command = shlex.join([sys.executable, '-m', f'experiments.{binary}', *FAST, *arguments])
+  done = subprocess.run(
+    ['bash', '-c', f'set -o pipefail; {command} {rest}'],
+    cwd=ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope='module')
+def metrics(tmp_path_factory):
+  """Of a run with all streams."""
+  folder = tmp_path_factory.mktemp('whole')
+  assert shell('train', '', f'--output_dir={folder}')[0] == 0
+  return read_metrics(folder)
+
+
+def read_metrics(folder):
+  return pd.read_csv(folder / 'metrics.csv').drop(columns='round_seconds')
+
+
+@pytest.mark.parametrize('closed', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
+def test_standard_streams_that_are_closed(tmp_path, metrics, closed):
+  status, _, _ = shell('train', closed, f'--output_dir={tmp_path}')
+  assert status == 0
+  pd.testing.assert_frame_equal(read_metrics(tmp_path), metrics)
+  assert (tmp_path / 'run.lock').read_text().isdecimal()
+  assert shell('train', closed, f'--output_dir={tmp_path}', '--rounds=1')[0] == entry.USAGE
+
+
+@pytest.mark.parametrize('rest', ['2>&1 | true', '2>&1 >/dev/null | head -c 1'])
+def test_readers_that_do_not_wait_for_the_output(tmp_path, rest):
+  status, _, _ = shell('compare', rest, '--methods=fed_avg,lbgm', f'--output_dir={tmp_path}')
+  assert status == 0
+  assert len(pd.read_csv(tmp_path / 'table.csv')) == 2 and (tmp_path / 'report.html').exists()
+
+
+def test_output_that_cannot_be_written(tmp_path):
+  status, _, said = shell('train', '>/dev/full', f'--output_dir={tmp_path}')
+  assert status == entry.USAGE
+  assert said.endswith(
+    "[Errno 28] No space left on device: '/dev/fd/1'\nPass --debug for the traceback.\n"
+  )
+  assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
 
 
 @pytest.mark.parametrize('name', ['debug', 'checkpoint_every', 'keep_checkpoints'])

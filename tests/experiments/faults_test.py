@@ -15,9 +15,17 @@ import psutil
 import pytest
 import tensorflow as tf
 
+from experiments import advise
 from experiments import entry
+from experiments import freezing_trace
+from experiments import gradient_space
 from experiments import provenance
 from experiments import recorder
+from experiments import tune
+from experiments.reports import partition_plots
+from experiments.reports import plots
+from experiments.reports import report
+from experiments.reports import table
 from tests.experiments import binaries
 from tff_lowrank.datasets import mnist
 from tff_lowrank.simulation import file_operations
@@ -98,6 +106,53 @@ def test_disks_that_are_full_at_any_moment(mount, whole, capsys, memory):
   done = run_on_full_disks(mount('size=8m'), whole, capsys, memory, frees)
   print(done)
   assert done == sorted(done) and len(set(done)) > 3
+
+
+# A binary, what it calls when the disk is full, its flags, and the file that cannot be written.
+REPORTS = [
+  ('train', recorder.Recorder, '_write_parquet', (), 'ledger.parquet'),
+  ('train', freezing_trace.FreezingTrace, 'write', ('--method=apf',), 'freezing.npz'),
+  ('train', plots, 'save', (), 'plots'),
+  ('train', report, 'write_run', (), 'report.html'),
+  ('compare', table, 'build_summary', ('--methods=fed_avg',), 'table.csv'),
+  ('compare', report, 'write_comparison', ('--methods=fed_avg',), 'report.html'),
+  (
+    'tune',
+    tune,
+    '_write_tables',
+    ('--search=client_epochs=choice:1|2', '--trials=1'),
+    'trials.csv',
+  ),
+  ('tune', tune, '_settle', ('--search=client_epochs=choice:1|2', '--trials=1'), 'study.sqlite'),
+  ('advise', advise, '_write', (), 'advice.csv'),
+  ('gradient_space', gradient_space._Study, 'write', (), 'gradient_space.npz'),
+  ('datasets', partition_plots, 'plot_partition', ('--describe',), 'digits.png'),
+]
+
+
+@pytest.mark.parametrize('binary, place, name, flags, file', REPORTS)
+def test_a_disk_that_is_full_for_a_report_is_told_with_the_file(
+  mount, monkeypatch, capsys, binary, place, name, flags, file
+):
+  disk = mount('size=32m')  # A report is 5 MB.
+  (disk / 'ballast').touch()
+  called = getattr(place, name)
+
+  def filling(*arguments, **options):
+    fill(disk, 0)
+    return called(*arguments, **options)
+
+  monkeypatch.setattr(place, name, filling)
+  arguments = ('--task=digits', '--num_clients=2', '--clients_per_round=2', '--batch_size=64',
+               '--rounds=1', *flags, f'--output_dir={disk / "run"}')  # fmt: skip
+  assert binaries.status(binary, *arguments) == entry.USAGE
+  sentence, hint = capsys.readouterr().err.splitlines()[-2:]
+  assert str(disk / 'run' / file) in sentence
+  assert 'No space left on device' in sentence or 'database or disk is full' in sentence
+  assert hint == 'Pass --debug for the traceback.'
+  monkeypatch.undo()
+  (disk / 'ballast').unlink()
+  assert binaries.status(binary, *arguments) == 0
 
 
 def test_a_folder_that_cannot_be_written_is_refused_at_once(mount, tmp_path, capsys):

@@ -1,11 +1,11 @@
-"""Trains while being killed again and again.
+"""Runs a binary while it is killed again and again.
 
-  python -m tests.experiments.killed_runs FOLDER NUM_KILLS SEED FLAGS...
+  python -m tests.experiments.killed_runs FOLDER NUM_KILLS SEED BINARY FLAGS...
 
-trains without interruption into FOLDER/whole; then into FOLDER/killed-0, where the process that
-trains is killed with SIGKILL at random moments and started again each time, until it is done; then
-into FOLDER/killed-1 and so on, until NUM_KILLS kills were made. Prints the rows that there were at
-each kill.
+runs `train`, `compare` or `tune` without interruption into FOLDER/whole; then into FOLDER/killed-0,
+where the process is killed with SIGKILL at random moments and started again each time, until it is
+done; then into FOLDER/killed-1 and so on, until NUM_KILLS kills were made. Prints the rows of
+metrics that there were at each kill.
 """
 
 import os
@@ -17,18 +17,20 @@ import time
 
 from tests.experiments import binaries
 
-import experiments.train  # isort: skip  # noqa: F401 (so that each process need not import it)
+import experiments.compare  # isort: skip
+import experiments.train  # isort: skip
+import experiments.tune  # isort: skip  # noqa: F401
 
 
-def start(folder, flags):
-  """Trains in a process of its own, a copy of this one, and returns its id."""
+def start(folder, binary, flags):
+  """Runs a binary in a process of its own, a copy of this one, and returns its id."""
   pid = os.fork()
   if pid:
     return pid
   try:
     os.dup2(os.open(f'{folder}.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     os.dup2(1, 2)
-    binaries.run('train', *flags, f'--output_dir={folder}')
+    binaries.run(binary, *flags, f'--output_dir={folder}')
     os._exit(0)
   except BaseException:
     import traceback
@@ -37,9 +39,13 @@ def start(folder, flags):
     os._exit(1)
 
 
+def found(folder, name):
+  """The files or folders of this name of all runs in a folder, or of the run that it is."""
+  return [path for depth in ('', '*/', '*/*/') for path in folder.glob(depth + name)]
+
+
 def rows(folder):
-  path = folder / 'metrics.csv'
-  return max(path.read_bytes().count(b'\n') - 1, 0) if path.exists() else 0
+  return sum(max(p.read_bytes().count(b'\n') - 1, 0) for p in found(folder, 'metrics.csv'))
 
 
 def ends_before_a_moment(pid, folder, rng):
@@ -56,7 +62,7 @@ def ends_before_a_moment(pid, folder, rng):
       return True
     if kind == 'rows' and rows(folder) >= wanted:
       break
-    is_there = (folder / 'checkpoints' / '.new').exists()
+    is_there = bool(found(folder, 'checkpoints/.new'))
     nth -= is_there and not was_there
     was_there = is_there
     if kind == 'checkpoint' and nth == 0:
@@ -71,14 +77,14 @@ def check_end(status, folder):
     sys.exit(f'{folder} failed:\n{pathlib.Path(f"{folder}.log").read_text()}')
 
 
-def main(folder, num_kills, seed, *flags):
+def main(folder, num_kills, seed, binary, *flags):
   folder, rng = pathlib.Path(folder), random.Random(int(seed))
   whole = folder / 'whole'
-  check_end(os.waitpid(start(whole, flags), 0)[1], whole)
+  check_end(os.waitpid(start(whole, binary, flags), 0)[1], whole)
   seen, number = [], 0
   while len(seen) < int(num_kills):
     killed = folder / f'killed-{number}'
-    pid = start(killed, flags)
+    pid = start(killed, binary, flags)
     if ends_before_a_moment(pid, killed, rng):
       number += 1
       continue
@@ -88,7 +94,7 @@ def main(folder, num_kills, seed, *flags):
   # Also sees to it that a run which ended by itself ended well.
   for i in range(number + 1):
     killed = folder / f'killed-{i}'
-    check_end(os.waitpid(start(killed, flags), 0)[1], killed)
+    check_end(os.waitpid(start(killed, binary, flags), 0)[1], killed)
   print(seen)
 
 

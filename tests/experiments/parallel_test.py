@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from experiments import parallel
@@ -42,6 +43,12 @@ def pretender(tmp_path, monkeypatch):
   monkeypatch.setattr(sys, 'executable', str(path))
 
 
+def wait_until(condition):
+  deadline = time.monotonic() + 30
+  while not condition() and time.monotonic() < deadline:
+    time.sleep(0.02)
+
+
 def test_at_most_so_many_at_a_time(tmp_path, capsys):
   commands = {tmp_path / name: ['--work', '--rounds=3'] for name in 'abcde'}
   assert parallel.train_all(commands, jobs=2) == []
@@ -69,12 +76,8 @@ def test_a_failure_is_told_and_the_others_finish(tmp_path, capsys):
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_each_save(tmp_path, number):
   def interrupt():
-    deadline = time.monotonic() + 30
     events = tmp_path / 'events'
-    while time.monotonic() < deadline:
-      if events.exists() and events.read_text().count('start') == 2:
-        break
-      time.sleep(0.02)
+    wait_until(lambda: events.exists() and events.read_text().count('start') == 2)
     os.kill(os.getpid(), number)
 
   commands = {tmp_path / name: ['--hang'] for name in 'abc'}
@@ -89,6 +92,21 @@ def test_a_signal_lets_each_save(tmp_path, number):
   for name in 'ab':
     assert (tmp_path / name / 'saved').read_text() == str(int(signal.SIGTERM))
   assert not (tmp_path / 'c').exists()
+
+
+def test_nothing_is_left_running_after_a_kill(tmp_path):
+  commands = {tmp_path / name: ['--hang'] for name in 'ab'}
+  pid = os.fork()
+  if pid == 0:
+    parallel.train_all(commands, jobs=2)
+    os._exit(1)
+  events = tmp_path / 'events'
+  wait_until(lambda: events.exists() and events.read_text().count('start') == 2)
+  children = psutil.Process(pid).children()
+  assert len(children) == 2
+  os.kill(pid, signal.SIGKILL)
+  os.waitpid(pid, 0)
+  assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 def test_nothing_is_left_running_after_an_error(tmp_path, monkeypatch):

@@ -210,22 +210,33 @@ def test_everybody_absent_in_every_round(tmp_path):
   assert (metrics['cumulative_uplink_bytes'] == 0).all()
 
 
-def kill(folder, kills, seed, *flags):
+def assert_same_tables(a, b):
+  for name in ('table.csv', 'trials.csv', 'pareto.csv'):
+    if (a / name).exists():
+      one, other = (pd.read_csv(folder / name) for folder in (a, b))
+      lost = [name for name in ('wall_seconds', 'command') if name in one]
+      pd.testing.assert_frame_equal(one.drop(columns=lost), other.drop(columns=lost))
+
+
+SAME = dict(train=assert_same, compare=assert_same_tables, tune=assert_same_tables)
+
+
+def kill(folder, kills, seed, binary, *flags):
   done = subprocess.run(
     [sys.executable, '-m', 'tests.experiments.killed_runs', str(folder), str(kills), str(seed),
-     *FAST, *flags],
+     binary, *FAST, *flags],
     cwd=ROOT, capture_output=True, text=True, timeout=3000,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   runs = sorted(folder.glob('killed-*/'))
   assert runs
   for run in runs:
-    assert_same(folder / 'whole', run)
+    SAME[binary](folder / 'whole', run)
   return done.stdout
 
 
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
-  kill(tmp_path, 4, 1, '--rounds=12', *LBGM, '--client_memory=disk')
+  kill(tmp_path, 4, 1, 'train', '--rounds=12', *LBGM, '--client_memory=disk')
 
 
 @pytest.mark.slow
@@ -235,7 +246,20 @@ def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
   ids=['ram', 'disk', 'apf'],
 )
 def test_many_kills(tmp_path, flags):
-  print(kill(tmp_path, 30, 2, '--rounds=30', *flags))
+  print(kill(tmp_path, 30, 2, 'train', '--rounds=30', *flags))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'binary, flags',
+  [
+    ('compare', ('--methods=fed_avg,lbgm,apf', '--jobs=2')),
+    ('tune', ('--search=client_learning_rate=log:0.01:1', '--trials=3', '--objectives=accuracy',
+              '--prune', '--seeds=1,2')),
+  ],
+)  # fmt: skip
+def test_many_kills_of_comparisons_and_studies(tmp_path, binary, flags):
+  print(kill(tmp_path, 14, 3, binary, '--rounds=12', *flags))
 
 
 @pytest.mark.slow

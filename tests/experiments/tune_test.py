@@ -9,10 +9,12 @@ import optuna
 import pandas as pd
 import pytest
 
+from experiments import recorder
 from experiments import runner
 from experiments.reports import table
 from tests.experiments import binaries
 from tests.experiments.run_folders import write_run
+from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import stopping
 
 FAST = ('--task=digits', '--rounds=4', '--num_clients=4', '--clients_per_round=2',
@@ -115,6 +117,52 @@ def test_an_interrupted_study_goes_on_to_the_same_trials(tmp_path, pretended, mo
   assert sorted(p.name for p in (tmp_path / 'parts').glob('trial-*')) == [
     f'trial-{i:04}' for i in range(12)
   ]
+
+
+CUT_OFF = [b'', b'round,train_lo', b'round,eval_accuracy\r\n1,0.']
+
+
+@pytest.mark.parametrize('prune', [(), ('--prune',)], ids=['', 'prune'])
+@pytest.mark.parametrize('left', CUT_OFF, ids=range(len(CUT_OFF)))
+def test_a_trial_killed_in_its_first_round_is_run_again(tmp_path, monkeypatch, left, prune):
+  arguments = (SEARCH, '--objectives=accuracy', '--trials=2', *prune)
+  whole = tune(tmp_path / 'whole', *arguments)
+
+  def killed(self, done, evaluated):
+    self._csv.append(left)
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(recorder.Recorder, 'record', killed)
+    with pytest.raises(KeyboardInterrupt):
+      tune(tmp_path / 'parts', *arguments)
+  assert (tmp_path / 'parts' / 'trial-0000' / 'seed1' / 'metrics.csv').read_bytes() == left
+  pd.testing.assert_frame_equal(tune(tmp_path / 'parts', *arguments), whole)
+
+
+def test_a_trial_whose_files_were_damaged_is_not_settled(tmp_path, monkeypatch):
+  arguments = (SEARCH, '--objectives=accuracy', '--trials=1', '--seeds=1,2', '--prune',
+               '--checkpoint_every=1', '--keep_checkpoints=1')  # fmt: skip
+  whole, record, seen = tune(tmp_path / 'whole', *arguments), recorder.Recorder.record, []
+
+  def killed(self, done, evaluated):
+    seen.append(done.number)
+    if len(seen) == 7:
+      raise KeyboardInterrupt
+    return record(self, done, evaluated)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(recorder.Recorder, 'record', killed)
+    with pytest.raises(KeyboardInterrupt):
+      tune(tmp_path / 'parts', *arguments)
+  for name in ('seed1', 'seed2'):  # The one is complete, the other was cut off.
+    path = tmp_path / 'parts' / 'trial-0000' / name / 'metrics.csv'
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'1', b'2'))
+    with pytest.raises(manifest.DamagedError, match='does not begin with what was written'):
+      tune(tmp_path / 'parts', *arguments)
+    path.write_bytes(content)
+  pd.testing.assert_frame_equal(tune(tmp_path / 'parts', *arguments), whole)
 
 
 def test_pruning_ends_what_falls_behind(tmp_path, pretended):

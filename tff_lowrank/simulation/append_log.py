@@ -58,7 +58,8 @@ class AppendLog:
     """Appends all of `data`, or raises OSError and leaves the file as it was."""
     os.lseek(self._descriptor, self._length, os.SEEK_SET)
     try:
-      file_operations.write_all(self._descriptor, data)
+      with file_operations.naming(self.path):
+        file_operations.write_all(self._descriptor, data)
     except BaseException:
       os.ftruncate(self._descriptor, self._length)
       raise
@@ -69,7 +70,8 @@ class AppendLog:
     """Makes all that was appended durable; raises FileNotFoundError if the file was deleted."""
     if not os.fstat(self._descriptor).st_nlink:
       raise FileNotFoundError(f'{self.path} was deleted while it was being written.')
-    file_operations.fsync(self._descriptor)
+    with file_operations.naming(self.path):
+      file_operations.fsync(self._descriptor)
     return Position(self._length, self._hash.hexdigest())
 
   def close(self) -> None:

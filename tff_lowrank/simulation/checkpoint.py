@@ -13,12 +13,9 @@ and the round alone, so the round is all there is to keep of them.
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import hashlib
 from importlib import metadata
-import json
 import logging
 import pathlib
-import re
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -31,9 +28,9 @@ from tff_lowrank import checks
 from tff_lowrank import client_state
 from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import file_operations
+from tff_lowrank.simulation import manifest
 
 FORMAT = 2
-_MANIFEST = 'checkpoint.json'
 _STATE = 'state.safetensors'
 _CLIENTS = 'clients'
 
@@ -45,18 +42,14 @@ _DTYPES = {
   'BOOL': np.bool_, 'C64': np.complex64,
 }  # fmt: skip
 
-_NAME = re.compile(r'round_(\d{10})')
-
-# Flags that a run may be continued with another value of.
-MAY_CHANGE = ('rounds', 'data_dir')
-
-
-class DamagedError(ValueError):
-  """A checkpoint is not what was written; says which file."""
-
-
-class MismatchError(ValueError):
-  """A checkpoint is whole, but of another run; says what differs."""
+MAY_CHANGE = manifest.MAY_CHANGE
+DamagedError = manifest.DamagedError
+MismatchError = manifest.MismatchError
+check_same_run = manifest.check_same_run
+differing_flags = manifest.differing_flags
+saved_rounds = manifest.saved_rounds
+_MANIFEST = manifest.FILE
+_digest, _seal, _unseal = manifest.digest, manifest.seal, manifest.unseal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,32 +74,6 @@ def version() -> str:
     return 'unknown'
 
 
-def differing_flags(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-  """What differs, `--FLAG is A there and B here`, but for flags that may change."""
-
-  def show(flags: Mapping[str, Any], name: str) -> str:
-    return f'{flags[name]!r}' if name in flags else 'absent'
-
-  given = json.loads(json.dumps(dict(given)))
-  return [
-    f'--{name} is {show(saved, name)} there and {show(given, name)} here'
-    for name in sorted({*saved, *given} - set(MAY_CHANGE))
-    if show(saved, name) != show(given, name)
-  ]
-
-
-def check_same_run(
-  folder: pathlib.Path, saved: Mapping[str, Any], given: Mapping[str, Any]
-) -> None:
-  """Raises MismatchError, naming the flags, unless a run with `given` may go on from `saved`."""
-  differing = differing_flags(saved, given)
-  if differing:
-    raise MismatchError(
-      f'{folder} holds another run: {", ".join(differing)}. Give the same flags or another '
-      '--output_dir.'
-    )
-
-
 def _tensors(prefix: str, leaves: Sequence[Any]) -> dict[str, np.ndarray]:
   return {f'{prefix}/{i}': np.array(leaf, order='C') for i, leaf in enumerate(leaves)}
 
@@ -123,30 +90,6 @@ def _load(data: bytes) -> dict[str, np.ndarray]:
     }
   except KeyError as e:
     raise DamagedError(f'numbers of type {e} cannot be read') from e
-
-
-def _seal(content: Mapping[str, Any]) -> bytes:
-  text = json.dumps(content, indent=1, sort_keys=True)
-  return json.dumps(
-    dict(content=content, sha256=hashlib.sha256(text.encode()).hexdigest())
-  ).encode()
-
-
-def _unseal(data: bytes) -> dict[str, Any]:
-  try:
-    sealed = json.loads(data)
-    text = json.dumps(sealed['content'], indent=1, sort_keys=True)
-    if sealed['sha256'] != hashlib.sha256(text.encode()).hexdigest():
-      raise ValueError('its checksum differs')
-    return dict(sealed['content'])
-  except (ValueError, KeyError, TypeError, RecursionError) as e:
-    raise DamagedError(f'{_MANIFEST} is damaged: {e}') from e
-
-
-def saved_rounds(folder: pathlib.Path) -> list[int]:
-  """The rounds that there are checkpoints of in `folder`, which need not exist."""
-  names = (_NAME.fullmatch(path.name) for path in folder.glob('*'))
-  return sorted(int(match[1]) for match in names if match)
 
 
 class Checkpoints:
@@ -179,7 +122,7 @@ class Checkpoints:
     return saved_rounds(self._folder)
 
   def _path(self, round_num: int) -> pathlib.Path:
-    return self._folder / f'round_{round_num:010d}'
+    return manifest.path_of(self._folder, round_num)
 
   def save(
     self,

@@ -1,10 +1,23 @@
 """The steps by which files become durable, one function each, so that tests can let each fail."""
 
+from collections.abc import Iterator
+import contextlib
 import hashlib
 import os
 import pathlib
 import shutil
 from typing import Any, BinaryIO
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+  """Inside, an error of the system in writing that names no file names `path`."""
+  try:
+    yield
+  except OSError as e:
+    if e.errno is None or e.filename is not None:
+      raise
+    raise OSError(e.errno, e.strerror, str(path)) from e
 
 
 def write(descriptor: int, data: bytes | memoryview) -> int:
@@ -99,8 +112,9 @@ def replace(path: pathlib.Path, data: bytes) -> None:
   temporary = path.with_name(f'.{path.name}.new')
   temporary.unlink(missing_ok=True)
   try:
-    write_new(temporary, data)
-    rename(temporary, path)
+    with naming(path):
+      write_new(temporary, data)
+      rename(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise

@@ -1,5 +1,6 @@
 """Ending between two rounds when asked to by a signal."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -40,7 +41,8 @@ class StopRequest:
       raise KeyboardInterrupt
     self.signal_number = number
     # Not `print`, which the signal may have interrupted.
-    os.write(2, b'\nStopping after this round; a second signal stops at once.\n')
+    with contextlib.suppress(OSError):  # Nobody may be reading.
+      os.write(2, b'\nStopping after this round; a second signal stops at once.\n')
 
   def __enter__(self) -> 'StopRequest':
     self._before = {}

@@ -1,0 +1,107 @@
+"""The manifests of checkpoints: what they say of a run without its tensors. Loads no TensorFlow."""
+
+from collections.abc import Iterator, Mapping
+import hashlib
+import json
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+from tff_lowrank import files
+from tff_lowrank.simulation import append_log
+
+FILE = 'checkpoint.json'
+_NAME = re.compile(r'round_(\d{10})')
+
+# Flags that a run may be continued with another value of.
+MAY_CHANGE = ('rounds', 'data_dir')
+
+
+class DamagedError(ValueError):
+  """A checkpoint is not what was written; says which file."""
+
+
+class MismatchError(ValueError):
+  """A checkpoint is whole, but of another run; says what differs."""
+
+
+def differing_flags(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+  """What differs, `--FLAG is A there and B here`, but for flags that may change."""
+
+  def show(flags: Mapping[str, Any], name: str) -> str:
+    return f'{flags[name]!r}' if name in flags else 'absent'
+
+  given = json.loads(json.dumps(dict(given)))
+  return [
+    f'--{name} is {show(saved, name)} there and {show(given, name)} here'
+    for name in sorted({*saved, *given} - set(MAY_CHANGE))
+    if show(saved, name) != show(given, name)
+  ]
+
+
+def check_same_run(
+  folder: pathlib.Path, saved: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+  """Raises MismatchError, naming the flags, unless a run with `given` may go on from `saved`."""
+  differing = differing_flags(saved, given)
+  if differing:
+    raise MismatchError(
+      f'{folder} holds another run: {", ".join(differing)}. Give the same flags or another '
+      '--output_dir.'
+    )
+
+
+def digest(data: bytes) -> dict[str, Any]:
+  return dict(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def seal(content: Mapping[str, Any]) -> bytes:
+  """A manifest of this content, with its checksum."""
+  text = json.dumps(content, indent=1, sort_keys=True)
+  return json.dumps(dict(content=content, sha256=digest(text.encode())['sha256'])).encode()
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+  """The content of a manifest; raises DamagedError if it is not what was written."""
+  try:
+    sealed = json.loads(data)
+    text = json.dumps(sealed['content'], indent=1, sort_keys=True)
+    if sealed['sha256'] != digest(text.encode())['sha256']:
+      raise ValueError('its checksum differs')
+    return dict(sealed['content'])
+  except (ValueError, KeyError, TypeError, RecursionError) as e:
+    raise DamagedError(f'{FILE} is damaged: {e}') from e
+
+
+def path_of(folder: pathlib.Path, round_num: int) -> pathlib.Path:
+  """The folder of the checkpoint of a round."""
+  return folder / f'round_{round_num:010d}'
+
+
+def saved_rounds(folder: pathlib.Path) -> list[int]:
+  """The rounds that there are checkpoints of in `folder`, which need not exist."""
+  names = (_NAME.fullmatch(path.name) for path in folder.glob('*'))
+  return sorted(int(match[1]) for match in names if match)
+
+
+class Manifest(NamedTuple):
+  """The flags of the run, and how long its logs were and the SHA-256 of so much of each."""
+
+  flags: dict[str, Any]
+  logs: dict[str, append_log.Position]
+
+
+def newest_first(folder: pathlib.Path) -> Iterator[Manifest]:
+  """The manifests in `folder` that are whole, that of the newest checkpoint first."""
+  for round_num in reversed(saved_rounds(folder)):
+    path = path_of(folder, round_num) / FILE
+    try:
+      with files.reading(path, 'the manifest of a checkpoint'):
+        content = unseal(path.read_bytes())
+        if content['round'] != round_num:
+          raise DamagedError(f'{FILE} is that of round {content["round"]}')
+        logs = {name: append_log.Position(*found) for name, found in content['logs'].items()}
+        found = Manifest(dict(content['flags']), logs)
+    except (files.FileError, FileNotFoundError):  # Damaged, or just removed by the run.
+      continue
+    yield found
