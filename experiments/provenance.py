@@ -6,6 +6,7 @@ import datetime
 from importlib import metadata
 import json
 import logging
+import os
 import pathlib
 import platform
 import subprocess
@@ -39,6 +40,38 @@ def _version(package: str) -> str | None:
     return None
 
 
+# Sets of instructions of x86-64 that libraries choose their code by.
+_INSTRUCTIONS = ('avx', 'avx2', 'fma', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_tile')
+
+
+def numerics() -> dict[str, str]:
+  """What the last digits of a run's numbers depend on, besides its flags and versions."""
+  flags_line = next(
+    (line for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines() if 'flags' in line), ''
+  )
+  return dict(
+    intra_op_threads=os.environ.get('TF_NUM_INTRAOP_THREADS', 'one a core'),
+    onednn=os.environ.get('TF_ENABLE_ONEDNN_OPTS', '1'),
+    xla_platforms=os.environ.get('JAX_PLATFORMS', 'all'),
+    instructions=' '.join(name for name in _INSTRUCTIONS if name in flags_line.split()),
+  )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+  """`NAME was A and is B` of what decides the digits of a run that goes on."""
+  changes = []
+  for kind in ('numerics', 'versions'):
+    old, new = before.get(kind, {}), now[kind]
+    changes += [
+      f'{name} was {old[name]} and is {new[name]}'
+      for name in new
+      if name in old and old[name] != new[name]
+    ]
+  if before.get('devices', now['devices']) != now['devices']:
+    changes.append(f'devices were {before["devices"]} and are {now["devices"]}')
+  return changes
+
+
 def _now() -> str:
   return datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
 
@@ -58,7 +91,8 @@ class RunRecord:
   """Keeps `run.json` up to date: `running`, then `completed`, `failed` or `stopped`.
 
   `stopped` is a run that a signal ended and that saved. A run that goes on keeps the time it was
-  `started`, adds the time to `resumed`, and counts on in `wall_seconds`.
+  `started`, adds the time to `resumed`, and counts on in `wall_seconds`. What has `changed` of the
+  `numerics`, `versions` and `devices`, and so may change digits, it tells in a warning.
   """
 
   def __init__(
@@ -88,10 +122,19 @@ class RunRecord:
         commit=_git('rev-parse', 'HEAD'), dirty=bool(status) if status is not None else None
       ),
       devices=devices,
+      numerics=numerics(),
       started=before.get('started', _now()),
     )
     if before:
       self._record['resumed'] = [*before.get('resumed', ()), _now()]
+      changes = _changes(before, self._record)
+      if changes or 'changed' in before:
+        self._record['changed'] = [*before.get('changed', ()), *changes]
+      if changes:
+        logging.warning(
+          '%s: the run goes on where %s. Its numbers may differ in their last digits from those of '
+          'a run that was not interrupted.', path, '; '.join(changes)
+        )  # fmt: skip
     self.update('running')
 
   def update(self, status: str, **facts: Any) -> None:

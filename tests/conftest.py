@@ -6,6 +6,9 @@ import pathlib
 import shutil
 import subprocess
 
+# Before TensorFlow starts: tests compare numbers with those of the binaries, which set this.
+os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
+
 import hypothesis
 import numpy as np
 import psutil

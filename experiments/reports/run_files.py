@@ -36,7 +36,9 @@ _COLUMNS = (*_COUNTS, 'train_loss', 'eval_loss', 'eval_accuracy', 'eval_personal
             'round_seconds')  # fmt: skip
 
 _KINDS = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
-_KINDS_IF_THERE = dict(resumed=list, versions=dict, git=dict, devices=list)
+_KINDS_IF_THERE = dict(
+  resumed=list, versions=dict, git=dict, devices=list, numerics=dict, changed=list
+)
 
 
 def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:

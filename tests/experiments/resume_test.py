@@ -1,6 +1,8 @@
 """Runs that are interrupted, killed, finished, continued, or started twice."""
 
+import functools
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -11,6 +13,7 @@ import pandas as pd
 import pytest
 
 from experiments import entry
+from experiments import provenance
 from experiments import recorder
 from tests.client_state import damages
 from tests.experiments import binaries
@@ -115,6 +118,40 @@ def test_a_complete_run_does_nothing_and_more_rounds_continue(tmp_path, capfd, w
     train(tmp_path, '--rounds=4', *LBGM)
   assert (tmp_path / 'run.json').read_bytes() == record
   assert len(read(tmp_path)[0]) == 7
+
+
+def test_a_change_that_may_change_digits_is_told_and_recorded(tmp_path, monkeypatch, caplog):
+  train(tmp_path, '--rounds=2')
+  record = json.loads((tmp_path / 'run.json').read_text())
+  threads = record['numerics']['intra_op_threads']
+  assert record['numerics'].keys() == provenance.numerics().keys() and 'changed' not in record
+  train(tmp_path, '--rounds=3')
+  assert not [r for r in caplog.records if 'last digits' in r.getMessage()]
+  monkeypatch.setenv('TF_NUM_INTRAOP_THREADS', '7')
+  train(tmp_path, '--rounds=4')
+  change = f'intra_op_threads was {threads} and is 7'
+  (told,) = [r.getMessage() for r in caplog.records if 'last digits' in r.getMessage()]
+  assert change in told
+  record = json.loads((tmp_path / 'run.json').read_text())
+  assert record['changed'] == [change] and record['numerics']['intra_op_threads'] == '7'
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason='there is one core')
+@pytest.mark.parametrize('task', ['mnist', 'mnist_two_fc'])  # TensorFlow's engine, and XLA's.
+def test_numbers_do_not_depend_on_the_number_of_cores(tmp_path, task):
+  cores = sorted(os.sched_getaffinity(0))
+  command = [sys.executable, '-m', 'experiments.train', f'--task={task}', '--data_dir=synthetic',
+             '--num_clients=4', '--clients_per_round=4', '--rounds=3', '--batch_size=10',
+             '--client_epochs=3', '--uplink=error_feedback(top_k(0.1))']  # fmt: skip
+  for count in (1, 2):
+    subprocess.run(
+      [*command, f'--output_dir={tmp_path}/{count}'],
+      cwd=ROOT,
+      check=True,
+      preexec_fn=functools.partial(os.sched_setaffinity, 0, cores[:count]),
+    )
+  for one, other in zip(read(tmp_path / '1'), read(tmp_path / '2'), strict=True):
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 def test_other_flags_are_refused_and_named(tmp_path):
