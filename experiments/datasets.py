@@ -149,7 +149,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError('--data_dir is missing: the folder to check, or to fetch into.')
   if _CHECK.value:
     if not check_data_sets(data_dir):
-      raise files.FileError(data_dir, 'sound files', 'damaged ones, which are named above')
+      raise files.FileError(data_dir, 'sound files', 'that it has damaged files; see above')
   elif _DOWNLOAD.value is not None:
     for remote in catalog.DATA_SETS[_DOWNLOAD.value].remote:
       print(f'Fetched {download.fetch(remote, pathlib.Path(data_dir))}')

@@ -97,6 +97,8 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
     for name, kind in {**_KINDS, **_KINDS_IF_THERE}.items():
       if not isinstance(record[name] if name in _KINDS else record.get(name, kind()), kind):
         raise files.FileError(path, f'`{name}` as a run writes it', repr(record[name])[:80])
+    if not all(isinstance(device, str) for device in record.get('devices', ())):
+      raise files.FileError(path, 'names of `devices`', repr(record['devices'])[:80])
     if not math.isfinite(record['wall_seconds']):
       raise files.FileError(path, 'a finite `wall_seconds`', str(record['wall_seconds']))
     _check_sum(path.parent, path.name)

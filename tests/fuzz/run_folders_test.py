@@ -141,6 +141,7 @@ def test_a_run_without_sums_is_read_or_refused(examples, whole, tmp_path):
     changed(record['flags'], lambda found: {**record, 'flags': found}),
   )
   corpus = [(name, junk) for name in paths for junk in [*JUNK, FIFO, FOLDER]]
+  corpus.append(('run.json', json.dumps(record | dict(devices=[None])).encode()))
   fuzzing.fuzz(examples, strategy, check, corpus)
 
 
