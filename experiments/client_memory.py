@@ -9,7 +9,7 @@ import psutil
 
 from experiments import specs
 from tff_lowrank import client_state
-from tff_lowrank.simulation import checkpoint
+from tff_lowrank.simulation import manifest
 
 FOLDER = 'client_memory'
 CHECKPOINTS = 'checkpoints'
@@ -31,7 +31,7 @@ def choose(spec: specs.RunSpec, folder: pathlib.Path, num_clients: int, initial:
     return spec.client_memory
   if (folder / FOLDER).exists():
     return 'disk'
-  if checkpoint.saved_rounds(folder / CHECKPOINTS):
+  if manifest.saved_rounds(folder / CHECKPOINTS):
     return 'ram'
   needed = num_clients * client_state.Packing(initial).num_bytes
   return 'disk' if needed > _SMALL_PART * psutil.virtual_memory().available else 'ram'

@@ -12,8 +12,8 @@ from tests.experiments import binaries
 from tff_lowrank import client_state
 from tff_lowrank.datasets import cifar
 from tff_lowrank.datasets import mnist
-from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import folder_lock
+from tff_lowrank.simulation import manifest
 
 LBGM = ('--num_clients=4', '--clients_per_round=2', '--batch_size=64', '--rounds=3',
         '--checkpoint_every=2', '--method=lbgm', '--client_memory=disk')  # fmt: skip
@@ -227,7 +227,7 @@ def damage_checkpoints(folder):
 def other_version(folder):
   for path in both(folder):
     content = json.loads((path / 'checkpoint.json').read_text())['content']
-    (path / 'checkpoint.json').write_bytes(checkpoint._seal(content | dict(version='9.9')))
+    (path / 'checkpoint.json').write_bytes(manifest.seal(content | dict(version='9.9')))
 
 
 def edit_metrics(folder):

@@ -10,7 +10,7 @@ import pytest
 from experiments import recording
 from experiments.reports import gradient_plots
 from tests.experiments import binaries
-from tff_lowrank.simulation import checkpoint
+from tff_lowrank.simulation import manifest
 
 FAST = ('--task=digits', '--batch_size=64')
 FEDERATED = (*FAST, '--num_clients=4', '--partition=shards:3')
@@ -41,7 +41,7 @@ def test_refuses_the_folder_of_a_run(tmp_path, binary):
   arguments = (*FEDERATED, '--clients_per_round=0', '--rounds=1', f'--output_dir={tmp_path}')
   binaries.run('train', *arguments)
   before = {path: path.read_bytes() for path in tmp_path.rglob('*.*') if path.is_file()}
-  with pytest.raises(checkpoint.MismatchError, match='holds another run'):
+  with pytest.raises(manifest.MismatchError, match='holds another run'):
     binaries.run(binary, *arguments)
   assert {path: path.read_bytes() for path in before} == before
 

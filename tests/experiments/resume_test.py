@@ -18,8 +18,8 @@ from experiments import recorder
 from tests.client_state import damages
 from tests.experiments import binaries
 from tff_lowrank.simulation import append_log
-from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import folder_lock
+from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import rounds
 from tff_lowrank.simulation import stopping
 
@@ -157,7 +157,7 @@ def test_numbers_do_not_depend_on_the_number_of_cores(tmp_path, task):
 def test_other_flags_are_refused_and_named(tmp_path):
   train(tmp_path, '--rounds=2', *LBGM)
   with pytest.raises(
-    checkpoint.MismatchError, match='another run: --lbgm_threshold is 0.4 there and 0.3 here'
+    manifest.MismatchError, match='another run: --lbgm_threshold is 0.4 there and 0.3 here'
   ):
     train(tmp_path, '--rounds=3', *LBGM, '--lbgm_threshold=0.3')
   assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
@@ -178,7 +178,7 @@ def test_edited_metrics_are_not_appended_to(tmp_path):
   train(tmp_path, '--rounds=2', *LBGM)
   path = tmp_path / 'metrics.csv'
   path.write_text(path.read_text().replace('1,', '7,', 1))
-  with pytest.raises(checkpoint.DamagedError, match='metrics.csv does not begin with what was'):
+  with pytest.raises(manifest.DamagedError, match='metrics.csv does not begin with what was'):
     train(tmp_path, '--rounds=3', *LBGM)
 
 

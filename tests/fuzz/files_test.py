@@ -18,6 +18,7 @@ from tff_lowrank.datasets import cifar
 from tff_lowrank.datasets import mnist
 from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import checkpoint
+from tff_lowrank.simulation import manifest
 
 
 def idx(*shape):
@@ -166,7 +167,7 @@ def test_a_record_of_a_run_is_whole_or_none(examples, tmp_path):
     found = provenance.read_record(path)
     if found is not None:
       # It can be compared with the flags of a run, and gone on from.
-      checkpoint.differing_flags(found['flags'], dict(seed=1))
+      manifest.differing_flags(found['flags'], dict(seed=1))
       before = provenance.RunRecord(tmp_path / 'next.json', {}, [], found)
       before.update('completed')
 
@@ -223,19 +224,19 @@ def test_a_checkpoint_is_as_saved_or_refused(examples, tmp_path):
       other.write_bytes(content if other == path else data)
     try:
       assert run.is_as_saved()
-    except (checkpoint.DamagedError, checkpoint.MismatchError) as e:
+    except (manifest.DamagedError, manifest.MismatchError) as e:
       assert str(tmp_path) in str(e) and content != whole[path]
 
   damages = [st.tuples(st.just(path), fuzzing.damaged(data)) for path, data in whole.items()]
-  manifest = run.path / 'checkpoint.json'
-  content = json.loads(whole[manifest])['content']
+  sealed_path = run.path / manifest.FILE
+  content = json.loads(whole[sealed_path])['content']
   # Of other formats and versions, under a right checksum.
   named = st.sampled_from(['format', 'version'])
   sealed = st.one_of(JSON, st.builds(lambda n, value: content | {n: value}, named, JSON))
-  damages.append(st.tuples(st.just(manifest), sealed.map(checkpoint._seal)))
+  damages.append(st.tuples(st.just(sealed_path), sealed.map(manifest.seal)))
   corpus = [(path, data) for path, data in whole.items()]
-  corpus += [(path, b'') for path in whole] + [(manifest, b'[' * 100_000)]
-  corpus += [(manifest, checkpoint._seal({'format': 2}))]
+  corpus += [(path, b'') for path in whole] + [(sealed_path, b'[' * 100_000)]
+  corpus += [(sealed_path, manifest.seal({'format': 2}))]
   fuzzing.fuzz(examples, st.one_of(damages), check, corpus)
 
 

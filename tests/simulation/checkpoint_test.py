@@ -10,6 +10,7 @@ from tff_lowrank import client_state
 from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import file_operations
+from tff_lowrank.simulation import manifest
 
 FLAGS = dict(method='lbgm', seed=1, rounds=10, data_dir=None, lbgm_threshold=0.2)
 INITIAL = (np.zeros(3, np.float32), np.int32(-1))
@@ -178,7 +179,7 @@ def test_client_memory_on_disk_that_is_not_the_runs_is_refused(start, tmp_path, 
       other.commit(r)
       other.keep([2, 3])
     other.close()
-  with pytest.raises(checkpoint.DamagedError, match='memory: expected .* no other is whole'):
+  with pytest.raises(manifest.DamagedError, match='memory: expected .* no other is whole'):
     start('disk').restore()
 
 
@@ -229,7 +230,7 @@ def test_every_damaged_byte_of_a_checkpoint_is_noticed(start, tmp_path):
       damaged = bytearray(data)
       damaged[i] ^= 1
       file.write_bytes(damaged)
-      with pytest.raises(checkpoint.DamagedError, match='and no other is whole. Delete'):
+      with pytest.raises(manifest.DamagedError, match='and no other is whole. Delete'):
         run.restore()
     file.write_bytes(data)
   assert_at(run, run.restore(), 1)
@@ -242,7 +243,7 @@ def test_another_run_is_refused_and_named(start):
   run.save(1)
   given = FLAGS | dict(seed=2, rounds=99, data_dir='x', new=None)
   del given['lbgm_threshold']
-  with pytest.raises(checkpoint.MismatchError) as refused:
+  with pytest.raises(manifest.MismatchError) as refused:
     start(flags=given).restore()
   assert (
     'holds another run: --lbgm_threshold is 0.2 there and absent here, --new is absent there and '
@@ -259,7 +260,7 @@ def test_another_version_is_refused(start, monkeypatch, name, value):
   run.do(1)
   run.save(1)
   monkeypatch.setattr(checkpoint, name, value)
-  with pytest.raises(checkpoint.MismatchError, match=f'checkpoints of {name.lower()} '):
+  with pytest.raises(manifest.MismatchError, match=f'checkpoints of {name.lower()} '):
     run.restore()
 
 
@@ -268,7 +269,7 @@ def test_another_model_is_refused(start):
   run.restore()
   run.do(1)
   run.save(1)
-  with pytest.raises(checkpoint.MismatchError, match='expected a server state of'):
+  with pytest.raises(manifest.MismatchError, match='expected a server state of'):
     run.checkpoints.restore([np.zeros(3)], run.store)
 
 

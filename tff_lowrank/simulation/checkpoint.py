@@ -42,15 +42,6 @@ _DTYPES = {
   'BOOL': np.bool_, 'C64': np.complex64,
 }  # fmt: skip
 
-MAY_CHANGE = manifest.MAY_CHANGE
-DamagedError = manifest.DamagedError
-MismatchError = manifest.MismatchError
-check_same_run = manifest.check_same_run
-differing_flags = manifest.differing_flags
-saved_rounds = manifest.saved_rounds
-_MANIFEST = manifest.FILE
-_digest, _seal, _unseal = manifest.digest, manifest.seal, manifest.unseal
-
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -82,14 +73,14 @@ def _load(data: bytes) -> dict[str, np.ndarray]:
   try:
     tensors = safetensors.deserialize(data)
   except SafetensorError as e:
-    raise DamagedError(f'not a safetensors file: {e}') from e
+    raise manifest.DamagedError(f'not a safetensors file: {e}') from e
   try:
     return {
       name: np.frombuffer(tensor['data'], _DTYPES[tensor['dtype']]).reshape(tensor['shape'])
       for name, tensor in tensors
     }
   except KeyError as e:
-    raise DamagedError(f'numbers of type {e} cannot be read') from e
+    raise manifest.DamagedError(f'numbers of type {e} cannot be read') from e
 
 
 class Checkpoints:
@@ -119,7 +110,7 @@ class Checkpoints:
 
   def rounds(self) -> list[int]:
     """The rounds that there are checkpoints of."""
-    return saved_rounds(self._folder)
+    return manifest.saved_rounds(self._folder)
 
   def _path(self, round_num: int) -> pathlib.Path:
     return manifest.path_of(self._folder, round_num)
@@ -149,12 +140,12 @@ class Checkpoints:
         files=self._write_files(temporary, state, store, extras or {}),
         logs={name: list(log.sync()) for name, log in self._logs.items()},
       )
-      file_operations.write_new(temporary / _MANIFEST, _seal(content))
+      file_operations.write_new(temporary / manifest.FILE, manifest.seal(content))
       file_operations.sync_folder(temporary)
       self._read_back(temporary, round_num, state, store)
       file_operations.rename(temporary, self._path(round_num))
       file_operations.sync_folder(self._folder)
-    except (OSError, DamagedError) as e:
+    except (OSError, manifest.DamagedError) as e:
       raise OSError(
         f'{self._folder}: the checkpoint of round {round_num} could not be written: {e}. Earlier '
         'ones are as they were; see that the disk has room and the folder still exists, then '
@@ -187,18 +178,18 @@ class Checkpoints:
   def _read(self, path: pathlib.Path, round_num: int) -> dict[str, Any]:
     """A checkpoint's content; raises DamagedError if it or its files are not what was written."""
     try:
-      content = _unseal(file_operations.read_bytes(path / _MANIFEST))
+      content = manifest.unseal(file_operations.read_bytes(path / manifest.FILE))
       self._check_version(content)
       if content['round'] != round_num:
-        raise DamagedError(f'its {_MANIFEST} is that of round {content["round"]}')
+        raise manifest.DamagedError(f'its {manifest.FILE} is that of round {content["round"]}')
       for name, expected in content['files'].items():
         found = file_operations.digest(path / name)
         if found != expected:
-          raise DamagedError(
+          raise manifest.DamagedError(
             f'{name} is damaged: {found["bytes"]} bytes instead of {expected["bytes"]}, or others'
           )
     except OSError as e:
-      raise DamagedError(f'it cannot be read: {e}') from e
+      raise manifest.DamagedError(f'it cannot be read: {e}') from e
     return content
 
   def _read_back(
@@ -217,22 +208,22 @@ class Checkpoints:
       with file_operations.open_to_read(path / _CLIENTS) as saved:
         yield saved
     except (OSError, ValueError) as e:
-      raise DamagedError(str(e)) from e
+      raise manifest.DamagedError(str(e)) from e
 
   def _check_version(self, content: Mapping[str, Any]) -> None:
     for name, mine in (('format', FORMAT), ('version', version())):
       found = content.get(name)
       if found != mine:
-        raise MismatchError(
+        raise manifest.MismatchError(
           f'{self._folder}: expected checkpoints of {name} {mine}, found {found}. Continue with '
           'the version they were made with, or give another --output_dir.'
         )
 
   def _check(self, content: Mapping[str, Any]) -> None:
-    check_same_run(self._folder, content['flags'], self._flags)
+    manifest.check_same_run(self._folder, content['flags'], self._flags)
     for name, log in self._logs.items():
       if not log.holds(append_log.Position(*content['logs'][name])):
-        raise DamagedError(f'{log.path} does not begin with what was written before it')
+        raise manifest.DamagedError(f'{log.path} does not begin with what was written before it')
 
   def restore(self, like: Any, store: client_state.Store) -> Restored | None:
     """Puts store and logs where the newest whole checkpoint has them; None if there is none.
@@ -257,7 +248,7 @@ class Checkpoints:
         state, extras = self._state(path, like)
         with self._reading_clients(path) as saved:
           store.restore(round_num, saved)
-      except DamagedError as e:
+      except manifest.DamagedError as e:
         problems.append(f'{path} cannot be used: {str(e).rstrip(".")}')
         logging.warning('%s; trying the one before.', problems[-1])
         continue
@@ -265,7 +256,7 @@ class Checkpoints:
       break
     if whole is None:
       if rounds:
-        raise DamagedError(
+        raise manifest.DamagedError(
           f'{problems[0]}, and no other is whole. Delete {self._folder} to start anew.'
         )
       store.restore(None)
@@ -287,14 +278,14 @@ class Checkpoints:
     try:
       tensors = _load(file_operations.read_bytes(path / _STATE))
     except OSError as e:
-      raise DamagedError(f'it cannot be read: {e}') from e
+      raise manifest.DamagedError(f'it cannot be read: {e}') from e
     extras = {k.removeprefix('extra/'): v for k, v in tensors.items() if k.startswith('extra/')}
     expected = tf.nest.flatten(like)
     leaves = [tensors.get(f'state/{i}') for i in range(len(tensors) - len(extras))]
     found = [(leaf.dtype.name, leaf.shape) for leaf in leaves]
     wanted = [(np.asarray(leaf).dtype.name, np.asarray(leaf).shape) for leaf in expected]
     if found != wanted:
-      raise MismatchError(
+      raise manifest.MismatchError(
         f'{self._folder}: expected a server state of {wanted}, found {found}. Give another '
         '--output_dir.'
       )
