@@ -87,7 +87,8 @@ class Recorder:
     self._csv = append_log.AppendLog(folder / METRICS_FILE)
     self._stream = append_log.AppendLog(folder / LEDGER_STREAM)
     self.logs = {METRICS_FILE: self._csv, LEDGER_STREAM: self._stream}
-    self._events = tf.summary.create_file_writer(os.fsencode(folder / 'tensorboard'))
+    with self._writing_events():
+      self._events = tf.summary.create_file_writer(os.fsencode(folder / 'tensorboard'))
 
   def __enter__(self) -> 'Recorder':
     return self

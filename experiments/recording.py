@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from absl import app
 import numpy as np
 
+from experiments import client_data
 from experiments import flag_groups
 from experiments import methods
 from experiments import runner
@@ -82,7 +83,6 @@ def record(
       )
       sample = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
     evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
-    batches = runner.build_batches(spec)
     state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())
     before = _arrays(process.get_model_weights(state).trainable)
 
@@ -117,7 +117,7 @@ def record(
       state,
       store,
       sample,
-      lambda client, number: batches.dataset(task.train, client, number, task.preprocess),
+      client_data.from_task(spec, task),
       range(1, spec.rounds + 1),
       after_round,
     )

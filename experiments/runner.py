@@ -13,6 +13,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 import tqdm
 
+from experiments import client_data
 from experiments import client_memory
 from experiments import freezing_trace
 from experiments import methods
@@ -32,7 +33,6 @@ from tff_lowrank import learning
 from tff_lowrank import ledger
 from tff_lowrank import tasks
 from tff_lowrank.simulation import absence as absence_lib
-from tff_lowrank.simulation import batches as batches_lib
 from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import evaluation
 from tff_lowrank.simulation import folder_lock
@@ -212,13 +212,6 @@ def build_task(spec: specs.RunSpec) -> tasks.Task:
     )
 
 
-def build_batches(spec: specs.RunSpec) -> batches_lib.ClientBatches:
-  """How clients go through their data."""
-  return batches_lib.ClientBatches(
-    spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
-  )
-
-
 class _Run:
   """One run's parts, and the way through its rounds."""
 
@@ -336,12 +329,12 @@ class _Run:
   ) -> int:
     """Runs from round `first` and returns the last round that is done, which is saved."""
     spec, task = self._spec, self._task
-    batches = build_batches(spec)
+    client_dataset = client_data.from_task(spec, task)
     after_training = {}
     if spec.evaluate_after_training:
       after_training = dict(
         client_optimizer=methods.build_client_optimizer(spec),
-        train_dataset=lambda client: batches.dataset(task.train, client, 0, task.preprocess),
+        train_dataset=lambda client: client_dataset(client, 0),
       )
     with spec_checks.as_usage_errors():
       evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
@@ -381,7 +374,7 @@ class _Run:
       state,
       store,
       self._sampling,
-      lambda client_id, number: batches.dataset(task.train, client_id, number, task.preprocess),
+      client_dataset,
       range(first, spec.rounds + 1),
       after_round,
       absence=self._absence.reason,

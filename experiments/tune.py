@@ -123,7 +123,7 @@ def _load_study(path: pathlib.Path) -> optuna.Study:
     storage = optuna.storages.RDBStorage(
       # Not by an URL, in which some characters of file names mean something else.
       'sqlite://',
-      engine_kwargs=dict(creator=functools.partial(sqlite3.connect, path)),
+      engine_kwargs=dict(creator=functools.partial(sqlite3.connect, path.absolute())),
     )
     study = optuna.create_study(
       study_name='study',

@@ -111,6 +111,8 @@ def check(folder: pathlib.Path) -> None:
   Of a run that goes on, what its newest checkpoint has not seen is not known.
   """
   record = read_record(folder / RECORD)
+  if record['status'] == 'completed' and not (folder / SUMS).exists():
+    raise _damaged(folder / SUMS, 'the SHA-256 of the files of a run that is complete')
   for name in _FILES:
     _check_sum(folder, name)
   newest = next(manifest.newest_first(folder / CHECKPOINTS), None)

@@ -101,11 +101,13 @@ def test_random_k_draws_every_place_alike(rng):
   assert np.abs(counts - 500).max() < 5 * 19.4
 
 
-def test_model_granularity_wants_one_dtype():
-  value = [np.float32([1]), np.float64([1])]
-  with pytest.raises(ValueError, match='one dtype'):
-    decoded(codecs.TopK(1, granularity='model'), value)
+def test_weights_of_several_dtypes():
+  value = [np.float32([1, -3]), np.float64([2])]
+  got, _ = decoded(codecs.TopK(1, granularity='model'), value)
+  assert [x.tolist() for x in got] == [[0, -3], [0]]
+  assert [x.dtype for x in got] == [np.float32, np.float64]
   got, _ = decoded(codecs.TopK(1), value)
+  assert [x.tolist() for x in got] == [[0, -3], [2]]
   assert [x.dtype for x in got] == [np.float32, np.float64]
 
 

@@ -186,7 +186,7 @@ def test_clients_by_pachinko_allocation(tmp_path, rng):
 @pytest.mark.parametrize('image, label, found', [
   (300, 1, 'image: expected integers from 0 to 255, found 300'),
   (-1, 1, 'image: expected integers from 0 to 255, found -1'),
-  (0.5, 1, 'image: expected integers from 0 to 255, found float64'),
+  (0.5, 1, 'as /examples/a/image, found float64'),
   (7, 100, 'label: expected integers from 0 to 99, found 100'),
   (7, 2**32, 'label: expected integers from 0 to 99, found 4294967296'),
 ])  # fmt: skip

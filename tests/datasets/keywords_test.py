@@ -67,7 +67,7 @@ def test_missing_file():
     (dict(x=np.zeros([60, 5])), r'found \[60, 5\], \[60\] and \[60\]'),
     (dict(speaker=np.arange(7)), r'\[60\] and \[7\]'),
     (dict(x=np.full([60, 5, 4], np.nan)), 'expected finite numbers in x'),
-    (dict(y=np.full(60, 0.5)), 'expected whole numbers from 0 in y, found type float64'),
+    (dict(y=np.full(60, 0.5)), 'expected whole numbers from 0 to 9999 in y, found type float64'),
     (dict(y=np.arange(60) - 1), 'expected whole numbers from 0'),
     (dict(y=np.arange(60)), 'a tenth can be set aside as the test set, found'),
     (dict(is_test=np.zeros(60)), 'expected booleans of shape'),

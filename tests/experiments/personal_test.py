@@ -118,5 +118,5 @@ def test_models_with_nothing_shared_or_nothing_personal_are_refused(
     models, 'build_mlp', lambda shape, **settings: build((1, 1, 64), num_classes=2, **settings)
   )
   monkeypatch.setattr(tasks.digits, 'load_arrays', lambda: arrays.Arrays(SMALL, SMALL))
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(app.UsageError, match=message):
     binaries.run('train', *TESTED, f'--method={method}', f'--output_dir={tmp_path}')

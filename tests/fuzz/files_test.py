@@ -134,15 +134,15 @@ EXAMPLE = (np.zeros([2, 3], np.float32), [np.int64(0), np.zeros([0, 4]), np.arra
 def test_packed_memory_is_itself_or_a_value_error(examples, float16):
   pack = packing.Packing(EXAMPLE, float16)
   state = (np.arange(6, dtype=np.float32).reshape(2, 3), [np.int64(-5), EXAMPLE[1][1], False])
-  whole = pack.pack(state)
+  whole = pack.pack(state, b'a')
 
   def check(data):
     try:
-      found = pack.unpack(data)
+      found = pack.unpack(data, b'a')
     except ValueError as e:
       assert str(e)
       return
-    assert pack.pack(found) == data
+    assert pack.pack(found, b'a') == data
 
   fuzzing.fuzz(examples, fuzzing.damaged(whole), check, (whole, b'', whole[:3], whole[4:]))
 

@@ -27,7 +27,9 @@ def test_counts_who_is_in_the_mean():
 @pytest.fixture
 def finalizer():
   def advance(correction, mean, share):
-    correction = tf.nest.map_structure(lambda c, m: c + share * m, correction, tuple(mean))
+    correction = tf.nest.map_structure(
+      lambda c, m: c + tf.cast(share, m.dtype) * m, correction, tuple(mean)
+    )
     return correction, tf.nest.map_structure(tf.add, tuple(mean), correction)
 
   return corrected.build_finalizer(

@@ -104,7 +104,12 @@ class LmdbFile:
     # rounds, but not damage the file.
     with self._errors():
       self._env = lmdb.open(
-        str(self._folder), map_size=size, max_dbs=4, lock=False, metasync=False, readahead=False
+        os.fsencode(self._folder),
+        map_size=size,
+        max_dbs=4,
+        lock=False,
+        metasync=False,
+        readahead=False,
       )
 
   @contextlib.contextmanager

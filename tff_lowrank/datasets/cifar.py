@@ -12,7 +12,7 @@ import dataclasses
 import io
 import pathlib
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -80,9 +80,40 @@ class _Kept:
     self.state = state
 
 
+# A batch has a dictionary, an array and its type. What more there is could nest deeply, or grow
+# beyond what a file holds.
+_MAX_BUILT = 40
+_COUNTED = (
+  pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.DICT, pickle.EMPTY_DICT,
+  pickle.REDUCE, pickle.BUILD,
+)  # fmt: skip
+_REFUSED = (
+  pickle.DUP, pickle.FROZENSET, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.NEWOBJ, pickle.NEWOBJ_EX,
+  pickle.INST, pickle.OBJ,
+)  # fmt: skip
+
+
+def _counted(load: Callable[['_Unpickler'], None]) -> Callable[['_Unpickler'], None]:
+  def load_and_count(unpickler: '_Unpickler') -> None:
+    unpickler.num_built += 1
+    if unpickler.num_built > _MAX_BUILT:
+      raise ValueError(f'more than {_MAX_BUILT} tuples, dictionaries and calls')
+    load(unpickler)
+
+  return load_and_count
+
+
 # In Python, since the one in C makes room for as many objects as a file says that it has.
 class _Unpickler(pickle._Unpickler):
   """Reads numbers, text, lists and dictionaries; of NumPy's arrays, keeps the parts."""
+
+  num_built = 0
+  dispatch: ClassVar = pickle._Unpickler.dispatch | {
+    operation[0]: _counted(pickle._Unpickler.dispatch[operation[0]]) for operation in _COUNTED
+  }
+  for operation in _REFUSED:
+    del dispatch[operation[0]]
+  del operation
 
   def find_class(self, module: str, name: str) -> _Kept:
     found = f'{module}.{name}'

@@ -154,6 +154,7 @@ class SqliteFile(ClientFile):
     steps = itertools.count(1)
     uri = f'{self._path.absolute().as_uri()}?mode=ro'
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+      connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(size, 2**31 - 1))
       connection.set_progress_handler(
         lambda: next(steps) * _STEPS_AT_ONCE > _STEPS_AT_ONCE + _STEPS_PER_BYTE * size,
         _STEPS_AT_ONCE,

@@ -28,6 +28,7 @@ TEST_FRACTION = 0.1
 
 _REQUIRED = ('x', 'y', 'speaker')
 _NAMES = (*_REQUIRED, 'is_test')
+_MAX_CLASSES = 10_000
 _MAX_BYTES = 1 << 32  # 100,000 recordings in 98 frames of 40 float32 are 1.6e9.
 _NPY_HEADERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
@@ -94,16 +95,20 @@ def _read_array(stream: BinaryIO, size: int) -> np.ndarray:
 
 def _check(path: pathlib.Path, found: dict[str, np.ndarray]) -> None:
   x, y, speaker = found['x'], found['y'], found['speaker']
-  if x.ndim != 3 or y.shape != x.shape[:1] or speaker.shape != y.shape or not len(y):
+  if x.ndim != 3 or y.shape != x.shape[:1] or speaker.shape != y.shape or not x.size:
     raise files.FileError(
       path,
-      'x of shape [n, frames, features], y and speaker of shape [n]',
+      'x of shape [n, frames, features], y and speaker of shape [n], none empty',
       f'{list(x.shape)}, {list(y.shape)} and {list(speaker.shape)}',
     )
-  if x.dtype.kind not in 'iuf' or not np.isfinite(x).all():
-    raise files.FileError(path, 'finite numbers in x', f'type {x.dtype} or others')
-  if y.dtype.kind not in 'iu' or y.min() < 0:
-    raise files.FileError(path, 'whole numbers from 0 in y', f'type {y.dtype} or others')
+  if x.size * 4 > _MAX_BYTES:
+    raise files.FileError(path, f'at most {_MAX_BYTES // 4:,} numbers in x', f'{x.size:,}')
+  largest = np.finfo(np.float32).max
+  if x.dtype.kind not in 'iuf' or not (np.abs(x.astype(np.float64)) <= largest).all():
+    raise files.FileError(path, 'finite numbers in x, as float32', f'type {x.dtype} or others')
+  if y.dtype.kind not in 'iu' or y.min() < 0 or y.max() >= _MAX_CLASSES:
+    expected = f'whole numbers from 0 to {_MAX_CLASSES - 1} in y'
+    raise files.FileError(path, expected, f'type {y.dtype} or others')
   is_test = found.get('is_test')
   if is_test is not None and (is_test.shape != y.shape or is_test.dtype != np.bool_):
     raise files.FileError(

@@ -149,8 +149,9 @@ def _parse(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     for user, items in users.items():
       user.encode()  # Raises if it is no text.
       for item in items:
-        texts = (item['k'], item['d'], item['t'], item.get('title', ''), *item.get('tags', ()))
-        if not all(isinstance(text, str) for text in texts):
+        tags = item.get('tags', [])
+        texts = (item['k'], item['d'], item['t'], item.get('title', ''), *tags)
+        if not isinstance(tags, list) or not all(isinstance(text, str) for text in texts):
           raise ValueError(f'an item with other values than text: {item!r:.100}')
         ''.join(texts).encode()
   if not any(users.values()):

@@ -62,13 +62,12 @@ def start(work: Callable[[], T]) -> tuple[concurrent.futures.Future[T], native.C
 
   def run() -> None:
     with _using(calls):
-      _settle(future, report)
-
-  def report() -> T:
-    try:
-      return work()
-    except tf.errors.CancelledError as e:
-      raise (calls.reason or e) from None
+      result, error = _attempt(work)
+    if error is None:
+      future.set_result(result)
+    else:
+      # Where it was cancelled, for what.
+      future.set_exception((_is_cancellation(error) and calls.reason) or error)
 
   threading.Thread(target=run, name='tff_lowrank', daemon=True).start()
   return future, calls
@@ -84,16 +83,17 @@ def run(work: Callable[[], T]) -> T:
     raise
 
 
-def _settle(future: concurrent.futures.Future[T], work: Callable[[], T]) -> BaseException | None:
-  """Sets the result of `work()`, or the error, which it returns; a future that has one keeps it."""
-  result = error = None
+def _attempt(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+  """The result of `work()` and None, or None and the error."""
   try:
-    result = work()
+    return work(), None
   except BaseException as e:
-    error = e
-  with contextlib.suppress(concurrent.futures.InvalidStateError):
-    future.set_result(result) if error is None else future.set_exception(error)
-  return error
+    return None, e
+
+
+def _is_cancellation(error: BaseException) -> bool:
+  """Whether something failed only because it was cancelled."""
+  return any(isinstance(e, tf.errors.CancelledError) for e in (error, error.__cause__))
 
 
 def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int) -> Iterator[T]:
@@ -112,19 +112,38 @@ def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int
   todo = iter(list(zip(work, futures, strict=True)))
   free = threading.Semaphore(2 * num_threads)
   lock = threading.Lock()
+  num_running = num_threads
+  cancellations: list[BaseException] = []
+
+  def fail(error: BaseException) -> None:
+    for future in list(futures):
+      with contextlib.suppress(concurrent.futures.InvalidStateError):
+        future.set_exception(error)
+    calls.cancel(error)
 
   def run() -> None:
+    nonlocal num_running
     with _using(calls):
       while free.acquire():
         with lock:
           item, future = next(todo, (None, None))
         if future is None or calls.is_cancelled:
-          return
-        error = _settle(future, functools.partial(function, item))
-        if error is not None:
-          for other in list(futures):
-            _settle(other, functools.partial(_raise, error))
-          calls.cancel(error)
+          break
+        result, error = _attempt(functools.partial(function, item))
+        if error is None:
+          with contextlib.suppress(concurrent.futures.InvalidStateError):
+            future.set_result(result)
+        elif _is_cancellation(error):
+          # TensorFlow cancels all calls when one fails: the thread of that one says why.
+          cancellations.append(error)
+          break
+        else:
+          fail(error)
+          break
+    with lock:
+      num_running -= 1
+    if num_running == 0 and cancellations:
+      fail(cancellations[0])  # If none did.
 
   for _ in range(num_threads):
     threading.Thread(target=run, name='tff_lowrank_clients', daemon=True).start()
@@ -138,7 +157,3 @@ def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int
     raise
   finally:
     free.release(num_threads)
-
-
-def _raise(error: BaseException) -> None:
-  raise error

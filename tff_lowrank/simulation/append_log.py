@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
+from tff_lowrank import files
 from tff_lowrank.simulation import file_operations
 
 
@@ -24,6 +25,8 @@ class AppendLog:
   def __init__(self, path: pathlib.Path):
     """Opens the file, made if needed. Call `rewind` before `append`."""
     self.path = path
+    if path.exists():
+      files.check_regular(path, 'a file that a run writes')
     self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     self._length = 0
     self._hash = hashlib.sha256()

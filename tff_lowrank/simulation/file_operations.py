@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -33,10 +34,14 @@ def rename(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
-  return path.read_bytes()
+  with open_to_read(path) as file:
+    return file.read()
 
 
 def open_to_read(path: pathlib.Path) -> BinaryIO:
+  """Opens a regular file; raises OSError for a FIFO or a device, of which no end may come."""
+  if path.exists() and not path.is_file():
+    raise OSError(errno.EINVAL, 'Not a regular file', str(path))
   return path.open('rb')
 
 
