@@ -164,6 +164,8 @@ def _run(case: Case, folders: Folders) -> str:
   from tff_lowrank.simulation import rounds
 
   settings = dict(rounds=ROUNDS, clients_per_round=CLIENTS, uplink=case.uplink)
+  if case.method == 'local_only':  # It wants examples to test each client's model on.
+    settings['client_test_fraction'] = 0.2
   spec = flag_groups.run_spec(case.method, settings)
   if case.task is None:
     task = _wide_task()

@@ -37,6 +37,27 @@ def test_is_repeatable(data, expected):
   assert repeatability.is_repeatable(data) is expected
 
 
+@tf.function
+def read_file(path):
+  return tf.io.read_file(path)
+
+
+@pytest.mark.parametrize(
+  'read_one',
+  [
+    tf.io.read_file,
+    read_file,
+    lambda path: tf.cond(path == '', lambda: path, lambda: tf.io.read_file(path)),
+    lambda path: tf.numpy_function(lambda p: p, [path], tf.string, stateful=False),
+    tf.io.matching_files,
+  ],
+)
+def test_what_reads_files_is_not_repeatable(read_one):
+  paths = tf.data.Dataset.from_tensor_slices(['a', 'b'])
+  assert repeatability.is_repeatable(paths)
+  assert not repeatability.is_repeatable(paths.map(read_one))
+
+
 def read(data):
   return [int(x) for x in data]
 

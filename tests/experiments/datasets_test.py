@@ -61,7 +61,7 @@ def test_checks_what_is_there(tmp_path, capsys):
   assert 'missing: mnist: ' in printed and 'lacks train-images' in printed
   (tmp_path / 'stackoverflow.sqlite').write_text('no database')
   (tmp_path / 'stackoverflow.word_count').write_text('a 1')
-  with pytest.raises(ValueError, match='expected sound files, found damaged ones'):
+  with pytest.raises(ValueError, match='has damaged files; see above'):
     run(tmp_path, '--check', f'--data_dir={tmp_path}')
   assert 'DAMAGED: stackoverflow: ' in capsys.readouterr().out
 

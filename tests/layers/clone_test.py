@@ -225,3 +225,45 @@ def test_subclassed_models_are_refused_wherever_they_are():
   with pytest.raises(ValueError, match='found OwnCall, a subclassed model'):
     layers.to_adapters(wrapped, 2)
   assert layers.to_fedpara(OwnStep(x, y), gamma=0.1).converted == ('dense',)
+
+
+@tf.keras.utils.register_keras_serializable('clone_test')
+class Affine(tf.keras.layers.Layer):
+  """A fixed shift, made before a gain that trains."""
+
+  def build(self, shape):
+    self.shift = self.add_weight(name='shift', shape=shape[-1:], trainable=False)
+    self.gain = self.add_weight(name='gain', shape=shape[-1:])
+    super().build(shape)
+
+  def call(self, x):
+    return x * self.gain + self.shift
+
+
+@tf.keras.utils.register_keras_serializable('clone_test')
+class TwoNorms(tf.keras.layers.Layer):
+  """Two layers, each with weights that train and others."""
+
+  def __init__(self, **settings):
+    super().__init__(**settings)
+    self.norms = [tf.keras.layers.BatchNormalization() for _ in range(2)]
+
+  def build(self, shape):
+    for norm in self.norms:
+      norm.build(shape)
+    super().build(shape)
+
+  def call(self, x):
+    return self.norms[1](tf.nn.relu(self.norms[0](x)))
+
+
+@pytest.mark.parametrize('layer', [Affine(), TwoNorms()])
+def test_frozen_layers_have_the_weights_of_their_names(rng, layer):
+  model = tf.keras.Sequential([tf.keras.Input([16]), layer, tf.keras.layers.Dense(8)])
+  model.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
+  x = rng.normal(size=(3, 16)).astype(np.float32)
+  trainable = [each.trainable for each in model.submodules if hasattr(each, 'trainable')]
+  adapted = layers.to_adapters(model, 2).model
+  np.testing.assert_allclose(adapted(x), model(x), rtol=1e-6)
+  np.testing.assert_allclose(layers.compose(adapted)(x), model(x), rtol=1e-6)
+  assert trainable == [each.trainable for each in model.submodules if hasattr(each, 'trainable')]

@@ -78,7 +78,8 @@ def read_fetches(result: Any) -> list[tuple[str, bool]]:
   return fetches
 
 
-def _all_nodes(graph_def: tf.compat.v1.GraphDef) -> Iterator[Any]:
+def all_nodes(graph_def: tf.compat.v1.GraphDef) -> Iterator[Any]:
+  """The nodes of a graph, and of the functions in its library."""
   yield from graph_def.node
   for function in graph_def.library.function:
     yield from function.node_def
@@ -99,7 +100,7 @@ def rename_functions(graph_def: tf.compat.v1.GraphDef) -> None:
       if value.HasField('s') and value.s.decode('latin1') in new_names:
         value.s = new_names[value.s.decode('latin1')].encode('latin1')
 
-  for node in _all_nodes(graph_def):
+  for node in all_nodes(graph_def):
     node.op = new_names.get(node.op, node.op)
     rename_in(node.attr)
   for function in graph_def.library.function:
@@ -123,7 +124,7 @@ def make_resources_anonymous(graph_def: tf.compat.v1.GraphDef) -> None:
 
 def allow_calls_side_by_side(graph_def: tf.compat.v1.GraphDef) -> None:
   """Keeps temporary variables, which the threads of eager mode share, out of all functions."""
-  for node in _all_nodes(graph_def):
+  for node in all_nodes(graph_def):
     if 'config_proto' in node.attr:
       config = node.attr['config_proto']
       config.s = native.without_memory_optimizer(config.s)

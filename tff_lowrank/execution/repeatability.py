@@ -41,19 +41,30 @@ _REPEATABLE = frozenset(
 )
 
 
+# Operations that TensorFlow takes for functions of their inputs, and that read something else.
+_READING_OPS = frozenset(['MatchingFiles', 'PyFuncStateless', 'ReadFile'])
+
+
+def _reads_nothing_else(function: Any) -> bool:
+  """Whether what a concrete function gives follows from its arguments and constants alone."""
+  if any(op.op_def.is_stateful for op in function.graph.get_operations()):
+    return False
+  if any(t.dtype in (tf.resource, tf.variant) for t in function.captured_inputs):
+    return False
+  graph_def = function.graph.as_graph_def()
+  return not any(node.op in _READING_OPS for node in graph_defs.all_nodes(graph_def))
+
+
 def is_repeatable(dataset: tf.data.Dataset) -> bool:
   """Whether every pass over `dataset` is known to give the same elements.
 
   Not so for shuffling, random, stateful, generated or file-based ones, for those that read a
-  variable or a table, and for what was not made in this process.
+  variable, a table or a file, and for what was not made in this process.
   """
   if type(dataset).__name__.strip('_') not in _REPEATABLE:
     return False
   function = native.map_function(dataset)
-  if function is not None and (
-    any(op.op_def.is_stateful for op in function.graph.get_operations())
-    or any(t.dtype in (tf.resource, tf.variant) for t in function.captured_inputs)
-  ):
+  if function is not None and not _reads_nothing_else(function):
     return False
   return all(is_repeatable(source) for source in native.dataset_inputs(dataset))
 

@@ -6,6 +6,7 @@ A path is the names of the containers around a layer, from the outermost on, and
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -162,3 +163,25 @@ def _without_shapes(config: Any) -> Any:
   if not isinstance(config, dict):
     return config
   return {key: _without_shapes(part) for key, part in config.items() if key != 'build_config'}
+
+
+@contextlib.contextmanager
+def _all_frozen(layer: Layer) -> Iterator[None]:
+  """Inside, nothing in the layer is trainable, whatever it is before and after."""
+  inner = [layer, *(module for module in layer.submodules if isinstance(module, Layer))]
+  before = [each.trainable for each in inner]
+  layer.trainable = False  # With all in it.
+  try:
+    yield
+  finally:
+    for each, value in zip(inner, before, strict=True):  # Outer ones first: they set their inner.
+      each.trainable = value
+
+
+def copy_weights(old: Layer, new: Layer) -> None:
+  """Gives `new` the weights of `old`, a layer of the same kind that may be frozen otherwise.
+
+  Keras lists weights that train before the others, so the lists of both differ in order then.
+  """
+  with _all_frozen(old), _all_frozen(new):
+    new.set_weights(old.get_weights())

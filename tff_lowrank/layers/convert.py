@@ -161,9 +161,9 @@ def to_adapters(
   twin, left = _convert(model, reason, make, wrapper_options=dict(trainable=True))
   for old, new in clone.pairs(model, twin):
     if _is_frozen(new):
-      new.layer.set_weights(old.get_weights())
+      clone.copy_weights(old, new.layer)
     elif not _is_converted(old, new):
-      new.set_weights(old.get_weights())
+      clone.copy_weights(old, new)
     else:
       _copy_bias(old, new)
       for name, kernel in new.factored_kernels.items():
@@ -199,7 +199,7 @@ def compose(model: Model) -> Model:
       for name, variable in _plain_kernels(new).items():
         variable.assign(old.factored_kernels[name].compose())
     else:
-      new.set_weights(old.get_weights())
+      clone.copy_weights(old, new)
   return twin
 
 
@@ -225,7 +225,7 @@ def _factorize(
   if from_trained_weights:
     for old, new in clone.pairs(model, twin):
       if not _is_converted(old, new):
-        new.set_weights(old.get_weights())
+        clone.copy_weights(old, new)
         continue
       _copy_bias(old, new)
       for name, kernel in new.factored_kernels.items():
