@@ -159,12 +159,13 @@ def _run(case: Case, folders: Folders) -> str:
   """Two rounds of a case, on the context in place: `runs`, or why it is refused."""
   from experiments import flag_groups
   from experiments import methods
+  from experiments import specs
   from tff_lowrank import client_state
   from tff_lowrank.simulation import batches
   from tff_lowrank.simulation import rounds
 
   settings = dict(rounds=ROUNDS, clients_per_round=CLIENTS, uplink=case.uplink)
-  if case.method == 'local_only':  # It wants examples to test each client's model on.
+  if case.method in specs.PERSONAL_METHODS:  # They want examples to test clients' models on.
     settings['client_test_fraction'] = 0.2
   spec = flag_groups.run_spec(case.method, settings)
   if case.task is None:

@@ -263,6 +263,19 @@ def test_bytes_of_a_pickle_are_never_pointers():
       cifar.parse_pickle(pickle.dumps(content, protocol=2), 'batch', b'labels', 10)
 
 
+@pytest.mark.parametrize(
+  'data',
+  [
+    b'\x80\x02})' + b'\x85' * 3_000_000 + b'Ns.',  # A key nested so deeply that its hash crashes.
+    b'\x80\x02})' + b'2\x86' * 60 + b'Ns.',  # One whose hash takes 2 ** 60 steps.
+    b'\x80\x02})' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(60)) + b'Ns.',
+  ],
+)
+def test_pickles_build_little(data):
+  with pytest.raises(files.FileError, match='batch: expected a pickle of images and labels'):
+    cifar.parse_pickle(data, 'batch', b'labels', 10)
+
+
 def test_a_pickle_asks_for_no_more_memory_than_it_has():
   place = struct.pack('<I', 1 << 27)  # Of an object among those that can be referred to.
   tracemalloc.start()

@@ -136,6 +136,10 @@ def cut_sums(run):
   path.write_text(path.read_text()[:100])
 
 
+def no_sums(run):
+  (run / 'SHA256SUMS').unlink()
+
+
 # What happens to a run's folder, and whether its checkpoints have what was lost.
 DAMAGES = [
   (last_accuracy, True),
@@ -158,6 +162,7 @@ DAMAGES = [
   (longer, True),
   (flipped('SHA256SUMS', 0.1), True),
   (cut_sums, True),
+  (no_sums, True),
 ]
 IDS = [damage.__name__ for damage, _ in DAMAGES]
 

@@ -1,5 +1,6 @@
 import collections
 import json
+import os
 import shutil
 
 import numpy as np
@@ -118,7 +119,8 @@ def test_without_a_checkpoint_nothing_is_left(start, kind):
 
 @pytest.mark.parametrize('kind', ['ram', 'disk'])
 @pytest.mark.parametrize('name', ['checkpoint.json', 'state.safetensors', 'clients', None])
-def test_a_damaged_newest_falls_back_with_a_warning(start, tmp_path, caplog, kind, name):
+@pytest.mark.parametrize('is_fifo', [False, True])
+def test_a_damaged_newest_falls_back_with_a_warning(start, tmp_path, caplog, kind, name, is_fifo):
   run = start(kind)
   run.restore()
   for r in range(1, 6):
@@ -131,7 +133,11 @@ def test_a_damaged_newest_falls_back_with_a_warning(start, tmp_path, caplog, kin
       file.unlink()
   else:
     data = (newest / name).read_bytes()
-    (newest / name).write_bytes(data[: len(data) // 2])
+    if is_fifo:
+      (newest / name).unlink()
+      os.mkfifo(newest / name)
+    else:
+      (newest / name).write_bytes(data[: len(data) // 2])
   run = start(kind)
   assert_at(run, run.restore(), 2)
   assert 'round_0000000004 cannot be used' in caplog.text
