@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments import flag_groups  # noqa: F401 (defines --output_dir)
+from experiments.reports import run_files
 from tests.experiments import binaries
 from tests.experiments.run_folders import write_run
 from tff_lowrank import ledger
@@ -54,6 +55,7 @@ def test_refuses_a_ledger_that_lacks_rounds(tmp_path):
   run = write_run(tmp_path / 'a', 1, 1, 1, [0.5])
   after_kill = write_run(tmp_path / 'b', 1, 1, 1, [0.5, 0.5])
   (run / 'ledger.parquet').replace(after_kill / 'ledger.parquet')
+  run_files.write_sums(after_kill)
   with pytest.raises(ValueError, match='its ledger.parquet lacks rounds of its metrics.csv'):
     replay(f'--runs={after_kill}')
 
@@ -61,6 +63,7 @@ def test_refuses_a_ledger_that_lacks_rounds(tmp_path):
 def test_rounds_without_messages_take_no_time(tmp_path, capsys):
   run = write_run(tmp_path / 'a', 1, 0, 0, [0.5, 0.5])
   ledger.Ledger().write(run / 'ledger.parquet')
+  run_files.write_sums(run)
   csv = tmp_path / 'a.csv'
   replay(f'--runs={run}', '--compute_seconds=5', f'--csv={csv}')
   assert pd.read_csv(csv)['simulated_seconds'].tolist() == [0]
@@ -92,6 +95,7 @@ def test_refuses_impossible_values_and_runs_without_rounds(tmp_path):
   with pytest.raises(flags.IllegalFlagValueError, match='compute_seconds'):
     replay(f'--runs={run}', '--compute_seconds=-1')
   (run / 'ledger.parquet').unlink()
+  run_files.write_sums(run)
   with pytest.raises(ValueError, match='has no rounds to replay'):
     replay(f'--runs={run}')
 

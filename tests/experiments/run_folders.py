@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 
+from experiments.reports import run_files
 from tff_lowrank import ledger
 
 
@@ -55,4 +56,5 @@ def write_run(folder, seed, up, down, accuracies, personal=None, dropped=0, **fl
     wall_seconds=1.5,
   )
   (folder / 'run.json').write_text(json.dumps(record))
+  run_files.write_sums(folder)
   return folder
