@@ -8,11 +8,11 @@ from absl import app
 import psutil
 
 from experiments import specs
+from experiments.reports import run_files
 from tff_lowrank import client_state
 from tff_lowrank.simulation import manifest
 
 FOLDER = 'client_memory'
-CHECKPOINTS = 'checkpoints'
 
 # Of the memory that is free, what the memory of all clients may take before it goes to disk.
 _SMALL_PART = 0.1
@@ -31,7 +31,7 @@ def choose(spec: specs.RunSpec, folder: pathlib.Path, num_clients: int, initial:
     return spec.client_memory
   if (folder / FOLDER).exists():
     return 'disk'
-  if manifest.saved_rounds(folder / CHECKPOINTS):
+  if manifest.saved_rounds(folder / run_files.CHECKPOINTS):
     return 'ram'
   needed = num_clients * client_state.Packing(initial).num_bytes
   return 'disk' if needed > _SMALL_PART * psutil.virtual_memory().available else 'ram'
