@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -12,6 +13,8 @@ import pytest
 
 from experiments import parallel
 from tff_lowrank.simulation import stopping
+
+PYTHON = sys.executable
 
 # What it is told to do is its first argument after `-m experiments.train`.
 PRETENDER = """#!{python}
@@ -95,17 +98,19 @@ def test_a_signal_lets_each_save(tmp_path, number):
 
 
 def test_nothing_is_left_running_after_a_kill(tmp_path):
-  commands = {tmp_path / name: ['--hang'] for name in 'ab'}
-  pid = os.fork()
-  if pid == 0:
-    parallel.train_all(commands, jobs=2)
-    os._exit(1)
+  # A new process: a fork of this one, which has TensorFlow's threads, may crash.
+  program = (
+    'import pathlib, sys; from experiments import parallel; sys.executable = sys.argv[1]; '
+    "parallel.train_all({pathlib.Path(f): ['--hang'] for f in sys.argv[2:]}, jobs=2)"
+  )
+  arguments = [sys.executable, str(tmp_path / 'a'), str(tmp_path / 'b')]
+  parent = subprocess.Popen([PYTHON, '-c', program, *arguments])
   events = tmp_path / 'events'
   wait_until(lambda: events.exists() and events.read_text().count('start') == 2)
-  children = psutil.Process(pid).children()
+  children = psutil.Process(parent.pid).children()
   assert len(children) == 2
-  os.kill(pid, signal.SIGKILL)
-  os.waitpid(pid, 0)
+  parent.kill()
+  parent.wait()
   assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
