@@ -1,0 +1,234 @@
+"""Predicts what each method would save, from a short training by FedAvg.
+
+  python -m experiments.advise --task=digits --rounds=30 --output_dir=DIR [--measure]
+
+records all updates of a run of --rounds by FedAvg and replays on them what each method would have
+sent: LBGM's rule and APF's checks at several thresholds, and codecs; what FedPara sends follows
+from its model. A setting's error is the share of the energy of the mean updates that it would have
+lost; of each method the setting is suggested that saves most within --tolerance.
+Updates stay in memory: two models for each round and client in it.
+
+Writes DIR/advice.csv and advice.md (a row for each setting), layers.csv (a row for each tensor) and
+run.json. --measure also trains with each setting, as long, and adds what was measured.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import app
+from absl import flags
+import numpy as np
+import pandas as pd
+import tqdm
+
+from tff_lowrank import methods
+from tff_lowrank import tasks
+from tff_lowrank.analysis import gradient_space
+from tff_lowrank.analysis import replay
+from tff_lowrank.cli import entry
+from tff_lowrank.cli import float_flags
+from tff_lowrank.cli import run_flags
+from tff_lowrank.reports import advice_table
+from tff_lowrank.runs import provenance
+from tff_lowrank.runs import recording
+from tff_lowrank.runs import runner
+from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.simulation import file_operations
+
+_TOLERANCE = float_flags.define(
+  'tolerance',
+  0.05,
+  'Share of the energy of the mean updates that a suggested setting may lose.',
+  lower_bound=0,
+  upper_bound=1,
+)
+_MEASURE = flags.DEFINE_boolean(
+  'measure', False, 'Also train with each setting, and say what it saved.'
+)
+
+# What methods name to be tried.
+_TRIED = {name: record for name, record in methods.METHODS.items() if record.tried}
+_NAMES = ('model_family', *(record.tried[0] for record in _TRIED.values()))
+
+
+class _Candidate(NamedTuple):
+  """A value of a setting that a method names: the run that has it."""
+
+  method: str
+  setting: str
+  spec: spec_lib.RunSpec
+
+
+def _check_flags() -> None:
+  run_flags.check_method_flags(list(_TRIED))
+  run_flags.check_unused(recording.UNUSED)
+  for name in _NAMES:
+    if run_flags.given(name):
+      raise app.UsageError(f'--{name} does nothing here: several values are tried.')
+
+
+def _candidates() -> Iterator[_Candidate]:
+  for method, record in _TRIED.items():
+    name, values = record.tried
+    for value in values:
+      yield _Candidate(method, f'{name}={value}', run_flags.run_spec(method, {name: value}))
+
+
+def _saved(spent: float, reference: float) -> float:
+  return 1 - spent / reference if reference else 0.0
+
+
+def _predict(candidate: _Candidate, rounds: list[replay.Round], model_bytes: int) -> dict[str, Any]:
+  """A row of the advice, of fractions of FedAvg's bytes; `late_` is of the last half."""
+  spec = candidate.spec
+  replayed = spec.record.replay(spec.choice, rounds)
+  plain = np.array([len(done.updates) * model_bytes for done in rounds])
+  spent, late = replayed.uplink_bytes + replayed.downlink_bytes, slice(len(rounds) // 2, None)
+  return dict(
+    method=candidate.method,
+    setting=candidate.setting,
+    uplink_saved=_saved(replayed.uplink_bytes.sum(), plain.sum()),
+    total_saved=_saved(spent.sum(), 2 * plain.sum()),
+    late_total_saved=_saved(spent[late].sum(), 2 * plain[late].sum()),
+    error=replayed.error,
+    frozen=replayed.frozen_fraction[-1] if spec.freezing_settings else None,
+  )
+
+
+def _of_smaller_model(candidate: _Candidate, task: tasks.Task) -> tuple[dict[str, Any], tasks.Task]:
+  """The row of a method whose models have factors, and its task.
+
+  A smaller model saves the same share of all bytes as of parameters. No error is known.
+  """
+  spec = candidate.spec
+  build_model = functools.partial(
+    task.keras_model_fn, family=spec.model_family, gamma=spec.gamma, tanh=spec.tanh
+  )
+  saved = _saved(build_model().count_params(), task.keras_model_fn().count_params())
+  savings = {name: saved for name in ('uplink_saved', 'total_saved', 'late_total_saved')}
+  row = dict(method=candidate.method, setting=candidate.setting, **savings)
+  return row, dataclasses.replace(task, keras_model_fn=build_model)
+
+
+def _suggest(table: pd.DataFrame, tolerance: float) -> pd.Series:
+  """bool: of each method the setting that saves most with at most `tolerance` lost."""
+  allowed = table[(table['error'] <= tolerance) & (table['total_saved'] > 0)]
+  best = allowed.groupby('method')['total_saved'].idxmax()
+  return table.index.isin(best)
+
+
+def _measure(
+  spec: spec_lib.RunSpec, task: tasks.Task, on_round: Callable[[replay.Round], None]
+) -> dict[str, Any]:
+  """Trains; the bytes up and down, and the last accuracy."""
+  spent = np.zeros(2, np.int64)
+  accuracy = None
+
+  def after(done: replay.Round, measured: recording.Measured) -> None:
+    nonlocal accuracy
+    spent[:] += measured.uplink_bytes, measured.downlink_bytes
+    if measured.evaluated is not None:
+      accuracy = measured.evaluated['accuracy']
+    on_round(done)
+
+  recording.record(spec, task, after)
+  return dict(up=spent[0], total=spent.sum(), accuracy=accuracy)
+
+
+def _layer_rows(rounds: list[replay.Round], spec: spec_lib.RunSpec) -> Iterator[dict[str, Any]]:
+  """What explains the advice, for each tensor."""
+  means = [replay.weighted_mean(done.updates, done.weights) for done in rounds if done.updates]
+  history, by_client = gradient_space.History(), {}
+  for mean in means:
+    history.add(mean)
+  for done in rounds:
+    for client, update in done.updates.items():
+      by_client.setdefault(client, gradient_space.History()).add(update)
+  spaces, clients = history.spaces(), [h.spaces() for h in by_client.values()]
+  perturbed = replay.perturbations(spec.freezing_settings, rounds)
+  for i, space in enumerate(spaces):
+    few, many = (gradient_space.num_components(space, share)[-1] for share in gradient_space.SHARES)
+    overlaps = [gradient_space.consecutive_overlaps(c[i]) for c in clients]
+    overlaps = np.concatenate(overlaps)
+    yield dict(
+      tensor=i,
+      shape='x'.join(map(str, means[0][i].shape)) or '1',
+      size=space.size,
+      n95=few,
+      n99=many,
+      consecutive_overlap=overlaps.mean() if overlaps.size else np.nan,
+      effective_perturbation=perturbed[i],
+      rank95=np.mean([replay.spectral_rank(mean[i], 0.95) for mean in means]),
+    )
+
+
+def _write(table: pd.DataFrame, layer_table: pd.DataFrame, folder: pathlib.Path) -> str:
+  text = advice_table.to_markdown(table, layer_table)
+  for name, content in {
+    'advice.csv': table.to_csv(index=False),
+    'layers.csv': layer_table.to_csv(index=False),
+    'advice.md': text,
+  }.items():
+    file_operations.replace(folder / name, content.encode())
+  return text
+
+
+def _advised(
+  candidates: Sequence[_Candidate], task: tasks.Task, rounds: list[replay.Round]
+) -> Iterator[tuple[dict[str, Any], spec_lib.RunSpec, tasks.Task]]:
+  """Row, run and task of each candidate."""
+  model_bytes = sum(x.nbytes for x in rounds[0].before)
+  for candidate in candidates:
+    if candidate.spec.record.replay is not None:
+      yield _predict(candidate, rounds, model_bytes), candidate.spec, task
+    else:
+      row, smaller = _of_smaller_model(candidate, task)
+      yield row, candidate.spec, smaller
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  _check_flags()
+  base = run_flags.run_spec(methods.BASELINE.name)
+  run_flags.check_family_flags([base])
+  candidates = [*_candidates()]
+  folder = run_flags.output_folder()
+  folder.mkdir(parents=True, exist_ok=True)
+  used = collections.ChainMap(base.as_dict(), *(c.spec.as_dict() for c in candidates))
+  settings = {name: value for name, value in used.items() if name not in _NAMES}
+  settings |= dict(tolerance=_TOLERANCE.value, measure=_MEASURE.value)
+  with provenance.recorded(folder / 'run.json', settings):
+    task, rounds = runner.build_task(base), []
+    trainings = 1 + len(candidates) * _MEASURE.value
+    with tqdm.tqdm(total=base.rounds * trainings, unit='round', disable=None) as progress:
+      plain = _measure(base, task, lambda done: (rounds.append(done), progress.update()))
+      rows = [dict(method=base.method, setting='', measured_accuracy=plain['accuracy'])]
+      with spec_lib.as_setting_errors():
+        advised = [*_advised(candidates, task, rounds)]
+      for row, spec, task_of_row in advised:
+        rows.append(row)
+        if _MEASURE.value:
+          found = _measure(spec, task_of_row, lambda done: progress.update())
+          row.update(
+            measured_uplink_saved=_saved(found['up'], plain['up']),
+            measured_total_saved=_saved(found['total'], plain['total']),
+            measured_accuracy=found['accuracy'],
+          )
+    table = pd.DataFrame(rows)
+    table['suggested'] = _suggest(table, _TOLERANCE.value)
+    freezing = next(c.spec for c in candidates if c.spec.freezing_settings is not None)
+    print(_write(table, pd.DataFrame(_layer_rows(rounds, freezing)), folder))
+  print(f'Wrote {folder}')
+
+
+def run() -> None:
+  """Runs the binary on the command line."""
+  entry.run(main)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,139 @@
+"""Trains several methods on the same client samples and prints one table.
+
+  python -m experiments.compare --task=digits --methods=fed_avg,lbgm --seeds=1,2 \\
+    --output_dir=DIR
+
+A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`, or
+`fed_avg:uplink=error_feedback(top_k(0.1))`. Each run goes to DIR/METHOD-seedN. DIR/table.csv has
+a row for each run and DIR/summary.csv one for each method, with means and 95 % intervals over
+seeds; both are also written as .parquet and .md, plots to DIR/plots, and all of it, interactive,
+to DIR/report.html. The same command goes on with a comparison that was interrupted.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+import sys
+from urllib import parse
+
+from absl import app
+from absl import flags
+
+from tff_lowrank import methods
+from tff_lowrank.cli import entry
+from tff_lowrank.cli import float_flags
+from tff_lowrank.cli import network_flags
+from tff_lowrank.cli import parallel
+from tff_lowrank.cli import run_flags
+from tff_lowrank.cli import saving_flags
+from tff_lowrank.cli import seeds_flag
+from tff_lowrank.reports import curves
+from tff_lowrank.runs import comparison
+from tff_lowrank.runs import run_folder
+from tff_lowrank.runs import runner
+from tff_lowrank.runs import spec as spec_lib
+
+_METHODS = flags.DEFINE_string(
+  'methods', 'fed_avg,lbgm', 'What to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], by commas.'
+)
+_AT = flags.DEFINE_enum(
+  'at',
+  'rounds',
+  list(curves.SPENT),
+  'What the runs are compared at equal amounts of: each by its last evaluation within --budget.',
+)
+_BUDGET = float_flags.define(
+  'budget',
+  None,
+  'Rounds, 10^6 bytes in both directions, or simulated seconds, by --at; without it, what the run '
+  'that spent least had spent in all.',
+  lower_bound=0,
+)
+_JOBS = flags.DEFINE_integer(
+  'jobs',
+  1,
+  'Runs at the same time, each in a process of its own with its output in its log.txt; 1 runs '
+  'one after the other in this process.',
+  lower_bound=1,
+)
+
+
+def parse_method(text: str) -> tuple[str, dict[str, object]]:
+  """The method and the flags it sets for itself; raises UsageError if they do not exist."""
+  method, settings = run_flags.split_method(text)
+  with spec_lib.as_setting_errors('--methods'):
+    methods.find(method)
+  overrides = {}
+  for setting in settings:
+    name, equals, value = setting.partition('=')
+    if not equals:
+      raise app.UsageError(f'--methods: expected FLAG=VALUE in {text!r}, found {setting!r}.')
+    with spec_lib.as_setting_errors('--methods'):
+      run_flags.check_name(name, method)
+    overrides[name] = run_flags.parse_value(name, value)
+  return method, overrides
+
+
+def run_name(label: str, seed: int) -> str:
+  """The name of a run's folder: METHOD-seedN, with what may have a meaning in paths as %HH."""
+  return f'{parse.quote(label, safe=" :=(),+", errors="surrogatepass")}-seed{seed}'
+
+
+def _plan() -> list[tuple[str, spec_lib.RunSpec]]:
+  """Label and spec of each run; raises UsageError if the flags make none."""
+  labels = run_flags.split_at_commas(_METHODS.value)
+  if len(set(labels)) < len(labels):
+    raise app.UsageError(f'--methods: expected different methods, found {_METHODS.value!r}.')
+  parsed = [parse_method(label) for label in labels]
+  run_flags.check_method_flags([method for method, _ in parsed])
+  plan = [
+    (label, run_flags.run_spec(method, overrides | dict(seed=seed)))
+    for seed in seeds_flag.chosen()
+    for label, (method, overrides) in zip(labels, parsed, strict=True)
+  ]
+  run_flags.check_family_flags([spec for _, spec in plan])
+  return plan
+
+
+def _train(plan: Sequence[tuple[pathlib.Path, spec_lib.RunSpec]]) -> None:
+  """Trains what is not complete; exits with status 1 if runs in other processes failed."""
+  how = saving_flags.chosen()
+  if _JOBS.value == 1:
+    for run, spec in plan:
+      runner.train(spec, run, run.name, how)
+    return
+  arguments = [f'--{name}={value}' for name, value in dataclasses.asdict(how).items()]
+  commands = {
+    run: [*run_flags.to_arguments(spec), *arguments]
+    for run, spec in plan
+    if not run_folder.is_complete(spec, run)
+  }
+  failed = parallel.train_all(commands, _JOBS.value)
+  if failed:
+    logs = ', '.join(str(run / parallel.LOG) for run in failed)
+    sys.exit(f'{len(failed)} of {len(plan)} runs failed, see {logs}. The same command tries again.')
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  if _BUDGET.value == 0:
+    raise app.UsageError('--budget must be above 0, found 0.')
+  network = network_flags.chosen_one()
+  plan, folder = _plan(), run_flags.output_folder()
+  names = [run_name(label, spec.seed) for label, spec in plan]
+  _train([(folder / name, spec) for name, (_, spec) in zip(names, plan, strict=True)])
+  runs = [(label, folder / name) for name, (label, _) in zip(names, plan, strict=True)]
+  budget = None if _BUDGET.value is None else _BUDGET.value * curves.SPENT[_AT.value][1]
+  found = comparison.write(runs, folder, network, _AT.value, budget)
+  print(found.to_markdown())
+  for path in found.pictures:
+    print(f'Wrote {path}')
+
+
+def run() -> None:
+  """Runs the binary on the command line."""
+  entry.run(main)
+
+
+if __name__ == '__main__':
+  run()

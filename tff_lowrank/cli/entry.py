@@ -1,0 +1,97 @@
+"""How a binary starts and ends: one sentence and an exit status for whatever can go wrong."""
+
+from collections.abc import Callable, Sequence
+import signal
+import sys
+
+from absl import app
+from absl import flags
+
+from tff_lowrank import files
+from tff_lowrank import settings
+from tff_lowrank.cli import streams
+from tff_lowrank.simulation import manifest
+from tff_lowrank.simulation import stopping
+
+_DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of what went wrong.')
+
+USAGE = 2
+
+# Called with the arguments, those of --flagfile among them, before they are parsed.
+BEFORE_PARSING: list[Callable[[Sequence[str]], None]] = []
+
+# What the user asked for cannot be; a file cannot be used; the system refuses. Elsewhere a
+# ValueError that is about what was asked for becomes one of these: see `runs.spec`.
+_FOR_USERS = (
+  app.UsageError,
+  settings.SettingError,
+  flags.Error,
+  files.FileError,
+  manifest.DamagedError,
+  manifest.MismatchError,
+  OSError,
+)
+
+
+def _on_one_line(error: BaseException) -> str:
+  """What an error says, with `\\n` and the like for what does not print, as in names of files."""
+  return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(error))
+
+
+def parse(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; without --debug, exits with one sentence if it is wrong."""
+  try:
+    for prepare in BEFORE_PARSING:
+      prepare(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
+    return flags.FLAGS(argv)
+  except (flags.Error, ValueError, OSError) as e:  # The latter two of a --flagfile.
+    if any(argument in ('--debug', '-debug') for argument in argv):
+      raise
+    print(f'{_on_one_line(e)}\nPass --help for all flags.', file=sys.stderr)
+    sys.exit(USAGE)
+
+
+def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
+  """`main`, where what the user can mend is one sentence and exit status 2, without --debug.
+
+  That is `_FOR_USERS`; arguments that are no flags are errors of usage. Anything else is a bug of
+  ours, whose traceback is shown. A run that was stopped by a signal and saved exits with 128 and
+  the signal's number, as the shell has it.
+  """
+
+  def run_main(argv: Sequence[str]) -> None:
+    try:
+      if len(argv) > 1:
+        raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+      main(argv)
+      sys.stdout.flush()
+    except stopping.Stopped as e:
+      print(_on_one_line(e), file=sys.stderr)
+      sys.exit(e.exit_status)
+    except KeyboardInterrupt:
+      if _DEBUG.value:
+        raise
+      print('Interrupted; the same command goes on from the last checkpoint.', file=sys.stderr)
+      sys.exit(128 + signal.SIGINT)
+    except _FOR_USERS as e:
+      if _DEBUG.value:
+        raise
+      print(f'{_on_one_line(e)}\nPass --debug for the traceback.', file=sys.stderr)
+      sys.exit(USAGE)
+
+  return run_main
+
+
+def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
+  """Runs the `main` of a binary that does not import TFF."""
+  streams.keep_going()
+  app.run(guarded(main), flags_parser=parse)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+  """Runs a binary's `main` on the command line."""
+  from tff_lowrank import execution  # Takes seconds, which not all binaries need.
+
+  # TFF's own default context complains when it ends unused.
+  execution.set_local_context()
+  run_without_tff(main)

@@ -1,0 +1,155 @@
+"""The flags of a run, made of its settings and those of methods, and the `RunSpec` they make."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+from absl import app
+from absl import flags
+
+from tff_lowrank import methods
+from tff_lowrank import settings
+from tff_lowrank.cli import entry
+from tff_lowrank.cli import help as help_lib
+from tff_lowrank.cli import path_flag
+from tff_lowrank.cli import setting_flags
+from tff_lowrank.runs import spec as spec_lib
+
+# The methods whose settings are flags: this package's, and of users' own those that are named.
+_METHODS = dict(methods.METHODS)
+
+for _setting in settings.of(spec_lib.RunSpec).values():
+  setting_flags.define(_setting, _setting.group.capitalize())
+
+_OUTPUT_DIR = path_flag.define('output_dir', None, 'Folder for all that is written.', required=True)
+help_lib.add('Run', ['output_dir'])
+
+
+def add_method(name: str) -> None:
+  """Defines the flags of the method's own settings; raises SettingError if there is none."""
+  with spec_lib.as_setting_errors():
+    _METHODS[name] = methods.find(name)
+    for setting in settings.of(_METHODS[name].settings).values():
+      setting_flags.define(setting, f'Method {name}')
+
+
+for _name in methods.METHODS:
+  add_method(_name)
+
+
+def _add_own_methods(arguments: Sequence[str]) -> None:
+  """Defines the flags of users' own methods, before the command line that names them is parsed."""
+  for argument in arguments:
+    name, _, value = argument.lstrip('-').partition('=')
+    if argument.startswith('-') and name in ('method', 'methods'):
+      for text in split_at_commas(value):
+        method = split_method(text)[0]
+        if ':' in method:
+          add_method(method)
+
+
+entry.BEFORE_PARSING.append(_add_own_methods)
+
+
+def split_method(text: str) -> tuple[str, list[str]]:
+  """The parts of `METHOD:FLAG=VALUE:...`, of which METHOD may be `package.module:RECORD`."""
+  method, *parts = text.split(':')
+  if parts and '=' not in parts[0]:
+    method = f'{method}:{parts.pop(0)}'
+  return method, parts
+
+
+def output_folder() -> pathlib.Path:
+  """The value of --output_dir; raises UsageError if it is empty."""
+  if not _OUTPUT_DIR.value:
+    raise app.UsageError('--output_dir: expected a folder, found an empty name.')
+  return pathlib.Path(_OUTPUT_DIR.value)
+
+
+def given(name: str) -> bool:
+  """Whether the user set the flag."""
+  return flags.FLAGS[name].present > 0
+
+
+def check_method_flags(chosen: Sequence[str]) -> None:
+  """Raises UsageError if a flag is given that belongs to none of the methods `chosen`."""
+  used = {name for method in chosen for name in methods.find(method).setting_names}
+  for method, record in _METHODS.items():
+    for name in record.setting_names:
+      if name not in used and given(name):
+        raise app.UsageError(
+          f'--{name} does nothing under {", ".join(sorted(set(chosen)))}; it belongs to '
+          f'--method={method}.'
+        )
+
+
+def check_unused(names: Sequence[str]) -> None:
+  """Raises UsageError if a flag is given that does nothing in a study of FedAvg."""
+  for name in names:
+    if given(name):
+      raise app.UsageError(f'--{name} does nothing here: what is studied is plain FedAvg.')
+
+
+def check_family_flags(chosen: Sequence[spec_lib.RunSpec]) -> None:
+  """Raises UsageError if a flag of factorised layers is given and none of the runs has any."""
+  families = sorted({spec.model_family for spec in chosen})
+  for name in spec_lib.FAMILY_SETTINGS:
+    if given(name) and not any(spec_lib.has_family_setting(f, name) for f in families):
+      raise app.UsageError(f'--{name} does nothing under --model_family={", ".join(families)}.')
+
+
+def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> spec_lib.RunSpec:
+  """The spec that the flags make for `method`; `overrides` replace single settings.
+
+  Flags that belong to other methods, or to models with factors where this has none, do not count:
+  see `check_method_flags` and `check_family_flags`.
+
+  Raises SettingError if the settings contradict each other.
+  """
+  overrides = overrides or {}
+  with spec_lib.as_setting_errors():
+    record = methods.find(method)
+  names = [*settings.of(spec_lib.RunSpec), *record.setting_names]
+  chosen = {name: flags.FLAGS[name].value for name in names if given(name)}
+  family = record.model_family or (chosen | overrides).get('model_family', 'original')
+  for name in spec_lib.FAMILY_SETTINGS:
+    if not spec_lib.has_family_setting(family, name):
+      chosen.pop(name, None)
+  return spec_lib.make(method, {**chosen, **overrides})
+
+
+def split_at_commas(text: str) -> list[str]:
+  """The parts of `text` between commas, but not those in parentheses."""
+  parts, depth = [''], 0
+  for character in text:
+    depth += (character == '(') - (character == ')')
+    if character == ',' and depth == 0:
+      parts.append('')
+    else:
+      parts[-1] += character
+  return [part.strip() for part in parts]
+
+
+def check_name(name: str, method: str) -> None:
+  """Raises SettingError if `name` is no setting that runs with `method` can differ in."""
+  if name == 'seed':
+    raise settings.SettingError('Expected a setting of a run, found seed: give --seeds.')
+  spec_lib.check_name(name, method)
+
+
+def parse_value(name: str, text: str) -> Any:
+  """The value of flag `name` given as `text`; raises UsageError if it is none."""
+  try:
+    return flags.FLAGS[name].parser.parse(text)
+  except ValueError as e:
+    raise app.UsageError(f'--{name}: {e}') from e
+
+
+def to_arguments(spec: spec_lib.RunSpec) -> list[str]:
+  """The arguments of `train` that make `spec`: those that are not at their default."""
+  values = spec.as_dict()
+  arguments = [f'--method={values.pop("method")}']
+  for name, value in values.items():
+    if value != flags.FLAGS[name].default:
+      arguments.append(f'--{name}={value}')
+  return arguments

@@ -1,0 +1,15 @@
+"""The flags of how a run is kept safe."""
+
+from absl import flags
+
+from tff_lowrank import settings
+from tff_lowrank.cli import setting_flags
+from tff_lowrank.runs import saving
+
+for _setting in settings.of(saving.Saving).values():
+  setting_flags.define(_setting, 'Saving')
+
+
+def chosen() -> saving.Saving:
+  """What the flags say."""
+  return saving.Saving(**{name: flags.FLAGS[name].value for name in settings.of(saving.Saving)})

@@ -1,0 +1,24 @@
+"""The flag of binaries that train with several seeds."""
+
+from absl import app
+from absl import flags
+
+from tff_lowrank.cli import help as help_lib
+from tff_lowrank.cli import run_flags
+
+_SEEDS = flags.DEFINE_list('seeds', '1', 'Each method or trial is trained once with each seed.')
+
+help_lib.add('Run', ['seeds'])
+
+
+def chosen() -> list[int]:
+  """The seeds; raises UsageError if they are none, or --seed is given instead."""
+  if run_flags.given('seed'):
+    raise app.UsageError('--seed does nothing here; use --seeds.')
+  texts = _SEEDS.value
+  if not texts or not all(text.isdecimal() for text in texts):
+    raise app.UsageError(f'--seeds: expected whole numbers by commas, found {",".join(texts)!r}.')
+  seeds = [int(text) for text in texts]
+  if len(set(seeds)) < len(seeds):
+    raise app.UsageError(f'--seeds: expected different seeds, found {",".join(texts)!r}.')
+  return seeds

@@ -1,0 +1,40 @@
+"""Flags of absl made from settings."""
+
+from absl import flags
+
+from tff_lowrank import settings
+from tff_lowrank.cli import float_flags
+from tff_lowrank.cli import help as help_lib
+from tff_lowrank.cli import path_flag
+
+flags.disclaim_key_flags()
+
+_DEFINED: dict[str, settings.Setting] = {}
+
+
+def define(setting: settings.Setting, group: str) -> None:
+  """Defines the flag that a setting is, unless it is there already, shown under `group`.
+
+  Raises ValueError if another setting, or another flag, is called so.
+  """
+  name, default, about = setting.name, setting.default, setting.about
+  if name in _DEFINED or name in flags.FLAGS:
+    if _DEFINED.get(name) != setting:
+      raise ValueError(f'A setting is called {name}, as another flag is. Give it another name.')
+    return
+  at_least = setting.above if setting.at_least is None else setting.at_least
+  at_most = setting.below if setting.at_most is None else setting.at_most
+  if setting.kind is bool:
+    flags.DEFINE_bool(name, default, about)
+  elif setting.kind is int:
+    flags.DEFINE_integer(name, default, about, lower_bound=at_least, upper_bound=at_most)
+  elif setting.kind is float:
+    float_flags.define(name, default, about, lower_bound=at_least, upper_bound=at_most)
+  elif setting.choices:
+    flags.DEFINE_enum(name, default, setting.choices, about)
+  elif setting.is_path:
+    path_flag.define(name, default, about)
+  else:
+    flags.DEFINE_string(name, default, about)
+  _DEFINED[name] = setting
+  help_lib.add(group, [name])

@@ -1,0 +1,34 @@
+"""Trains one method on one task.
+
+  python -m experiments.train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
+
+writes DIR/run.json, metrics.csv, ledger.parquet, SHA256SUMS of these, tensorboard/, plots/,
+report.html and checkpoints/. The same command goes on with a run that was interrupted, and one
+with more --rounds with a complete run.
+"""
+
+from collections.abc import Sequence
+
+from tff_lowrank.cli import entry
+from tff_lowrank.cli import method_flag
+from tff_lowrank.cli import run_flags
+from tff_lowrank.cli import saving_flags
+from tff_lowrank.runs import runner
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  spec = run_flags.run_spec(method_flag.chosen())
+  run_flags.check_family_flags([spec])
+  folder = run_flags.output_folder()
+  if runner.train(spec, folder, spec.method, saving_flags.chosen()):
+    print(f'Wrote {folder}')
+
+
+def run() -> None:
+  """Runs the binary on the command line."""
+  entry.run(main)
+
+
+if __name__ == '__main__':
+  run()

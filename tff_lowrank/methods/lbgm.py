@@ -1,0 +1,54 @@
+"""LBGM: a scalar where an update points along the last one that was sent in full."""
+
+from collections.abc import Sequence
+import dataclasses
+
+from tff_lowrank import codecs
+from tff_lowrank import learning
+from tff_lowrank import settings
+from tff_lowrank.analysis import replay
+from tff_lowrank.methods import method
+
+
+@dataclasses.dataclass(frozen=True)
+class LbgmSettings(settings.Settings):
+  """When a scalar is sent."""
+
+  lbgm_threshold: float = settings.field(
+    0.2, 'Largest look-back-phase error at which a scalar is sent.', at_least=0, at_most=1
+  )
+  lbgm_granularity: str = settings.field(
+    'tensor', 'What is decided on together.', choices=codecs.GRANULARITIES
+  )
+
+  def arguments(self) -> dict[str, object]:
+    return dict(threshold=self.lbgm_threshold, granularity=self.lbgm_granularity)
+
+
+def _check(choice: method.Choice) -> None:
+  codecs.LookBack(choice.uplink, **choice.settings.arguments())
+
+
+def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
+  arguments = parts.both_ways
+  return learning.build_lbgm_fed_avg(
+    inner=arguments.pop('codec'), **arguments, **parts.settings.arguments()
+  )
+
+
+def _replay(choice: method.Choice, rounds: Sequence[replay.Round]) -> replay.Replayed:
+  codec = codecs.LookBack(choice.uplink, **choice.settings.arguments())
+  return replay.replay_codec(codec, rounds, choice.seed)
+
+
+METHOD = method.Method(
+  name='lbgm',
+  about='Clients send one scalar where their update points along the last one sent in full.',
+  source='Azam et al., Recycling Model Updates in Federated Learning, ICLR 2022',
+  build=_build,
+  settings=LbgmSettings,
+  takes_downlink=True,
+  check=_check,
+  tried=('lbgm_threshold', (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)),
+  replay=_replay,
+)

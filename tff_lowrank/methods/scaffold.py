@@ -1,0 +1,26 @@
+"""SCAFFOLD: local steps are corrected by the difference of two control variates."""
+
+from tff_lowrank import learning
+from tff_lowrank.methods import method
+
+
+def _check(choice: method.Choice) -> None:
+  if choice.client_optimizer != 'sgd':
+    raise ValueError(
+      f'client_optimizer={choice.client_optimizer} does not go with SCAFFOLD; its corrections are '
+      'of sgd.'
+    )
+  method.check_takes_all_clients(choice)
+
+
+def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
+  return learning.build_scaffold(**parts.coded, num_clients=parts.num_clients)
+
+
+METHOD = method.Method(
+  name='scaffold',
+  about='Local steps are corrected by how clients and server differ in their gradients.',
+  source='Karimireddy et al., SCAFFOLD, ICML 2020',
+  build=_build,
+  check=_check,
+)

@@ -1,0 +1,76 @@
+"""Python objects of users, named as `package.module:NAME`."""
+
+import hashlib
+import importlib
+from importlib import metadata
+import os
+import pathlib
+import sys
+import types
+from typing import Any
+
+
+def is_name(text: str) -> bool:
+  """Whether `text` is of the form `package.module:NAME`, whether or not it is there."""
+  module, colon, name = text.partition(':')
+  return bool(colon) and all(part.isidentifier() for part in (*module.split('.'), name))
+
+
+def load(text: str) -> Any:
+  """The object that `text` names, of a module in `sys.path` or in the current folder.
+
+  The current folder stays in `sys.path`, behind all others, for what is imported later.
+
+  Raises ValueError if there is no such module or it has no such name. What the module raises
+  itself passes as it is.
+  """
+  if not is_name(text):
+    raise ValueError(f'Expected package.module:NAME, found {text!r}.')
+  module_name, _, name = text.partition(':')
+  module = _import(module_name)
+  if not hasattr(module, name):
+    raise ValueError(f'The module {module_name!r} has no {name!r}.')
+  return getattr(module, name)
+
+
+def source(text: str) -> dict[str, str]:
+  """What to record about the module of the object that `text` names, to find it again.
+
+  Returns:
+    `file` and `sha256` of the module's file, and, where it belongs to an installed distribution,
+    the `distribution` and its `version`; nothing for a module without a file. What the module
+    imports is not looked at.
+
+  Raises ValueError as `load`.
+  """
+  load(text)
+  module_name = text.partition(':')[0]
+  file = getattr(sys.modules[module_name], '__file__', None)
+  if file is None:  # As of an interactive session.
+    return {}
+  path = pathlib.Path(file).resolve()
+  found = dict(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+  top_level = module_name.partition('.')[0]
+  for distribution in metadata.packages_distributions().get(top_level, ()):
+    # An editable installation has other files than those that are imported.
+    listed = metadata.files(distribution) or ()
+    same_name = (entry.locate() for entry in listed if entry.name == path.name)
+    if any(pathlib.Path(entry).resolve() == path for entry in same_name):
+      found |= dict(distribution=distribution, version=metadata.version(distribution))
+  return found
+
+
+def _import(name: str) -> types.ModuleType:
+  folder = os.getcwd()
+  if folder not in sys.path:
+    sys.path.append(folder)
+  importlib.invalidate_caches()
+  try:
+    return importlib.import_module(name)
+  except ModuleNotFoundError as e:
+    if e.name is not None and f'{name}.'.startswith(f'{e.name}.'):
+      raise ValueError(
+        f'There is no module {e.name!r} in sys.path or the current folder, {folder}; a module is '
+        'named as in an import statement, as in `package.module:NAME`.'
+      ) from e
+    raise ValueError(f'The module {name!r} imports {e.name!r}, which cannot be found.') from e

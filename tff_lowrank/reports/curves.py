@@ -1,0 +1,126 @@
+"""What a run had spent after each round, and how good its model was. Reads run folders only."""
+
+from collections.abc import Iterable
+import dataclasses
+import pathlib
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tff_lowrank import files
+from tff_lowrank.reports import run_files
+from tff_lowrank.simulation import network as network_lib
+
+# What a run spends, with its unit and how many of the curve's make one of these.
+SPENT = {'rounds': ('rounds', 1), 'bytes': ('MB', 1e6), 'seconds': ('s', 1)}
+
+# What is read of a ledger.
+_LEDGER = pa.schema(dict(round=pa.int64(), client=pa.string(), direction=pa.string(),
+                         bytes=pa.int64()))  # fmt: skip
+
+
+def read_record(run: pathlib.Path) -> dict[str, Any]:
+  """What run.json says, with the flags' `method` and `seed`; FileNotFoundError without one."""
+  path = run / run_files.RECORD
+  if not path.exists():
+    raise FileNotFoundError(f'Expected the folder of a run, with run.json; {run} is none.')
+  record = run_files.read_record(path)
+  for name, kind in dict(method=str, seed=int).items():
+    if not isinstance(record['flags'].get(name), kind):
+      raise files.FileError(path, f'a --{name} among its flags', repr(record['flags'].get(name)))
+  return record
+
+
+def read_metrics(run: pathlib.Path) -> pd.DataFrame:
+  """The run's metrics.csv with what all rounds so far spent: `rounds` and `bytes`, both ways."""
+  metrics = run_files.read_metrics(run)
+  return metrics.assign(
+    rounds=metrics['round'],
+    bytes=metrics['cumulative_uplink_bytes'] + metrics['cumulative_downlink_bytes'],
+  )
+
+
+def read_ledger(run: pathlib.Path) -> pd.DataFrame:
+  """`round`, `client`, `direction` and `bytes` of all messages of a run."""
+  # By pyarrow's data sets, as pandas reads, a short process can be aborted when it ends.
+  path = run / run_files.LEDGER
+  with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
+    table = file.read(_LEDGER.names, use_threads=False).cast(_LEDGER)
+    return table.to_pandas(use_threads=False)
+
+
+def round_seconds(
+  entries: pd.DataFrame, network: network_lib.Network, compute_seconds: float = 0.0
+) -> pd.Series:
+  """The simulated time of each round that had messages, by round.
+
+  Args:
+    entries: What `read_ledger` gives.
+    network: Carries the messages; the slowest client of a round counts.
+    compute_seconds: That each client computes in a round.
+  """
+  by_client = entries.pivot_table(
+    index=['round', 'client'], columns='direction', values='bytes', aggfunc='sum', fill_value=0
+  ).reindex(columns=['downlink', 'uplink'], fill_value=0)
+  # All clients of all rounds at once: the network's arithmetic is by element.
+  seconds = network.client_seconds(by_client['downlink'], by_client['uplink'], compute_seconds)
+  return seconds.groupby(level='round').max()
+
+
+def read_curve(
+  run: pathlib.Path, network: network_lib.Network, compute_seconds: float = 0.0
+) -> pd.DataFrame:
+  """`read_metrics`, and the simulated `seconds` that all rounds so far took.
+
+  Raises FileError if the ledger, which is written when a run ends, lacks messages of the metrics.
+  """
+  metrics, entries = read_metrics(run), read_ledger(run)
+  if entries['bytes'].sum() < metrics['bytes'].iloc[-1]:
+    raise files.FileError(
+      run / run_files.LEDGER,
+      'the messages of all rounds of metrics.csv',
+      f'fewer. {run} is still running or was killed: its ledger.parquet lacks rounds of its '
+      'metrics.csv. The command that made it goes on with it and completes both',
+    )
+  seconds = metrics['round'].map(round_seconds(entries, network, compute_seconds)).fillna(0.0)
+  return metrics.assign(seconds=seconds.cumsum())
+
+
+def last(column: pd.Series) -> float:
+  """The last cell that is not empty, or NaN."""
+  found = column.dropna()
+  return found.iloc[-1] if len(found) else float('nan')
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """What runs are compared at: each by its last evaluation that had not spent more.
+
+  spent: of `SPENT`.
+  amount: rounds, bytes or seconds.
+  """
+
+  spent: str
+  amount: float
+
+  def __str__(self) -> str:
+    unit, size = SPENT[self.spent]
+    amount = f'{self.amount / size:.2f}'.rstrip('0').rstrip('.')
+    return f'{amount} {unit}'
+
+  def read_off(
+    self, curve: pd.DataFrame, accuracy: str = 'eval_accuracy'
+  ) -> tuple[int | None, float]:
+    """Round and `accuracy` of that evaluation; none and NaN if the first came later."""
+    evaluated = curve.dropna(subset=accuracy)
+    within = evaluated[evaluated[self.spent] <= self.amount]
+    if within.empty:
+      return None, float('nan')
+    return int(within['round'].iloc[-1]), within[accuracy].iloc[-1]
+
+
+def cheapest(spent: str, curves: Iterable[pd.DataFrame]) -> Budget:
+  """The budget that the run which spent least had spent in all."""
+  return Budget(spent, min(curve[spent].iloc[-1] for curve in curves))

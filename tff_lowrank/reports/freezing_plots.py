@@ -1,0 +1,180 @@
+"""Plots of freezing after APF's paper (Chen et al., ICDCS 2021). Reads run folders only."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import pathlib
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+from matplotlib import pyplot as plt
+import numpy as np
+import pandas as pd
+
+from tff_lowrank import files
+from tff_lowrank.freezing import null_noise
+from tff_lowrank.reports import curves
+from tff_lowrank.reports import plots
+from tff_lowrank.reports import run_files
+
+NULL_LABEL = 'pure noise, at the first threshold'
+
+
+def _flags(run: pathlib.Path) -> dict[str, object]:
+  return curves.read_record(run)['flags']
+
+
+def null_curve(run: pathlib.Path) -> np.ndarray:
+  """The frozen fraction after each round of a run's length if its parameters were pure noise.
+
+  Under `aimd` at the run's first threshold, whatever the run's control.
+  """
+  flags, num_rounds = _flags(run), len(plots.read_metrics(run))
+  every = flags['apf_check_every']
+  by_check = null_noise.simulate(
+    max(num_rounds // every, 1),
+    threshold=flags['apf_stability_threshold'],
+    ema_decay=flags['apf_ema_decay'],
+    num_parameters=5000,
+  )
+  checks = np.arange(1, num_rounds + 1) // every
+  return np.where(checks > 0, by_check[np.maximum(checks, 1) - 1], 0.0)
+
+
+def plot_accuracy_and_frozen(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> pathlib.Path:
+  """Accuracy above and frozen fraction below, by round, with the null curve of the first run.
+
+  Runs that freeze nothing, FedAvg's, are drawn above only. Returns `path`.
+  """
+  figure, (above, below) = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
+  is_first = True
+  for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
+    rows = plots.read_metrics(run)
+    evaluated = rows.dropna(subset='eval_accuracy')
+    above.plot(evaluated['round'], 100 * evaluated['eval_accuracy'], **style)
+    if 'frozen_fraction' not in rows:
+      continue
+    below.plot(rows['round'], 100 * rows['frozen_fraction'], **style)
+    if is_first:
+      curve = dict(color='grey', linestyle='--')
+      below.plot(rows['round'], 100 * null_curve(run), **curve)
+      above.plot([], [], label=NULL_LABEL, **curve)  # For the legend.
+      is_first = False
+  above.set_ylabel('Test accuracy (%)')
+  below.set_ylabel('Frozen parameters (%)')
+  below.set_xlabel('Round')
+  for axes in (above, below):
+    axes.grid(alpha=0.3)
+  plots.add_legend(figure, above)
+  return plots.save(figure, path)
+
+
+def plot_effective_perturbation(
+  runs: Mapping[str, pathlib.Path], path: pathlib.Path
+) -> pathlib.Path:
+  """Mean effective perturbation by round, dashed the threshold, as the paper's Fig. 2."""
+  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
+  for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
+    rows = plots.read_metrics(run)
+    axes.plot(rows['round'], rows['effective_perturbation'], **style)
+    axes.plot(rows['round'], rows['stability_threshold'], linestyle='--', color=style['color'])
+  axes.set_xlabel('Round')
+  axes.set_ylabel('Effective perturbation (dashed: threshold)')
+  axes.set_ylim(bottom=0)
+  axes.grid(alpha=0.3)
+  plots.add_legend(figure, axes)
+  return plots.save(figure, path)
+
+
+@contextlib.contextmanager
+def _trace(run: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
+  """freezing.npz; what is wrong with it is a FileError."""
+  path = run / run_files.FREEZING
+  with files.reading(path, 'the trace of a freezing run'), np.load(path) as trace:
+    yield trace
+
+
+def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
+  """When a tensor's parameters first froze: a row each with `tensor`, `shape`, `size`, `frozen`
+  (the fraction that ever was) and, of these, `mean`, `q05` and `q95` of the round."""
+  rows = []
+  with _trace(run) as trace:
+    for i in range(sum(name.startswith('shape_') for name in trace)):
+      first = trace[f'first_frozen_{i}']
+      seen = first[first >= 0]
+      row = dict(tensor=i, shape='x'.join(map(str, trace[f'shape_{i}'])) or '1', size=first.size)
+      row['frozen'] = seen.size / first.size if first.size else np.nan
+      row['mean'] = seen.mean() if seen.size else np.nan
+      row['q05'], row['q95'] = np.quantile(seen, (0.05, 0.95)) if seen.size else (np.nan, np.nan)
+      rows.append(row)
+  return pd.DataFrame(rows)
+
+
+def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+  """Mean round of first freezing of each tensor, with 5th and 95th percentiles (Fig. 3)."""
+  table = stabilisation_table(run)
+  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+  below, above = table['mean'] - table['q05'], table['q95'] - table['mean']
+  # A skewed tensor's mean may lie outside its percentiles.
+  errors = [below.clip(lower=0), above.clip(lower=0)]
+  axes.errorbar(table['tensor'], table['mean'], yerr=errors, fmt='o', capsize=4)
+  axes.set_xticks(table['tensor'], table['shape'], rotation=30, ha='right', fontsize='small')
+  axes.set_xlabel('Tensor')
+  axes.set_ylabel('Round of first freezing')
+  axes.grid(alpha=0.3)
+  return plots.save(figure, path)
+
+
+def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
+  """Two sampled parameters by round, frozen stretches shaded, as in Figs. 1 and 7.
+
+  Of the sample, those that changed most often between frozen and active.
+  """
+  with _trace(run) as trace:
+    values, frozen = trace['sample_value'], trace['sample_frozen']
+    places = zip(trace['sample_tensor'], trace['sample_index'], strict=True)
+    names = [f'tensor {t}, scalar {i}' for t, i in places]
+  changes = np.count_nonzero(np.diff(frozen, axis=0), axis=0)
+  chosen = np.argsort(-changes, kind='stable')[:2]
+  rounds = np.arange(1, len(values) + 1)
+  figure, panels = plt.subplots(
+    len(chosen), 1, figsize=(7, 2.5 * len(chosen)), sharex=True, squeeze=False, layout='constrained'
+  )
+  for axes, j in zip(panels[:, 0], chosen, strict=True):
+    axes.plot(rounds, values[:, j])
+    # What is frozen after round r keeps its value in round r + 1.
+    edges = np.diff(np.concatenate([[False], frozen[:, j], [False]]).astype(int))
+    stretches = zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True)
+    for k, (start, end) in enumerate(stretches):
+      axes.axvspan(start + 1, end + 1, alpha=0.25, label='' if k else 'frozen')
+    axes.set_xlim(0, len(values) + 1)
+    axes.set_ylabel(names[j])
+  if changes[chosen[0]]:
+    panels[0, 0].legend(fontsize='small')
+  panels[-1, 0].set_xlabel('Round')
+  return plots.save(figure, path)
+
+
+def plot_run(run: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
+  """All plots of one run that freezes; returns the files written to `folder`."""
+  label = _flags(run)['method']
+  return [
+    plot_accuracy_and_frozen({label: run}, folder / 'frozen_fraction.png'),
+    plot_effective_perturbation({label: run}, folder / 'effective_perturbation.png'),
+    plot_stabilisation(run, folder / 'stabilisation.png'),
+    plot_parameters(run, folder / 'parameters.png'),
+  ]
+
+
+def plot_comparison(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
+  """Plots of several runs together, as far as they freeze; returns the files written."""
+  freezing = {
+    label: run for label, run in runs.items() if 'frozen_fraction' in plots.read_metrics(run)
+  }
+  if not freezing:
+    return []
+  return [
+    plot_accuracy_and_frozen(runs, folder / 'frozen_fraction.png'),
+    plot_effective_perturbation(freezing, folder / 'effective_perturbation.png'),
+  ]

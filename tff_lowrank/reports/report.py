@@ -1,0 +1,151 @@
+"""What is in report.html, of one run and of a comparison. Reads run folders only."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+import pandas as pd
+
+from tff_lowrank.reports import curves as curves_lib
+from tff_lowrank.reports import figures
+from tff_lowrank.reports import page
+from tff_lowrank.reports import table as table_lib
+from tff_lowrank.simulation import network as network_lib
+
+FILE = 'report.html'
+
+_ACCURACIES = {'eval_accuracy': '', 'eval_personal_accuracy': '(personal)'}
+
+
+def _about_network(network: network_lib.Network) -> str:
+  return (
+    f'Simulated time is that of the messages at {network.downlink_mbps:g} Mbit/s down, '
+    f'{network.uplink_mbps:g} Mbit/s up and {1000 * network.latency_seconds:g} ms latency for each '
+    'client; the slowest client of a round counts, and computing takes no time. MB are 10^6 bytes.'
+  )
+
+
+def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+  git = record.get('git', {})
+  facts = dict(commit=git.get('commit'), uncommitted_changes=git.get('dirty'))
+  facts |= {'devices': ', '.join(record.get('devices', ())), 'started': record.get('started')}
+  return {**record.get('versions', {}), **facts}
+
+
+def _facts(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+  """Tables of named facts by run: of those that all runs share, and of the others by run."""
+  texts = {
+    run: {name: str(value) for name, value in own.items() if value is not None}
+    for run, own in facts.items()
+  }
+  first, *others = texts.values()
+  shared = {n: v for n, v in first.items() if all(own.get(n) == v for own in others)}
+  parts = [page.table(pd.DataFrame(shared.items(), columns=['name', 'value']), is_words=True)]
+  differing = {
+    run: ', '.join(f'{name}={value}' for name, value in own.items() if name not in shared)
+    for run, own in texts.items()
+  }
+  if any(differing.values()):
+    rows = pd.DataFrame(differing.items(), columns=['run', 'of this run'])
+    parts.append(page.table(rows, is_words=True))
+  return parts
+
+
+def _settings(runs: Mapping[str, pathlib.Path]) -> list[str]:
+  records = {name: curves_lib.read_record(folder) for name, folder in runs.items()}
+  return [
+    page.heading('Flags'),
+    *_facts({name: record['flags'] for name, record in records.items()}),
+    page.heading('Versions'),
+    *_facts({name: _provenance(record) for name, record in records.items()}),
+  ]
+
+
+def _accuracies(curves: Sequence[pd.DataFrame]) -> Mapping[str, str]:
+  """Which accuracies there are, and what to call them."""
+  return {c: name for c, name in _ACCURACIES.items() if any(x[c].notna().any() for x in curves)}
+
+
+def _run_facts(curve: pd.DataFrame) -> pd.DataFrame:
+  """The last values of a run, a row each."""
+  last = curve.ffill().iloc[-1]
+  facts = {
+    'rounds': f'{last["rounds"]:.0f}',
+    'test accuracy': f'{last["eval_accuracy"]:.4f}',
+    'uplink': f'{last["cumulative_uplink_bytes"] / 1e6:.3f} MB',
+    'downlink': f'{last["cumulative_downlink_bytes"] / 1e6:.3f} MB',
+    'simulated time': f'{last["seconds"]:.1f} s',
+    'time in rounds here': f'{curve["round_seconds"].sum():.1f} s',
+  }
+  if pd.notna(last['eval_personal_accuracy']):
+    facts['personal test accuracy'] = f'{last["eval_personal_accuracy"]:.4f}'
+  return pd.DataFrame({'': list(facts), 'after the last round': list(facts.values())})
+
+
+def write_run(run: pathlib.Path, label: str) -> pathlib.Path:
+  """Writes the report of a run into its folder, and returns its path."""
+  network = network_lib.Network()
+  curve = curves_lib.read_curve(run, network)
+  directions = ('uplink', 'downlink')
+  curve = curve.assign(**{d: curve[f'{d}_bytes'] / 1e6 for d in directions})
+  losses = {name: name.replace('_', ' ') for name in ('train_loss', 'eval_loss')}
+  fractions = {name: name.replace('_', ' ') for name in curve if name.endswith('_fraction')}
+  parts = [
+    page.paragraph(_about_network(network)),
+    page.table(_run_facts(curve)),
+    page.heading('Accuracy'),
+    page.figure(figures.accuracy({label: [curve]}, _accuracies([curve]))),
+    page.heading('Loss'),
+    page.figure(figures.by_round(curve, losses, 'Loss')),
+    page.heading('Traffic of each round, all clients together'),
+    page.figure(figures.by_round(curve, {d: d for d in directions}, 'Traffic (MB)')),
+  ]
+  if fractions:
+    parts += [
+      page.heading('What the method left out'),
+      page.figure(figures.by_round(curve, fractions, 'Fraction')),
+    ]
+  page.write(run / FILE, label, [*parts, *_settings({label: run})])
+  return run / FILE
+
+
+def write_comparison(
+  runs: Sequence[tuple[str, pathlib.Path]],
+  path: pathlib.Path,
+  network: network_lib.Network,
+  budget: curves_lib.Budget,
+) -> pathlib.Path:
+  """Writes the report of labelled run folders to `path`, and returns it.
+
+  Args:
+    runs: Label of the method and run folder; a method has as many as seeds.
+    path: Where to.
+    network: For the simulated time.
+    budget: What the runs are compared at.
+  """
+  table = table_lib.build_table(runs, network, budget)
+  summary = table_lib.build_summary(table)
+  by_method: dict[str, list[pd.DataFrame]] = {}
+  for label, folder in runs:
+    by_method.setdefault(label, []).append(curves_lib.read_curve(folder, network))
+  curves = [curve for group in by_method.values() for curve in group]
+  seeds = table['seed'].nunique()
+  parts = [
+    page.paragraph(
+      f'{summary.shape[0]} methods, {seeds} {"seed" if seeds == 1 else "seeds"}, {len(runs)} runs. '
+      f'Compared at {budget}: by the last evaluation for which a run had spent no more. '
+      "± and shaded areas are 95 % intervals of the mean over seeds, by Student's t."
+    ),
+    page.paragraph(_about_network(network)),
+    page.heading('Methods, means over seeds'),
+    page.table(table_lib.shown(summary, budget)),
+    page.heading('Accuracy'),
+    page.figure(figures.accuracy(by_method, _accuracies(curves), budget)),
+    page.heading('Accuracy against traffic'),
+    page.paragraph('Filled: no other method is as accurate for fewer bytes.'),
+    page.figure(figures.pareto(summary)),
+    page.heading('Runs'),
+    page.table(table_lib.shown(table, budget)),
+  ]
+  page.write(path, 'Comparison', [*parts, *_settings({f.name: f for _, f in runs})])
+  return path

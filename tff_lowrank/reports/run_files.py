@@ -1,0 +1,167 @@
+"""What a run left in its folder, read back and compared with what the run wrote.
+
+SHA256SUMS, which `sha256sum -c` reads too, has the SHA-256 of the files of a run that has ended;
+the newest checkpoint has the run's flags, and the SHA-256 of what metrics.csv and ledger.arrows
+began with. Whatever is wrong with a file is a `files.FileError`.
+"""
+
+import hashlib
+import io
+import json
+import math
+import pathlib
+from typing import Any
+
+import pandas as pd
+
+from tff_lowrank import files
+from tff_lowrank.simulation import append_log
+from tff_lowrank.simulation import file_operations
+from tff_lowrank.simulation import manifest
+
+RECORD = 'run.json'
+METRICS = 'metrics.csv'
+# The entries of ledger.parquet, to which nothing can be appended, as an Arrow IPC stream.
+STREAM = 'ledger.arrows'
+LEDGER = 'ledger.parquet'
+FREEZING = 'freezing.npz'
+SUMS = 'SHA256SUMS'
+CHECKPOINTS = 'checkpoints'
+_FILES = (RECORD, METRICS, STREAM, LEDGER, FREEZING)
+
+# Columns of metrics.csv that reports read; in these there is a whole number in every row.
+_COUNTS = ('round', 'uplink_bytes', 'downlink_bytes', 'cumulative_uplink_bytes',
+           'cumulative_downlink_bytes', 'dropped_clients')  # fmt: skip
+_COLUMNS = (*_COUNTS, 'train_loss', 'eval_loss', 'eval_accuracy', 'eval_personal_accuracy',
+            'round_seconds')  # fmt: skip
+
+_KINDS = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
+_KINDS_IF_THERE = dict(
+  resumed=list,
+  versions=dict,
+  git=dict,
+  devices=list,
+  numerics=dict,
+  changed=list,
+  sources=dict,
+  method=dict,
+)
+
+
+def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
+  """How many bytes there are, up to `length`, and their SHA-256; nothing of no regular file."""
+  if not path.is_file():
+    return append_log.START
+  found, count = hashlib.sha256(), 0
+  with open(path, 'rb') as file:
+    while data := file.read(min(length - count, 1 << 20)):
+      found.update(data)
+      count += len(data)
+  return append_log.Position(count, found.hexdigest())
+
+
+def write_sums(folder: pathlib.Path) -> None:
+  """Notes what the files are now, at the end of a run."""
+  sums = [f'{_hash(folder / name).sha256}  {name}\n' for name in _FILES if (folder / name).exists()]
+  file_operations.replace(folder / SUMS, ''.join(sums).encode())
+
+
+def _read_sums(folder: pathlib.Path) -> dict[str, str]:
+  """SHA-256 by the names of files; nothing of a run that has not ended."""
+  path = folder / SUMS
+  if not path.exists():
+    return {}
+  with files.reading(path, f'lines of sha256sum of {", ".join(_FILES)}'):
+    lines = [line.split('  ') for line in path.read_text().splitlines()]
+    sums = {name: sha256 for sha256, name in lines}
+    there = {name for name in _FILES if (folder / name).exists()}
+    if not there <= sums.keys() <= {*_FILES}:
+      raise ValueError(f'lines of {", ".join(sums)}')
+  return sums
+
+
+def _check_sum(folder: pathlib.Path, name: str) -> None:
+  """Raises FileError unless a file is what it was at the end of the run, if that is known."""
+  written = _read_sums(folder).get(name)
+  if written not in (None, _hash(folder / name).sha256):
+    raise _damaged(folder / name, f'what the run wrote, of the SHA-256 in {SUMS}')
+
+
+def _damaged(path: pathlib.Path, expected: str) -> files.FileError:
+  found = 'other content' if path.exists() else 'no file'
+  return files.FileError(
+    path,
+    expected,
+    f'{found}. The command that made the run goes on from a checkpoint before the damage, or says '
+    'that there is none',
+  )
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+  """What a run.json says; raises FileError if it is damaged, FileNotFoundError if it is missing."""
+  with files.reading(path, 'the record of a run'):
+    record = json.loads(path.read_bytes())
+    for name, kind in {**_KINDS, **_KINDS_IF_THERE}.items():
+      if not isinstance(record[name] if name in _KINDS else record.get(name, kind()), kind):
+        raise files.FileError(path, f'`{name}` as a run writes it', repr(record[name])[:80])
+    if not all(isinstance(device, str) for device in record.get('devices', ())):
+      raise files.FileError(path, 'names of `devices`', repr(record['devices'])[:80])
+    if not math.isfinite(record['wall_seconds']):
+      raise files.FileError(path, 'a finite `wall_seconds`', str(record['wall_seconds']))
+    _check_sum(path.parent, path.name)
+  return record
+
+
+def check(folder: pathlib.Path) -> None:
+  """Raises FileError if the numbers in `folder` are not those that its run wrote.
+
+  Of a run that goes on, what its newest checkpoint has not seen is not known.
+  """
+  record = read_record(folder / RECORD)
+  if record['status'] == 'completed' and not (folder / SUMS).exists():
+    raise _damaged(folder / SUMS, 'the SHA-256 of the files of a run that is complete')
+  for name in _FILES:
+    _check_sum(folder, name)
+  newest = next(manifest.newest_first(folder / CHECKPOINTS), None)
+  if newest is None:
+    return
+  differing = manifest.differing_flags(newest.flags, record['flags'])
+  if differing:
+    expected = f'the flags of the run in {folder / CHECKPOINTS}'
+    raise files.FileError(folder / RECORD, expected, f'others: {", ".join(differing)}')
+  for name, written in newest.logs.items():
+    if _hash(folder / name, written.length) != written:
+      raise _damaged(folder / name, f'first the {written.length} bytes of its newest checkpoint')
+
+
+def _parse_metrics(path: pathlib.Path, data: bytes) -> pd.DataFrame:
+  metrics = pd.read_csv(io.BytesIO(data))
+  for name in {**dict.fromkeys(_COLUMNS), **dict.fromkeys(metrics)}:
+    is_right = name in metrics and metrics[name].dtype.kind in ('i' if name in _COUNTS else 'if')
+    if not is_right:
+      found = str(metrics[name].tolist())[:80] if name in metrics else 'none'
+      raise files.FileError(path, f'a column of numbers called {name!r}', found)
+  if metrics['round'].tolist() != [*range(1, len(metrics) + 1)]:
+    raise files.FileError(path, 'rounds 1, 2, 3 and so on', f'{metrics["round"].tolist()[:20]}')
+  return metrics
+
+
+def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
+  """The rows of metrics.csv, one or more, a round each from 1 on; all cells are numbers or NaN."""
+  path = folder / METRICS
+  with files.reading(path, 'the metrics of a run'):
+    metrics = _parse_metrics(path, path.read_bytes())
+    if metrics.empty:
+      raise files.FileError(path, 'the metrics of a run', 'no rounds')
+  return metrics
+
+
+def read_saved_metrics(folder: pathlib.Path) -> pd.DataFrame | None:
+  """The rows of the rounds that a run goes on from, as `read_metrics`; None if it starts anew."""
+  path = folder / METRICS
+  for saved in manifest.newest_first(folder / CHECKPOINTS):
+    written = saved.logs.get(METRICS, append_log.START)
+    if written.length and _hash(path, written.length) == written:
+      with files.reading(path, 'the metrics of a run'):
+        return _parse_metrics(path, path.read_bytes()[: written.length])
+  return None

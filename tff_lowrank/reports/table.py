@@ -1,0 +1,198 @@
+"""The tables of a comparison: of runs, and of methods over seeds. Reads run folders only."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+import pandas as pd
+
+from tff_lowrank.reports import curves as curves_lib
+from tff_lowrank.reports import statistics
+from tff_lowrank.simulation import network as network_lib
+
+COLUMNS = (
+  'method',
+  'seed',
+  'rounds',
+  'final_accuracy',
+  'final_personal_accuracy',
+  'compared_round',
+  'compared_accuracy',
+  'uplink_bytes',
+  'downlink_bytes',
+  'total_bytes',
+  'saving_percent',
+  'byte_ratio',
+  'dropped_clients',
+  'simulated_seconds',
+  'wall_seconds',
+)
+# What is averaged over seeds: a column with the mean, and one with half the 95 % interval.
+MEANS = tuple(c for c in COLUMNS if c not in ('method', 'seed', 'rounds', 'compared_round'))
+
+
+def judged_by(table: pd.DataFrame) -> str:
+  """The accuracy by which methods are compared: the personal one, if all have it."""
+  is_personal = table['final_personal_accuracy'].notna().all()
+  return 'final_personal_accuracy' if is_personal else 'final_accuracy'
+
+
+def _is_baseline(record: Mapping[str, Any], label: str) -> bool:
+  """Whether others are compared with the run: the baseline method as the flags have it."""
+  method = record.get('method', {})
+  return bool(method.get('is_baseline')) and label == method.get('name')
+
+
+def _summarize_run(
+  label: str,
+  folder: pathlib.Path,
+  curve: pd.DataFrame,
+  budget: curves_lib.Budget,
+  accuracy: str,
+) -> dict[str, object]:
+  """A row of the table, but for what compares it with FedAvg."""
+  record = curves_lib.read_record(folder)
+  last = curve.iloc[-1]
+  up, down = int(last['cumulative_uplink_bytes']), int(last['cumulative_downlink_bytes'])
+  compared_round, compared_accuracy = budget.read_off(curve, accuracy)
+  return dict(
+    method=label,
+    is_baseline=_is_baseline(record, label),
+    seed=record['flags']['seed'],
+    rounds=int(last['round']),
+    final_accuracy=curves_lib.last(curve['eval_accuracy']),
+    final_personal_accuracy=curves_lib.last(curve['eval_personal_accuracy']),
+    compared_round=compared_round,
+    compared_accuracy=compared_accuracy,
+    uplink_bytes=up,
+    downlink_bytes=down,
+    total_bytes=up + down,
+    dropped_clients=int(curve['dropped_clients'].sum()),
+    simulated_seconds=round(last['seconds'], 3),
+    wall_seconds=record['wall_seconds'],
+  )
+
+
+def build_table(
+  runs: Sequence[tuple[str, pathlib.Path]],
+  network: network_lib.Network,
+  budget: curves_lib.Budget | None = None,
+) -> pd.DataFrame:
+  """A row for each `(label, run folder)`.
+
+  `saving_percent` is of total bytes against FedAvg's with the same seed, and `byte_ratio` FedAvg's
+  over the run's; both are empty without one. `simulated_seconds` is the messages' time on
+  `network`, without computation. `compared_accuracy` is that at `budget`, by default the rounds of
+  the shortest run; the personal one, if all runs have it. `dropped_clients` counts over all rounds
+  those that were absent or left out, because of an update that is not finite or is held back.
+  """
+  curves = [curves_lib.read_curve(folder, network) for _, folder in runs]
+  budget = budget or curves_lib.cheapest('rounds', curves)
+  personal = 'eval_personal_accuracy'
+  is_personal = all(curve[personal].notna().any() for curve in curves)
+  accuracy = personal if is_personal else 'eval_accuracy'
+  table = pd.DataFrame(
+    [
+      _summarize_run(label, folder, curve, budget, accuracy)
+      for (label, folder), curve in zip(runs, curves, strict=True)
+    ]
+  )
+  baseline = table[table['is_baseline']].set_index('seed')['total_bytes']
+  reference = table['seed'].map(baseline)
+  table['saving_percent'] = (100 * (1 - table['total_bytes'] / reference)).round(2)
+  table['byte_ratio'] = (reference / table['total_bytes']).round(3)
+  table['compared_round'] = table['compared_round'].astype('Int64')
+  return table[list(COLUMNS)]
+
+
+def build_summary(table: pd.DataFrame) -> pd.DataFrame:
+  """A row for each method of `build_table`'s, in its order.
+
+  `method`, `seeds` (how many), of each of `MEANS` the mean over seeds and, called `_ci95`, half
+  its 95 % interval by Student's t, empty with one seed; and `pareto`: whether no other method has
+  at least its mean final accuracy, by `judged_by`, for at most its mean total bytes. Where a seed
+  has no value, neither has the mean.
+  """
+  groups = table.groupby('method', sort=False)
+  columns = {'seeds': groups['seed'].count()}
+  for name in MEANS:
+    complete = groups[name].count() == columns['seeds']
+    columns[name] = groups[name].mean().where(complete)
+    width = statistics.half_width(groups[name].std(), columns['seeds'])
+    columns[f'{name}_ci95'] = pd.Series(width, index=complete.index).where(complete)
+  columns['pareto'] = statistics.is_on_pareto_front(
+    columns['total_bytes'], columns[judged_by(table)]
+  )
+  return pd.DataFrame(columns).reset_index()
+
+
+# Column -> heading, format, and what to divide by.
+_SHOWN = {
+  'final_accuracy': ('accuracy', '.4f', 1),
+  'compared_accuracy': ('accuracy at {budget}', '.4f', 1),
+  'final_personal_accuracy': ('personal accuracy', '.4f', 1),
+  'uplink_bytes': ('up MB', '.3f', 1e6),
+  'downlink_bytes': ('down MB', '.3f', 1e6),
+  'total_bytes': ('total MB', '.3f', 1e6),
+  'saving_percent': ('saving', '.1f', 1),
+  'byte_ratio': ('ratio', '.1f', 1),
+  'dropped_clients': ('dropped', '.1f', 1),
+  'simulated_seconds': ('transfer', '.1f', 1),
+  'wall_seconds': ('wall', '.1f', 1),
+}
+_UNITS = {
+  'saving_percent': ' %',
+  'byte_ratio': ' x',
+  'simulated_seconds': ' s',
+  'wall_seconds': ' s',
+}
+
+
+def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.DataFrame:
+  """A table or summary as text under short headings, bytes in MB (10^6), `±` the 95 % interval.
+
+  Empty columns are left out, and so are dropped clients if there are none, and accuracies at
+  `budget` unless it is given and they differ from the final ones.
+  """
+  is_left_out = dict(
+    compared_accuracy=budget is None or table['compared_accuracy'].equals(table[judged_by(table)]),
+    dropped_clients=not table['dropped_clients'].any(),
+    wall_seconds='seeds' in table,  # Of different machines, perhaps, and not of the methods.
+  )
+  columns = {name: table[name].astype(str) for name in ('method', 'seed', 'seeds', 'rounds')
+             if name in table}  # fmt: skip
+  for name, (heading, form, size) in _SHOWN.items():
+    if is_left_out.get(name) or table[name].isna().all():
+      continue
+    widths = table.get(f'{name}_ci95', pd.Series(float('nan'), table.index))
+    columns[heading.format(budget=budget)] = [
+      _cell(value / size, width / size, form) + (_UNITS.get(name, '') if pd.notna(value) else '')
+      for value, width in zip(table[name], widths, strict=True)
+    ]
+  if 'pareto' in table:
+    columns['Pareto front'] = table['pareto'].map({True: 'yes', False: ''})
+  return pd.DataFrame(columns)
+
+
+def _cell(value: float, width: float, form: str) -> str:
+  if pd.isna(value):
+    return ''
+  return f'{value:{form}}' + ('' if pd.isna(width) else f' ± {width:{form}}')
+
+
+def _escaped(text: str) -> str:
+  """`text` as the content of one cell of Markdown."""
+  return ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
+
+
+def to_markdown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> str:
+  """What `shown` gives, in Markdown."""
+  return markdown(shown(table, budget))
+
+
+def markdown(texts: pd.DataFrame) -> str:
+  """A table of texts in Markdown: the first column on the left, the others on the right."""
+  lines = [f'| {" | ".join(texts)} |', '|---' + '|---:' * (texts.shape[1] - 1) + '|']
+  for row in texts.itertuples(index=False):
+    lines.append(f'| {" | ".join(map(_escaped, row))} |')
+  return '\n'.join(lines) + '\n'

@@ -1,0 +1,76 @@
+"""Where a run keeps what its clients remember, and whether there is room for it."""
+
+import pathlib
+import shutil
+from typing import Any
+
+import psutil
+
+from tff_lowrank import client_state
+from tff_lowrank import settings
+from tff_lowrank.reports import run_files
+from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.simulation import manifest
+
+FOLDER = 'client_memory'
+
+# Of the memory that is free, what the memory of all clients may take before it goes to disk.
+_SMALL_PART = 0.1
+
+
+def choose(spec: spec_lib.RunSpec, folder: pathlib.Path, num_clients: int, initial: Any) -> str:
+  """`ram`, `disk` or `disk_float16`; a run that goes on keeps what it was started with.
+
+  Args:
+    spec: Of the run; `--client_memory=auto` leaves the choice to us.
+    folder: The run's.
+    num_clients: How many clients could have memory.
+    initial: The memory of a client that was never seen.
+  """
+  if spec.client_memory != 'auto':
+    return spec.client_memory
+  if (folder / FOLDER).exists():
+    return 'disk'
+  if manifest.saved_rounds(folder / run_files.CHECKPOINTS):
+    return 'ram'
+  needed = num_clients * client_state.Packing(initial).num_bytes
+  return 'disk' if needed > _SMALL_PART * psutil.virtual_memory().available else 'ram'
+
+
+def _human(num_bytes: float) -> str:
+  for unit in ('bytes', 'kB', 'MB', 'GB'):
+    if num_bytes < 1000:
+      return f'{num_bytes:.3g} {unit}'
+    num_bytes /= 1000
+  return f'{num_bytes:,.1f} TB'
+
+
+def check_fits(
+  spec: spec_lib.RunSpec, folder: pathlib.Path, num_clients: int, initial: Any, kind: str
+) -> None:
+  """Raises SettingError if what the clients will remember cannot fit on the disk of `folder`.
+
+  Only clients that take part remember anything, and those are at most `clients_per_round` in each
+  round. Arguments are those of `choose`, and what it returned.
+  """
+  clients = min(num_clients, spec.rounds * (spec.clients_per_round or num_clients))
+  size = client_state.Packing(initial, kind == 'disk_float16').num_bytes
+  own = sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
+  room = shutil.disk_usage(folder).free + own
+  if clients * size > room:
+    half = '' if kind == 'disk_float16' else '--client_memory=disk_float16 for half of it, '
+    total = _human(clients * size)
+    raise settings.SettingError(
+      f'What {clients:,} clients remember, {_human(size)} each, takes {total}; the disk of {folder}'
+      f' has room for {_human(room)}. Give {half}--method=lbgm_shared, whose clients share one '
+      'subspace, fewer clients (--num_clients), or an --output_dir on a larger disk.'
+    )
+
+
+def open_store(kind: str, folder: pathlib.Path, initial: Any, cap_mb: int) -> client_state.Store:
+  """The store of the kind that `choose` returned; errors are those of `LmdbStore`."""
+  if kind == 'ram':
+    return client_state.MemoryStore(initial)
+  return client_state.LmdbStore(
+    initial, folder / FOLDER, ram_cap_bytes=cap_mb << 20, float16=kind == 'disk_float16'
+  )

@@ -1,0 +1,49 @@
+"""Follows the accuracy by which a run is judged: what is best, and when it is enough."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tff_lowrank.runs import spec as spec_lib
+
+
+class Judge:
+  """Sees each evaluation of a run, in order."""
+
+  def __init__(self, spec: spec_lib.RunSpec):
+    self._spec = spec
+    self._best: float | None = None
+    self._best_round = 0
+    self._since_best = 0
+    self._last: float | None = None
+
+  @property
+  def column(self) -> str:
+    """The column of metrics.csv that counts: of methods with personal models, theirs."""
+    return 'eval_personal_accuracy' if self._spec.record.is_personal else 'eval_accuracy'
+
+  @property
+  def best_round(self) -> int:
+    """The first round of the best evaluation; 0 before any."""
+    return self._best_round
+
+  def see(self, row: Mapping[str, Any]) -> bool:
+    """Takes in a row of metrics; whether it is the best so far. One not evaluated does not count."""
+    value = row[self.column]
+    if value is None or value != value:  # Empty, or NaN.
+      return False
+    self._last = value
+    is_best = self._best is None or value > self._best
+    if is_best:
+      self._best, self._best_round, self._since_best = value, int(row['round']), 0
+    else:
+      self._since_best += 1
+    return is_best
+
+  def reason_to_stop(self) -> str | None:
+    """Why the run is to end now, for people; None if it is not."""
+    spec = self._spec
+    if spec.stop_at_accuracy is not None and (self._last or 0) >= spec.stop_at_accuracy:
+      return f'its accuracy, {self._last:.4f}, is at least stop_at_accuracy={spec.stop_at_accuracy}'
+    if spec.patience is not None and self._since_best >= spec.patience:
+      return f'none of the last {spec.patience} evaluations was better than that of round {self._best_round}'
+    return None

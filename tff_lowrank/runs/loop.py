@@ -1,0 +1,260 @@
+"""The rounds of a run, from its newest checkpoint on."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import functools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorflow_federated as tff
+
+from tff_lowrank import client_state
+from tff_lowrank import files
+from tff_lowrank import learning
+from tff_lowrank import ledger
+from tff_lowrank import tasks
+from tff_lowrank.reports import run_files
+from tff_lowrank.runs import client_data
+from tff_lowrank.runs import client_memory
+from tff_lowrank.runs import freezing_trace
+from tff_lowrank.runs import judge
+from tff_lowrank.runs import model_files
+from tff_lowrank.runs import processes
+from tff_lowrank.runs import progress as progress_lib
+from tff_lowrank.runs import recorder as recorder_lib
+from tff_lowrank.runs import saving as saving_lib
+from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.simulation import absence as absence_lib
+from tff_lowrank.simulation import checkpoint
+from tff_lowrank.simulation import evaluation
+from tff_lowrank.simulation import manifest
+from tff_lowrank.simulation import metrics as metrics_lib
+from tff_lowrank.simulation import rounds as rounds_lib
+from tff_lowrank.simulation import sampling
+from tff_lowrank.simulation import stopping
+
+
+@contextlib.contextmanager
+def _as_damage() -> Iterator[None]:
+  """Inside, where what a run saved is read back, a ValueError is about these files."""
+  try:
+    yield
+  except (files.FileError, manifest.DamagedError, manifest.MismatchError):
+    raise
+  except ValueError as e:
+    raise manifest.DamagedError(str(e)) from e
+
+
+def _build_evaluation(
+  task: tasks.Task,
+  model: tff.learning.models.FunctionalModel,
+  process: learning.ClientStatefulLearningProcess,
+  store: client_state.Store,
+  after_training: Mapping[str, Any],
+) -> Callable[[Any], dict[str, float]]:
+  """A function from the server's state to the metrics of all evaluations of the task.
+
+  `after_training` is what `evaluation.build_personal_evaluation` takes for it, or empty.
+  """
+  central = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
+  if task.client_test is None:
+    return lambda state: central(process.get_model_weights(state))
+  personal = evaluation.build_personal_evaluation(
+    model,
+    process,
+    task.client_test,
+    task.preprocess,
+    batch_size=task.eval_batch_size,
+    **after_training,
+  )
+  return lambda state: central(process.get_model_weights(state)) | personal(state, store.read)
+
+
+class Loop:
+  """One run's parts, and the way through its rounds."""
+
+  def __init__(
+    self,
+    spec: spec_lib.RunSpec,
+    task: tasks.Task,
+    folder: pathlib.Path,
+    saving: saving_lib.Saving,
+    is_enough: Callable[[Mapping[str, Any]], bool],
+  ):
+    self._spec, self._folder, self._saving = spec, folder, saving
+    self._is_enough = is_enough
+    self._task = task
+    clients = self._task.train.client_ids
+    with spec_lib.as_setting_errors():
+      self._model = self._task.build_model(spec.seed)
+      self._process = processes.build_process(
+        spec, self._model, self._task.keras_model_fn, len(clients)
+      )
+      self._sampling = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
+    self._initial_memory = self._process.initialize_client()
+    population = (len(clients), self._initial_memory)
+    self.client_memory = client_memory.choose(spec, folder, *population)
+    client_memory.check_fits(spec, folder, *population, self.client_memory)
+    self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
+    settings = spec.freezing_settings
+    self._judge = judge.Judge(spec)
+    self._trace = None
+    if settings is not None:
+      self._trace = freezing_trace.FreezingTrace(settings, spec.seed)
+
+  def go(self, label: str, stop: stopping.StopRequest) -> None:
+    """Runs the rounds that are left; raises `Stopped` once `stop` is made and all is saved."""
+    spec = self._spec
+    with _as_damage():
+      store = client_memory.open_store(
+        self.client_memory, self._folder, self._initial_memory, self._saving.client_memory_cap_mb
+      )
+    metrics_type = self._process.next.type_signature.result.metrics.member
+    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))
+    evaluated = tuple(self._task.objective.metrics)
+    if self._task.client_test is not None:
+      evaluated += evaluation.PERSONAL_METRICS
+    if self._spec.evaluate_after_training:
+      evaluated += (evaluation.TRAINED_ACCURACY,)
+    try:
+      with recorder_lib.Recorder(self._folder, columns, evaluated) as recorder:
+        checkpoints = checkpoint.Checkpoints(
+          self._folder / run_files.CHECKPOINTS,
+          spec.as_dict(),
+          recorder.logs,
+          self._saving.keep_checkpoints,
+        )
+        first, state = self._restore(checkpoints, recorder, store)
+        with progress_lib.Progress(label, spec.rounds, first - 1) as progress:
+          save = functools.partial(self._save, checkpoints, recorder, store)
+          last, state = self._run_rounds(state, store, first, recorder, progress, save, stop)
+    finally:
+      store.close()
+    if last < spec.rounds and self._judge.reason_to_stop() is None:
+      raise stopping.Stopped(
+        stop.signal_number,
+        f'Stopped{" by a signal" if stop.is_made else ""} after round {last} of {spec.rounds}; '
+        f'saved in {self._folder}. The same command goes on from there.',
+      )
+    if self._trace is not None:
+      self._trace.write(self._folder / freezing_trace.FILE)
+    self._save_model(model_files.save_final, state)
+
+  @property
+  def outcome(self) -> dict[str, Any]:
+    """How the rounds ended, for the record."""
+    reason = self._judge.reason_to_stop()
+    return dict(best_round=self._judge.best_round) | (dict(ended_early=reason) if reason else {})
+
+  def _save_model(self, save: Callable[..., None], state: Any) -> None:
+    save(self._folder, self._task, self._process.get_model_weights(state))
+
+  def _restore(
+    self,
+    checkpoints: checkpoint.Checkpoints,
+    recorder: recorder_lib.Recorder,
+    store: client_state.Store,
+  ) -> tuple[int, Any]:
+    """The round to begin with, and the server's state before it."""
+    state = self._process.initialize()
+    with _as_damage():
+      restored = checkpoints.restore(state, store)
+    if restored is None:
+      return 1, state
+    for row in run_files.read_metrics(self._folder).to_dict('records'):
+      self._judge.see(row)
+    extras = restored.extras
+    recorder.restore(extras)
+    self._absence.restore(json.loads(extras['absence_clients'].tobytes()), extras['absence_costs'])
+    if self._trace is not None:
+      prefix = 'trace/'
+      self._trace.restore(
+        {k.removeprefix(prefix): v for k, v in extras.items() if k.startswith(prefix)}
+      )
+    return restored.round_num + 1, restored.state
+
+  def _save(
+    self,
+    checkpoints: checkpoint.Checkpoints,
+    recorder: recorder_lib.Recorder,
+    store: client_state.Store,
+    round_num: int,
+    state: Any,
+  ) -> None:
+    clients, costs = self._absence.save()
+    extras = recorder.save()
+    extras['absence_clients'] = np.frombuffer(json.dumps(clients).encode(), np.uint8)
+    extras['absence_costs'] = costs
+    if self._trace is not None:
+      extras |= {f'trace/{name}': value for name, value in self._trace.save().items()}
+    checkpoints.save(round_num, state, store, extras)
+
+  def _run_rounds(
+    self,
+    state: Any,
+    store: client_state.Store,
+    first: int,
+    recorder: recorder_lib.Recorder,
+    progress: progress_lib.Progress,
+    save: Callable[[int, Any], None],
+    stop: stopping.StopRequest,
+  ) -> tuple[int, Any]:
+    """Runs from round `first` to the last, which is saved; its number and the state after it."""
+    spec, task = self._spec, self._task
+    client_dataset = client_data.from_task(spec, task)
+    after_training = {}
+    if spec.evaluate_after_training:
+      after_training = dict(
+        client_optimizer=processes.build_client_optimizer(spec),
+        train_dataset=lambda client: client_dataset(client, 0),
+      )
+    with spec_lib.as_setting_errors():
+      evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
+    last = saved = first - 1
+    enough = self._judge.reason_to_stop() is not None
+
+    def after_round(done: rounds_lib.Round) -> None:
+      nonlocal last, saved, enough
+      last = done.number
+      evaluated = None
+      if spec.is_evaluated(last):
+        evaluated = evaluate(done.state)
+      row = recorder.record(done, evaluated)
+      if self._judge.see(row) and self._saving.keep_best:
+        self._save_model(model_files.save_best, done.state)
+      enough = self._is_enough(row) or self._judge.reason_to_stop() is not None
+      for client_id, report in zip(done.client_ids, done.reports, strict=True):
+        down, up = (
+          ledger.to_bytes(ledger.total(report[direction]))
+          for direction in (ledger.DOWNLINK, ledger.UPLINK)
+        )
+        self._absence.enter(client_id, down, up)
+      if self._trace is not None:
+        self._trace.add(done.state)
+      if last == spec.rounds or last % self._saving.checkpoint_every == 0:
+        save(last, done.state)
+        saved = last
+      spent = row['cumulative_uplink_bytes'] + row['cumulative_downlink_bytes']
+      shown = {'MB': f'{spent / 1e6:.1f}'}
+      if evaluated:
+        for name in ('accuracy', 'personal_accuracy'):
+          if name in evaluated:
+            shown[name] = f'{evaluated[name]:.4f}'
+      progress.update(last, shown)
+
+    state = rounds_lib.run_rounds(
+      self._process,
+      state,
+      store,
+      self._sampling,
+      client_dataset,
+      range(first, spec.rounds + 1),
+      after_round,
+      absence=self._absence.reason,
+      should_stop=lambda: enough or stop.is_made,
+    )
+    if saved < last:
+      save(last, state)
+    return last, state

@@ -1,0 +1,124 @@
+"""Trains by FedAvg and shows every update, for studies of what methods would make of them."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_federated as tff
+
+from tff_lowrank import client_state
+from tff_lowrank import learning
+from tff_lowrank import ledger
+from tff_lowrank import tasks
+from tff_lowrank.analysis import replay
+from tff_lowrank.runs import client_data
+from tff_lowrank.runs import processes
+from tff_lowrank.runs import runner
+from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.simulation import evaluation
+from tff_lowrank.simulation import rounds as rounds_lib
+from tff_lowrank.simulation import sampling
+
+# Settings of a run that a study of FedAvg has no use for.
+UNUSED = ('client_memory', 'client_test_fraction', 'downlink', 'dropout_rate',
+          'straggler_deadline', 'uplink')  # fmt: skip
+
+
+class Measured(NamedTuple):
+  """What a round cost and led to.
+
+  uplink_bytes, downlink_bytes: of all messages.
+  evaluated: metrics on the test examples, in rounds that are evaluated.
+  """
+
+  uplink_bytes: int
+  downlink_bytes: int
+  evaluated: dict[str, float] | None
+
+
+def _arrays(tensors: Iterable[Any]) -> list[np.ndarray]:
+  return [np.asarray(x) for x in tensors]
+
+
+def _build_remembering(
+  spec: spec_lib.RunSpec, model: tff.learning.models.FunctionalModel
+) -> learning.ClientStatefulLearningProcess:
+  """FedAvg whose clients remember the last update that they sent: LBGM of threshold 0."""
+  return learning.build_lbgm_fed_avg(
+    model,
+    processes.build_client_optimizer(spec),
+    processes.build_server_optimizer(spec),
+    threshold=0.0,
+    client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
+  )
+
+
+def _weight(spec: spec_lib.RunSpec, task: tasks.Task, client: str) -> float:
+  """A client's weight in the mean, but for a common factor."""
+  if spec.client_weighting == 'uniform':
+    return 1.0
+  trained_on = spec.client_epochs * task.train.num_examples(client)
+  return float(min(trained_on, spec.client_max_elements or trained_on))
+
+
+def _bytes(reports: Sequence[Any], direction: str) -> int:
+  return sum(ledger.to_bytes(ledger.total(report[direction])) for report in reports)
+
+
+def record(
+  spec: spec_lib.RunSpec, task: tasks.Task, on_round: Callable[[replay.Round, Measured], None]
+) -> None:
+  """Trains as `spec` says and calls `on_round` after each round.
+
+  Updates are recorded under the baseline method, FedAvg; under others `updates` and `weights` are
+  empty.
+  """
+  keeps_updates = spec.record.is_baseline
+  with runner.CONTEXTS[spec.context]():
+    clients = task.train.client_ids
+    with spec_lib.as_setting_errors():
+      model = task.build_model(spec.seed)
+      if keeps_updates:
+        process = _build_remembering(spec, model)
+      else:
+        process = processes.build_process(spec, model, task.keras_model_fn, len(clients))
+      sample = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
+    evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
+    state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())
+    before = _arrays(process.get_model_weights(state).trainable)
+
+    def after_round(done: rounds_lib.Round) -> None:
+      nonlocal before
+      weights = process.get_model_weights(done.state)
+      after = _arrays(weights.trainable)
+      pairs = zip(done.client_ids, done.reports, strict=True) if keeps_updates else ()
+      accepted = [client for client, report in pairs if report['accepted']]
+      updates = {
+        client: _arrays(block['look_back'][0] for block in memory)
+        for client, memory in zip(accepted, store.read(accepted), strict=True)
+      }
+      on_round(
+        replay.Round(
+          number=done.number,
+          updates=updates,
+          weights={client: _weight(spec, task, client) for client in updates},
+          before=before,
+          after=after,
+        ),
+        Measured(
+          uplink_bytes=_bytes(done.reports, ledger.UPLINK),
+          downlink_bytes=_bytes(done.reports, ledger.DOWNLINK),
+          evaluated=evaluate(weights) if spec.is_evaluated(done.number) else None,
+        ),
+      )
+      before = after
+
+    rounds_lib.run_rounds(
+      process,
+      state,
+      store,
+      sample,
+      client_data.from_task(spec, task),
+      range(1, spec.rounds + 1),
+      after_round,
+    )

@@ -1,0 +1,59 @@
+"""What is in a run folder before a run begins in it."""
+
+from collections.abc import Mapping
+import logging
+import pathlib
+from typing import Any
+
+from tff_lowrank import files
+from tff_lowrank.reports import run_files
+from tff_lowrank.runs import provenance
+from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.simulation import manifest
+
+
+def is_complete(spec: spec_lib.RunSpec, folder: pathlib.Path) -> bool:
+  """Whether `folder` holds the whole run, as it was written; with a warning if it is damaged.
+
+  Raises MismatchError if it holds a run of other flags.
+  """
+  record = provenance.read_record(folder / run_files.RECORD)
+  if record is None or not has_rows(folder):
+    return False
+  manifest.check_same_run(folder, record['flags'], spec.as_dict())
+  if record['status'] != 'completed' or record['flags'].get('rounds') != spec.rounds:
+    return False
+  try:
+    run_files.check(folder)
+  except files.FileError as e:
+    logging.warning('%s', e)
+    return False
+  return True
+
+
+def has_rows(folder: pathlib.Path) -> bool:
+  path = folder / run_files.METRICS
+  if not path.exists():
+    return False
+  files.check_regular(path, 'the metrics of a run')
+  return path.stat().st_size > 0
+
+
+def check_has_checkpoint(folder: pathlib.Path, before: Mapping[str, Any] | None) -> None:
+  """Raises DamagedError for rows without a checkpoint, unless a run was cut off early."""
+  is_cut_off = before is not None and before['status'] in ('running', 'failed')
+  if not is_cut_off and not any(folder.glob(f'{run_files.CHECKPOINTS}/*/*')):
+    raise manifest.DamagedError(
+      f'{folder} holds {run_files.METRICS} and no checkpoint to go on from, so its rows '
+      'would be lost. Give another --output_dir, or delete that file.'
+    )
+
+
+def check_not_undone(folder: pathlib.Path, spec: spec_lib.RunSpec) -> None:
+  """Raises MismatchError if the run in `folder` is past the rounds of `spec`."""
+  done = max(manifest.saved_rounds(folder / run_files.CHECKPOINTS), default=0)
+  if done > spec.rounds:
+    raise manifest.MismatchError(
+      f'{folder} has {done} rounds, which --rounds={spec.rounds} would undo. Give --rounds as many '
+      'or more, or another --output_dir.'
+    )

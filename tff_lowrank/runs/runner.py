@@ -1,0 +1,154 @@
+"""Runs one spec into a run folder, or goes on with it where it was left."""
+
+from collections.abc import Callable, Mapping
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from tff_lowrank import execution
+from tff_lowrank import methods
+from tff_lowrank import objects
+from tff_lowrank import tasks
+from tff_lowrank.reports import freezing_plots
+from tff_lowrank.reports import plots
+from tff_lowrank.reports import report as report_lib
+from tff_lowrank.reports import run_files
+from tff_lowrank.runs import loop
+from tff_lowrank.runs import provenance
+from tff_lowrank.runs import run_folder
+from tff_lowrank.runs import saving as saving_lib
+from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.simulation import folder_lock
+from tff_lowrank.simulation import stopping
+
+CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
+
+
+def train(
+  spec: spec_lib.RunSpec,
+  folder: pathlib.Path,
+  label: str,
+  saving: saving_lib.Saving = saving_lib.Saving(),  # noqa: B008 (frozen)
+  is_enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
+  task: tasks.Task | None = None,
+) -> bool:
+  """Runs `spec` into `folder`, made if needed, from its newest checkpoint if it has one.
+
+  Ctrl-C and SIGTERM end it after the round, with a checkpoint.
+
+  Args:
+    spec: What to run.
+    folder: Where to; of this one run.
+    label: Names the run in plots and progress.
+    saving: How it is kept safe.
+    is_enough: Called with each round's row of metrics; true ends the run as a signal does.
+    task: What to learn, in place of the task that `spec` names, and as its settings have it.
+
+  Returns:
+    Whether there was anything to do: false for a run that was complete already.
+
+  Raises:
+    BlockingIOError: If another process runs in `folder`.
+    manifest.MismatchError: If `folder` holds a run of other flags.
+    stopping.Stopped: If a signal, or `is_enough`, ended the run.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as e:
+    raise OSError(
+      f'output_dir: {folder} cannot be made a folder: {e.strerror}. Give another.'
+    ) from e
+  with folder_lock.FolderLock(folder), stopping.StopRequest() as stop:
+    if run_folder.is_complete(spec, folder):
+      print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
+      return False
+    before = provenance.read_record(folder / run_files.RECORD)
+    if run_folder.has_rows(folder):
+      run_folder.check_has_checkpoint(folder, before)
+      run_folder.check_not_undone(folder, spec)
+    (folder / run_files.SUMS).unlink(missing_ok=True)
+    devices = [device.name for device in tf.config.list_logical_devices()]
+    record = provenance.RunRecord(
+      folder / run_files.RECORD,
+      spec.as_dict(),
+      devices,
+      before,
+      sources=_sources(spec, task),
+      method=_method_facts(spec.record),
+    )
+    try:
+      with CONTEXTS[spec.context]():
+        run = loop.Loop(spec, task or build_task(spec), folder, saving, is_enough)
+        record.update('running', client_memory=run.client_memory)
+        run.go(label, stop)
+      plots.plot_accuracy({label: folder}, folder / 'plots')
+      if spec.freezing_settings is not None:
+        freezing_plots.plot_run(folder, folder / 'plots')
+      report_lib.write_run(folder, label)
+      record.update('completed', **run.outcome)
+      run_files.write_sums(folder)
+    except stopping.Stopped:
+      record.update('stopped')
+      run_files.write_sums(folder)
+      raise
+    except BaseException as e:
+      record.update_if_possible('failed', error=f'{type(e).__name__}: {e}')
+      raise
+  return True
+
+
+def _method_facts(record: methods.Method) -> dict[str, Any]:
+  """What reports need to know of a method."""
+  return dict(
+    name=record.name,
+    about=record.about,
+    source=record.source,
+    is_baseline=record.is_baseline,
+    is_personal=record.is_personal,
+  )
+
+
+def _sources(spec: spec_lib.RunSpec, task: tasks.Task | None) -> dict[str, dict[str, str]]:
+  """What tells the versions of a task and a method that are not of this package."""
+  found = {}
+  with spec_lib.as_setting_errors():
+    if task is not None:
+      found['task'] = dict(sha256=task.digest())
+    elif objects.is_name(spec.task):
+      found['task'] = objects.source(spec.task)
+    if objects.is_name(spec.method):
+      found['method'] = objects.source(spec.method)
+  return found
+
+
+def prepare_task(spec: spec_lib.RunSpec, task: tasks.Task) -> tasks.Task:
+  """A user's task as the settings of `spec` have it; raises SettingError if they do not fit."""
+  with spec_lib.as_setting_errors():
+    return tasks.prepare(
+      task,
+      num_clients=spec.num_clients,
+      seed=spec.seed,
+      client_test_fraction=spec.client_test_fraction,
+      model_family=spec.model_family,
+      gamma=spec.gamma,
+      tanh=spec.tanh,
+    )
+
+
+def build_task(spec: spec_lib.RunSpec) -> tasks.Task:
+  """Loads what `spec` trains on; raises SettingError if it is not for this data."""
+  with spec_lib.as_setting_errors():
+    return tasks.build(
+      spec.task,
+      partition=spec.partition,
+      num_clients=spec.num_clients,
+      seed=spec.seed,
+      data_dir=spec.data_dir,
+      client_test_fraction=spec.client_test_fraction,
+      model_family=spec.model_family,
+      gamma=spec.gamma,
+      tanh=spec.tanh,
+      head_rank=None if spec.gamma is None else spec.fedpara_head_rank,
+      task_args=spec.task_arguments,
+    )

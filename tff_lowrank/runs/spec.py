@@ -1,0 +1,384 @@
+"""What a run is: a frozen record of every setting that decides its numbers."""
+
+from collections.abc import Mapping
+import contextlib
+import dataclasses
+import functools
+from typing import Any
+
+from tff_lowrank import codecs
+from tff_lowrank import files
+from tff_lowrank import freezing
+from tff_lowrank import learning
+from tff_lowrank import methods
+from tff_lowrank import settings
+from tff_lowrank import tasks
+from tff_lowrank.models import families
+from tff_lowrank.simulation import manifest
+
+OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
+
+_field = settings.field
+_run = functools.partial(_field, group='run')
+_data = functools.partial(_field, group='data')
+_model = functools.partial(_field, group='model')
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec(settings.Settings):
+  """The settings of one run. `make` makes one whose settings go together.
+
+  own: the method's own settings, of the class that its record names.
+  """
+
+  method: str
+  own: settings.Settings
+  task: str = _data(
+    'digits', f'What to learn: {", ".join(tasks.NAMES)}; or package.module:FUNCTION of a Task.'
+  )
+  task_args: str = _data('', 'Arguments of that function: NAME=VALUE, by commas.')
+  partition: str | None = _data(
+    None,
+    "How training examples are split: `natural`, the data set's own clients; `iid`; "
+    "`shards:CLASSES_PER_CLIENT`; `dirichlet:ALPHA`. The task's own by default.",
+  )
+  num_clients: int | None = _data(
+    None,
+    'Clients the training examples are partitioned over, 100 if not given; of natural ones, how '
+    'many of them, all if 0 or not given.',
+    at_least=0,
+  )
+  data_dir: str | None = _data(None, "Where the data set's files are.", is_path=True)
+  client_test_fraction: float = _data(
+    0.0,
+    "Share of each client's own examples on which its own model is tested instead; 0 is no "
+    'personal evaluation.',
+    at_least=0,
+    below=1,
+  )
+  rounds: int = _run(100, 'Training rounds.', at_least=1)
+  clients_per_round: int = _run(10, 'Clients sampled in each round; 0 is all of them.', at_least=0)
+  client_epochs: int = _run(1, 'Passes of a client over its data in a round.', at_least=1)
+  batch_size: int = _run(20, "Examples a local step; 0 is the client's whole data.", at_least=0)
+  client_max_elements: int = _run(
+    0,
+    'Examples that a client trains on in a round at most, anew drawn in each; 0 is all.',
+    at_least=0,
+  )
+  client_optimizer: str = _run('sgd', 'Takes the local steps.', choices=OPTIMIZERS)
+  client_learning_rate: float = _run(0.1, 'Rate of the client optimizer.', at_least=0)
+  client_rate_decay: float = _run(
+    1.0, 'Factor on the rate of the client optimizer after each round.', above=0, at_most=1
+  )
+  server_optimizer: str = _run(
+    'sgd',
+    'Takes the mean update as the gradient; adam and yogi with the second moments kept at 0.99.',
+    choices=OPTIMIZERS,
+  )
+  server_learning_rate: float = _run(1.0, 'Rate of the server optimizer.', at_least=0)
+  server_momentum: float = _run(
+    0.0, 'Momentum of the server, with --server_optimizer=sgd.', at_least=0, below=1
+  )
+  server_epsilon: float | None = _run(
+    None,
+    "Degree of adaptivity of the server optimizer, without --server_optimizer=sgd; TFF's by "
+    'default.',
+    at_least=0,
+  )
+  client_weighting: str = _run(
+    'num_examples', 'Weights of the mean.', choices=('num_examples', 'uniform')
+  )
+  seed: int = _run(
+    1, 'Decides initial weights, partition, sampling, shuffling and codecs.', at_least=0
+  )
+  eval_every: int = _run(
+    1, 'Rounds between evaluations; the last round is always evaluated.', at_least=1
+  )
+  context: str = _run(
+    'local', "What runs TFF: this package's context or TFF's own.", choices=('local', 'stock')
+  )
+  client_memory: str = _run(
+    'auto',
+    'Where what clients remember is kept; disk_float16 rounds it to 16 bits, auto is disk where '
+    'all clients would take more than a tenth of the free memory, else ram.',
+    choices=('auto', 'ram', 'disk', 'disk_float16'),
+  )
+  dropout_rate: float = _run(
+    0.0,
+    'Probability that a chosen client drops out of the round, before it is sent anything.',
+    at_least=0,
+    at_most=1,
+  )
+  straggler_deadline: float | None = _run(
+    None,
+    'Seconds; a chosen client whose last messages would take longer on 9 Mbps down and 3 up sits '
+    'out.',
+    above=0,
+  )
+  uplink: str = _run(
+    'identity',
+    'The codec of the updates, such as `top_k(0.1)`; `lbgm` recycles its output. See codecs.parse.',
+  )
+  downlink: str = _run(
+    'identity',
+    'The codec of the model on its way down: of its difference from what clients have.',
+  )
+  evaluate_after_training: bool = _run(
+    False, 'Test the clients also after a round of local training each, of which nothing is kept.'
+  )
+  stop_at_accuracy: float | None = _run(
+    None, 'Ends the run after the first evaluation with at least this accuracy.', above=0, at_most=1
+  )
+  patience: int | None = _run(
+    None, 'Ends the run after so many evaluations without a better accuracy.', at_least=1
+  )
+  model_family: str = _model(
+    'original',
+    "The layers of the task's model; some methods have their own.",
+    choices=families.FAMILIES,
+  )
+  fedpara_gamma: float = _model(
+    0.5,
+    'From the smallest (0) to the largest (1) rank of factorised layers.',
+    at_least=0,
+    at_most=1,
+  )
+  fedpara_tanh: bool = _model(
+    False,
+    'Have tanh around both terms of the kernels of --model_family=fedpara, as in the paper.',
+  )
+  fedpara_head_rank: int | None = _model(
+    None,
+    "The rank of the last layer's factors, in place of gamma's, in tasks named `*_two_fc`.",
+    at_least=1,
+  )
+
+  def as_dict(self) -> dict[str, Any]:
+    """The settings that mean something under the method, for the record of a run."""
+    names = {name: getattr(self, name) for name in settings.of(RunSpec)}
+    left_out = []
+    if self.gamma is None:
+      left_out.append('fedpara_gamma')
+    if self.gamma is None or self.fedpara_head_rank is None:
+      left_out.append('fedpara_head_rank')
+    if not self.tanh:
+      left_out.append('fedpara_tanh')
+    if self.client_rate_decay == 1:
+      left_out.append('client_rate_decay')
+    if not self.task_args:
+      left_out.append('task_args')
+    left_out += [
+      name for name in ('server_epsilon', 'stop_at_accuracy', 'patience') if names[name] is None
+    ]
+    kept = {name: value for name, value in names.items() if name not in left_out}
+    return dict(kept, method=self.method, **dataclasses.asdict(self.own))
+
+  def is_evaluated(self, round_num: int) -> bool:
+    """Whether the model is evaluated after the round."""
+    return round_num == self.rounds or round_num % self.eval_every == 0
+
+  @property
+  def record(self) -> methods.Method:
+    """The method."""
+    return methods.find(self.method)
+
+  @property
+  def gamma(self) -> float | None:
+    """FedPara's rank hyper-parameter; None for models of ordinary layers."""
+    return None if self.model_family == 'original' else self.fedpara_gamma
+
+  @property
+  def tanh(self) -> bool:
+    """Whether FedPara's kernels are products of tanh."""
+    return self.fedpara_tanh and self.model_family == 'fedpara'
+
+  @property
+  def task_arguments(self) -> dict[str, str]:
+    """`task_args` by name; raises SettingError if they are none."""
+    found = {}
+    for part in filter(None, self.task_args.split(',')):
+      name, equals, value = part.partition('=')
+      if not equals or not name.strip().isidentifier() or name.strip() in found:
+        raise settings.SettingError(
+          f'task_args must be NAME=VALUE by commas, each name once, found {part!r} in '
+          f'{self.task_args!r}.'
+        )
+      found[name.strip()] = value.strip()
+    return found
+
+  @property
+  def choice(self) -> methods.Choice:
+    """What was chosen, as methods are told it; raises ValueError if a codec is none."""
+    return methods.Choice(
+      settings=self.own,
+      uplink=codecs.parse(self.uplink),
+      downlink=codecs.parse(self.downlink),
+      client_optimizer=self.client_optimizer,
+      seed=self.seed,
+    )
+
+  @property
+  def freezing_settings(self) -> freezing.Settings | None:
+    """How parameters are frozen under the method, or None if it freezes none."""
+    return self.record.freezing(self.choice)
+
+
+# Of models with factors.
+FAMILY_SETTINGS = ('fedpara_gamma', 'fedpara_head_rank', 'fedpara_tanh')
+
+
+@contextlib.contextmanager
+def as_setting_errors(what: str = '') -> Any:
+  """Inside, a ValueError says that what was asked for cannot be: it becomes a SettingError.
+
+  One about a file passes as it is. `what` and a colon precede the sentence.
+  """
+  try:
+    yield
+  except (files.FileError, manifest.DamagedError, manifest.MismatchError):
+    raise
+  except ValueError as e:
+    raise settings.SettingError(f'{what}: {e}' if what else str(e)) from e
+
+
+def check_name(name: str, method: str) -> None:
+  """Raises SettingError if `name` is no setting that means something under the method."""
+  own = methods.find(method).setting_names
+  if name in settings.of(RunSpec) or name in own:
+    return
+  owners = methods.owners(name)
+  if owners:
+    raise settings.SettingError(
+      f'{name} does nothing under {method}; it belongs to {", ".join(owners)}.'
+    )
+  known = ', '.join((*settings.of(RunSpec), *own))
+  raise settings.SettingError(
+    f'Expected a setting of a run under {method}, found {name!r}. There are {known}.'
+  )
+
+
+def make(
+  method: str = methods.BASELINE.name,
+  given: Mapping[str, Any] | None = None,
+  task: tasks.Task | None = None,
+) -> RunSpec:
+  """The spec of a run with `method`, with the settings `given` by name and others at default.
+
+  `task` is what to learn, in place of the setting of that name.
+
+  Raises SettingError if a setting is given that does nothing, has an impossible value, or does not
+  go with others.
+  """
+  given = dict(given or {})
+  with as_setting_errors():
+    record = methods.find(method)
+  for name in given:
+    check_name(name, method)
+  if task is not None:
+    _check_is_whole(given)
+    given['task'] = task.name
+  own = record.settings(**{n: given.pop(n) for n in record.setting_names if n in given})
+  spec = RunSpec(method, own, **given)
+  if task is not None:
+    spec = dataclasses.replace(spec, partition=tasks.NATURAL)
+  with as_setting_errors():
+    if spec.partition is None:
+      spec = dataclasses.replace(spec, partition=tasks.default_partition(spec.task))
+    if task is None:
+      tasks.check_partition(spec.task, spec.partition)
+  if spec.num_clients is None:
+    count = 0 if spec.partition == tasks.NATURAL else 100
+    spec = dataclasses.replace(spec, num_clients=count)
+  spec = _with_family(spec, record, 'model_family' in given)
+  _check_family_settings(spec, given)
+  _check(spec, record)
+  return spec
+
+
+def _check_is_whole(given: Mapping[str, Any]) -> None:
+  """Raises SettingError for settings by which a task is made, of one that is there."""
+  for name in ('task', 'task_args', 'partition', 'data_dir', 'fedpara_head_rank'):
+    if name in given:
+      raise settings.SettingError(f'{name} does nothing for a task that is an object.')
+
+
+def _with_family(spec: RunSpec, record: methods.Method, is_given: bool) -> RunSpec:
+  """The spec with the family that its method has, if any, which no other may contradict."""
+  family = record.model_family or spec.model_family
+  if is_given and spec.model_family != family:
+    raise settings.SettingError(
+      f'model_family={spec.model_family} contradicts method={spec.method}, whose models are of '
+      f'family {family}.'
+    )
+  return dataclasses.replace(spec, model_family=family)
+
+
+def _check_family_settings(spec: RunSpec, given: Mapping[str, Any]) -> None:
+  for name in FAMILY_SETTINGS:
+    if name in given and not has_family_setting(spec.model_family, name):
+      owner = 'fedpara' if name == 'fedpara_tanh' else 'the others'
+      raise settings.SettingError(
+        f'{name} does nothing under model_family={spec.model_family}; it belongs to {owner}.'
+      )
+
+
+def has_family_setting(family: str, name: str) -> bool:
+  """Whether a setting of `FAMILY_SETTINGS` means something for models of `family`."""
+  return family == 'fedpara' or (family != 'original' and name != 'fedpara_tanh')
+
+
+def _check(spec: RunSpec, record: methods.Method) -> None:
+  """Raises SettingError if settings contradict each other or mean nothing."""
+  with as_setting_errors('uplink'):
+    uplink = codecs.parse(spec.uplink)
+  with as_setting_errors('downlink'):
+    downlink = codecs.parse(spec.downlink)
+    learning.check_downlink(downlink)
+  for way, codec, is_taken in (
+    ('uplink', uplink, record.takes_uplink),
+    ('downlink', downlink, record.takes_downlink),
+  ):
+    if codec != codecs.Identity() and not is_taken:
+      text = getattr(spec, way)
+      raise settings.SettingError(f'{way}={text} does nothing under method={spec.method}.')
+  with as_setting_errors(f'method={spec.method}'):
+    record.freezing(spec.choice)
+    record.check(spec.choice)
+  _check_numbers(spec)
+  _check_personal(spec, record)
+
+
+def _check_numbers(spec: RunSpec) -> None:
+  if spec.num_clients == 0 and spec.partition != tasks.NATURAL:
+    raise settings.SettingError(
+      f'num_clients must be at least 1 under partition={spec.partition}, found 0.'
+    )
+  if spec.num_clients and spec.clients_per_round > spec.num_clients:
+    raise settings.SettingError(
+      f'clients_per_round must be at most num_clients={spec.num_clients}, found '
+      f'{spec.clients_per_round}.'
+    )
+  if spec.server_momentum and spec.server_optimizer != 'sgd':
+    raise settings.SettingError(
+      f'server_momentum={spec.server_momentum} does nothing under '
+      f'server_optimizer={spec.server_optimizer}; it belongs to sgd.'
+    )
+  if spec.server_epsilon is not None and spec.server_optimizer == 'sgd':
+    raise settings.SettingError(
+      f'server_epsilon={spec.server_epsilon} does nothing under server_optimizer=sgd.'
+    )
+  if spec.data_dir is not None and spec.task in tasks.EMBEDDED:
+    raise settings.SettingError(f'data_dir does nothing under task={spec.task}, which is embedded.')
+
+
+def _check_personal(spec: RunSpec, record: methods.Method) -> None:
+  if spec.evaluate_after_training and not spec.client_test_fraction:
+    raise settings.SettingError(
+      'evaluate_after_training tests each client on its own examples: give their share, as '
+      'client_test_fraction=0.2.'
+    )
+  if record.is_personal and not spec.client_test_fraction:
+    raise settings.SettingError(
+      f"method={spec.method} trains a model for each client: give the share of a client's examples "
+      'to test it on, as client_test_fraction=0.2.'
+    )

@@ -1,0 +1,113 @@
+"""Settings as data: fields of frozen dataclasses that say what they mean and what they may be.
+
+  @dataclasses.dataclass(frozen=True)
+  class LbgmSettings(settings.Settings):
+    lbgm_threshold: float = settings.field(0.2, 'Largest error.', at_least=0, at_most=1)
+
+Command-line flags, help, records of runs and tables are made from such fields.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import functools
+import math
+import typing
+from typing import Any
+
+_LARGEST = 2**31 - 1
+
+
+class SettingError(ValueError):
+  """What was asked for cannot be: a setting has no possible value, or some do not go together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+  """One setting of a `Settings` class.
+
+  kind: `bool`, `int`, `float` or `str`.
+  about: what it means, for people.
+  is_optional: whether None is a value of it.
+  at_least, above, at_most, below: bounds of a number.
+  choices: what a text may be; empty if that is checked elsewhere.
+  is_path: whether a text names a file or folder.
+  group: names what belongs together in `--help`.
+  """
+
+  name: str
+  kind: type
+  default: Any
+  about: str
+  is_optional: bool = False
+  at_least: float | None = None
+  above: float | None = None
+  at_most: float | None = None
+  below: float | None = None
+  choices: tuple[str, ...] = ()
+  is_path: bool = False
+  group: str = ''
+
+  def checked(self, value: Any) -> Any:
+    """`value`, as float for a float; raises SettingError unless the setting can have it."""
+    if value is None and self.is_optional:
+      return None
+    kinds = (int, float) if self.kind is float else self.kind
+    if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
+      raise SettingError(
+        f'{self.name} must be {_KINDS[self.kind]}, found {value!r} of type {type(value).__name__}.'
+      )
+    if self.kind in (int, float):
+      self._check_number(value)
+    elif self.choices and value not in self.choices:
+      raise SettingError(f'{self.name} must be one of {", ".join(self.choices)}, found {value!r}.')
+    return float(value) if self.kind is float else value
+
+  def _check_number(self, value: float) -> None:
+    if not math.isfinite(value):
+      raise SettingError(f'{self.name} must be a finite number, found {value}.')
+    at_most = _LARGEST if self.kind is int and self.at_most is None else self.at_most
+    for is_kept, words, bound in (
+      (self.at_least is None or value >= self.at_least, 'at least', self.at_least),
+      (self.above is None or value > self.above, 'above', self.above),
+      (at_most is None or value <= at_most, 'at most', at_most),
+      (self.below is None or value < self.below, 'below', self.below),
+    ):
+      if not is_kept:
+        raise SettingError(f'{self.name} must be {words} {bound}, found {value:g}.')
+
+
+_KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a text'}
+
+
+def field(default: Any, about: str, **limits: Any) -> Any:
+  """A field of a `Settings` class; `limits` are those of `Setting`."""
+  return dataclasses.field(default=default, metadata=dict(about=about, **limits))
+
+
+@functools.cache
+def of(cls: type['Settings']) -> Mapping[str, Setting]:
+  """The settings of a class by name, in its order."""
+  hints, found = typing.get_type_hints(cls), {}
+  for entry in dataclasses.fields(cls):
+    if 'about' not in entry.metadata:
+      continue
+    kinds = [kind for kind in typing.get_args(hints[entry.name]) or (hints[entry.name],)]
+    is_optional = type(None) in kinds
+    [kind] = [kind for kind in kinds if kind is not type(None)]
+    found[entry.name] = Setting(
+      entry.name, kind, entry.default, is_optional=is_optional, **entry.metadata
+    )
+  return found
+
+
+class Settings:
+  """Base of frozen dataclasses of settings, whose values are checked where one is made."""
+
+  def __post_init__(self):
+    for name, setting in of(type(self)).items():
+      object.__setattr__(self, name, setting.checked(getattr(self, name)))
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings(Settings):
+  """Of what has none."""
