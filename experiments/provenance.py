@@ -101,6 +101,7 @@ class RunRecord:
     flags: dict[str, Any],
     devices: list[str],
     before: Mapping[str, Any] | None = None,
+    **facts: Any,
   ):
     """Writes the record of a run that starts now.
 
@@ -109,6 +110,7 @@ class RunRecord:
       flags: Every setting that decides the run's numbers.
       devices: Names of the devices it may use.
       before: The record of the run so far, if it goes on.
+      **facts: What else it says, from the first time that it is written.
     """
     before = before or {}
     self._before = before.get('wall_seconds', 0.0)
@@ -124,6 +126,7 @@ class RunRecord:
       devices=devices,
       numerics=numerics(),
       started=before.get('started', _now()),
+      **facts,
     )
     if before:
       self._record['resumed'] = [*before.get('resumed', ()), _now()]

@@ -90,10 +90,13 @@ def train(
       _check_not_undone(folder, spec)
     (folder / run_files.SUMS).unlink(missing_ok=True)
     devices = [device.name for device in tf.config.list_logical_devices()]
-    record = provenance.RunRecord(folder / _RECORD, spec.as_dict(), devices, before)
+    identity = client_memory.identity(before)
+    record = provenance.RunRecord(
+      folder / _RECORD, spec.as_dict(), devices, before, client_memory_identity=identity
+    )
     try:
       with CONTEXTS[spec.context]():
-        run = _Run(spec, folder, saving, is_enough)
+        run = _Run(spec, folder, saving, is_enough, identity)
         record.update('running', client_memory=run.client_memory)
         run.go(label, stop)
       plots.plot_accuracy({label: folder}, folder / 'plots')
@@ -221,9 +224,10 @@ class _Run:
     folder: pathlib.Path,
     saving: saving_lib.Saving,
     is_enough: Callable[[Mapping[str, Any]], bool],
+    identity: str,
   ):
     self._spec, self._folder, self._saving = spec, folder, saving
-    self._is_enough = is_enough
+    self._is_enough, self._identity = is_enough, identity
     self._task = build_task(spec)
     clients = self._task.train.client_ids
     with spec_checks.as_usage_errors():
@@ -247,7 +251,11 @@ class _Run:
     spec = self._spec
     with _as_damage():
       store = client_memory.open_store(
-        self.client_memory, self._folder, self._initial_memory, self._saving.client_memory_cap_mb
+        self.client_memory,
+        self._folder,
+        self._initial_memory,
+        self._saving.client_memory_cap_mb,
+        self._identity,
       )
     metrics_type = self._process.next.type_signature.result.metrics.member
     columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))

@@ -37,8 +37,9 @@ _COLUMNS = (*_COUNTS, 'train_loss', 'eval_loss', 'eval_accuracy', 'eval_personal
 
 _KINDS = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
 _KINDS_IF_THERE = dict(
-  resumed=list, versions=dict, git=dict, devices=list, numerics=dict, changed=list
-)
+  resumed=list, versions=dict, git=dict, devices=list, numerics=dict, changed=list,
+  client_memory_identity=str,
+)  # fmt: skip
 
 
 def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
