@@ -21,8 +21,9 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
-from absl import app
 from absl import flags
+
+from tff_lowrank.cli import entry
 
 _CASES = flags.DEFINE_list('cases', 'methods,codecs,tasks', 'Which to run.')
 _ONLY = flags.DEFINE_string('only', '', 'Runs only cases with this text in their name.')
@@ -244,8 +245,7 @@ def _run_all(todo: list[tuple[int, Case]], folders: Folders) -> int:
 
 
 def main(argv: Sequence[str]) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'Expected flags only, found {argv[1:]}.')
+  del argv
   todo = [c for c in enumerate(_cases(_CASES.value)) if _ONLY.value in str(c[1])]
   with tempfile.TemporaryDirectory() as made_up:
     _write_stackoverflow(pathlib.Path(made_up))
@@ -256,4 +256,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  entry.run_without_tff(main)

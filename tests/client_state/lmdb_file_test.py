@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -50,3 +51,18 @@ def test_a_check_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
   monkeypatch.setattr('tff_lowrank.client_state.lmdb_file._CHECK', 'import os; os.abort()')
   with pytest.raises(files.FileError, match='found that reading it ends with SIGABRT. Put the'):
     client_state.LmdbStore(np.zeros(3), tmp_path)
+
+
+def to_a_device(path):
+  path.symlink_to('/dev/null')
+
+
+@pytest.mark.parametrize(
+  'make, kind', [(os.mkfifo, 'a FIFO'), (os.mkdir, 'a folder'), (to_a_device, 'a device')]
+)
+def test_only_a_regular_file_is_taken(tmp_path, make, kind):
+  path = tmp_path / 'data.mdb'
+  make(path)
+  with pytest.raises(files.FileError, match=f'data.mdb: expected client memory, found {kind}'):
+    client_state.LmdbStore(np.zeros(3), tmp_path)
+  assert os.path.lexists(path)

@@ -212,6 +212,21 @@ def test_one_store_at_a_time_has_the_folder_open(store, tmp_path):
   client_state.LmdbStore(INITIAL, tmp_path / 'store').close()
 
 
+def test_a_store_with_memory_keeps_its_identity(tmp_path):
+  for identity in ('a', 'b'):  # The first has no memory yet.
+    client_state.LmdbStore(INITIAL, tmp_path, identity=identity).close()
+  store = client_state.LmdbStore(INITIAL, tmp_path, identity='c')
+  store.stage(['x'], [memory(1)])
+  store.commit(1)
+  store.close()
+  with pytest.raises(files.FileError, match='expected the client memory of this run, found that'):
+    client_state.LmdbStore(INITIAL, tmp_path, identity='b')
+  for identity in ('c', None):
+    again = client_state.LmdbStore(INITIAL, tmp_path, identity=identity)
+    assert numbers(again, ['x']) == [1]
+    again.close()
+
+
 def test_client_ids_name_no_files(store, tmp_path):
   store.stage(AWKWARD, [memory(1)] * len(AWKWARD))
   store.commit(1)

@@ -1,3 +1,4 @@
+import functools
 import threading
 import time
 
@@ -89,5 +90,29 @@ def test_threads_end():
     interruptible.run(lambda: list(interruptible.in_order(lambda i: i, range(9), 4)))
     with pytest.raises(ZeroDivisionError):
       interruptible.run(lambda: list(interruptible.in_order(lambda i: 1 // i, range(9), 4)))
+  time.sleep(0.5)
+  assert threading.active_count() <= before
+
+
+def _endless_first(item, go):
+  return item if item else read(ENDLESS['filter'])
+
+
+def _all_at_once(item, go):
+  go.wait()
+  return item
+
+
+@pytest.mark.parametrize('function', [_endless_first, _all_at_once])
+def test_threads_end_when_cancelled_between_clients(function):
+  """Either the others wait for the first client's result to be taken, or none is in TensorFlow."""
+  before, go = threading.active_count(), threading.Event()
+  work = functools.partial(function, go=go)
+  future, calls = interruptible.start(lambda: list(interruptible.in_order(work, range(9), 2)))
+  time.sleep(0.5)
+  calls.cancel()
+  go.set()
+  with pytest.raises(tf.errors.CancelledError):
+    future.result(timeout=20)
   time.sleep(0.5)
   assert threading.active_count() <= before

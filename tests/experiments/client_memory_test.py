@@ -1,12 +1,15 @@
 import json
+import shutil
 import types
 
 from absl import app
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
 from experiments import client_memory
+from experiments import entry
 from tests.experiments import binaries
 from tff_lowrank import client_state
 
@@ -78,3 +81,53 @@ def test_a_run_without_room_ends_before_its_first_round(tmp_path, monkeypatch):
   with pytest.raises(app.UsageError, match=r'What 4 clients remember, .* kB each, takes .* kB;'):
     binaries.run('train', *FAST, '--rounds=2', f'--output_dir={tmp_path}')
   assert not (tmp_path / 'metrics.csv').exists()
+
+
+DISK = (*FAST, '--client_memory=disk', '--rounds=2')
+
+
+@pytest.fixture(scope='module')
+def another(tmp_path_factory):
+  """A finished run with client memory on disk."""
+  folder = tmp_path_factory.mktemp('another')
+  binaries.run('train', *DISK, f'--output_dir={folder}')
+  return folder
+
+
+@pytest.mark.parametrize(
+  'put, found',
+  [(shutil.copytree, 'that of another'), (lambda a, b: b.symlink_to(a), 'a symbolic link')],
+)
+@pytest.mark.parametrize('has_checkpoint', [False, True])
+def test_the_memory_of_another_run_is_refused_and_left(
+  tmp_path, another, capsys, put, found, has_checkpoint
+):
+  folder = tmp_path / 'run'
+  if has_checkpoint:
+    binaries.run('train', *DISK, f'--output_dir={folder}')
+    shutil.rmtree(folder / 'client_memory')
+  folder.mkdir(exist_ok=True)
+  put(another / 'client_memory', folder / 'client_memory')
+  before = (another / 'client_memory' / 'data.mdb').read_bytes()
+  flags = (*DISK, '--rounds=4', f'--output_dir={folder}')
+  for _ in range(2):  # A run that was refused once does not own the memory.
+    assert binaries.status('train', *flags) == entry.USAGE
+    assert found in capsys.readouterr().err
+  assert (another / 'client_memory' / 'data.mdb').read_bytes() == before
+  if not has_checkpoint:
+    assert (folder / 'client_memory' / 'data.mdb').read_bytes() == before
+
+
+def test_a_run_without_a_checkpoint_yet_goes_on(tmp_path, another):
+  """As one that was killed before its first has it."""
+  folder = tmp_path / 'run'
+  shutil.copytree(another, folder)
+  shutil.rmtree(folder / 'checkpoints')
+  (folder / 'SHA256SUMS').unlink()
+  record = json.loads((folder / 'run.json').read_text())
+  (folder / 'run.json').write_text(json.dumps(record | dict(status='running')))
+  binaries.run('train', *DISK, f'--output_dir={folder}')
+  rows = [
+    pd.read_csv(run / 'metrics.csv').drop(columns='round_seconds') for run in (folder, another)
+  ]
+  pd.testing.assert_frame_equal(*rows)

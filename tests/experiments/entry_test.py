@@ -16,6 +16,7 @@ import pytest
 
 from experiments import entry
 from experiments import train  # noqa: F401 (defines the flags)
+from tests.experiments import binaries
 from tff_lowrank import files
 from tff_lowrank.datasets import mnist
 from tff_lowrank.simulation import manifest
@@ -165,6 +166,45 @@ def test_output_that_cannot_be_written(tmp_path):
     "[Errno 28] No space left on device: '/dev/fd/1'\nPass --debug for the traceback.\n"
   )
   assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
+
+
+@pytest.mark.parametrize('flag', ['--help', '--helpfull', '--helpxml'])
+def test_help_that_cannot_be_written(flag):
+  status, _, said = shell('train', '>/dev/full', flag)
+  assert status == entry.USAGE
+  assert said.endswith("\n[Errno 28] No space left on device: '/dev/fd/1'\n")
+  assert 'Traceback' not in said and 'Exception ignored' not in said
+
+
+def no_text(path):
+  path.write_bytes(b'--rounds=\xff\n')
+
+
+def names_another(path):
+  path.write_text(f'# More:\n--flagfile={path.parent / "inner"}\n')
+  no_text(path.parent / 'inner')
+
+
+@pytest.mark.parametrize(
+  'make, name, found',
+  [
+    (no_text, 'outer', "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+    (names_another, 'inner', "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+    (lambda path: None, 'outer', 'No such file or directory.'),
+    (lambda path: path.mkdir(), 'outer', 'a folder.'),
+    (lambda path: path.symlink_to(path), 'outer', 'Too many levels of symbolic links.'),
+  ],
+)
+@pytest.mark.parametrize('form', ['--flagfile={}', '-flagfile {}'])
+def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path, capsys, make, name, found, form):
+  make(tmp_path / 'outer')
+  arguments = form.format(tmp_path / 'outer').split()
+  assert binaries.status('train', *arguments) == entry.USAGE
+  said = capsys.readouterr().err.splitlines()
+  assert said[0].startswith(
+    f'{tmp_path / name}: expected a file of flags, one a line, in UTF-8, found {found}'
+  )
+  assert said[1:] == ['Pass --help for all flags.']
 
 
 @pytest.mark.parametrize('name', ['debug', 'checkpoint_every', 'keep_checkpoints'])

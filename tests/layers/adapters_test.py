@@ -91,3 +91,19 @@ def test_refuses_bad_arguments():
     layers.AdapterLSTM(4, rank=0)
   with pytest.raises(TypeError, match='rank'):
     layers.AdapterDense(4)
+
+
+@pytest.mark.parametrize('name', ['folder', 'file.keras', 'file.h5'])
+def test_what_is_frozen_stays_so_in_saved_models(tmp_path, rng, name):
+  model = tf.keras.Sequential([
+    tf.keras.layers.LSTM(5, input_shape=(6, 4), name='lstm'),
+    tf.keras.layers.BatchNormalization(),
+    tf.keras.layers.Dense(3),
+  ])  # fmt: skip
+  adapted = layers.to_adapters(model, 2, skip=['lstm']).model
+  adapted.save(tmp_path / name)
+  loaded = tf.keras.models.load_model(tmp_path / name)
+  assert len(loaded.trainable_variables) == len(adapted.trainable_variables) == 4
+  assert len(loaded.variables) == len(adapted.variables)
+  x = rng.normal(size=(2, 6, 4)).astype(np.float32)
+  np.testing.assert_array_equal(loaded(x), adapted(x))

@@ -267,3 +267,23 @@ def test_frozen_layers_have_the_weights_of_their_names(rng, layer):
   np.testing.assert_allclose(adapted(x), model(x), rtol=1e-6)
   np.testing.assert_allclose(layers.compose(adapted)(x), model(x), rtol=1e-6)
   assert trainable == [each.trainable for each in model.submodules if hasattr(each, 'trainable')]
+
+
+@pytest.mark.parametrize('wrap', [L.TimeDistributed, lambda x: L.TimeDistributed(Doubled(x))])
+def test_layers_of_the_user_s_own_may_be_wrapped(rng, wrap):
+  model = sequences(wrap(Affine(name='affine')), L.Dense(20, name='dense'))
+  x = rng.normal(size=(2, 5, 16)).astype(np.float32)
+  adapted = layers.to_adapters(model, 2)
+  assert adapted.left == {'affine': 'Affine has no factorised form'}
+  for twin in (adapted.model, layers.compose(adapted.model)):
+    np.testing.assert_allclose(twin(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_cannot_be_made_anew_are_refused():
+  class Unsaved(L.Layer):
+    def get_config(self):
+      raise KeyError('size')
+
+  model = sequences(Unsaved(name='mine'), L.Dense(20))
+  with pytest.raises(ValueError, match="found 'mine' of class Unsaved, where that raises KeyError"):
+    layers.to_adapters(model, 2)

@@ -1,14 +1,20 @@
 """How a binary starts and ends: one sentence and an exit status for whatever can go wrong."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+import functools
+import os
+import pathlib
+import re
 import signal
 import sys
+import types
 
 from absl import app
 from absl import flags
 
 from tff_lowrank import files
 from tff_lowrank import settings
+from tff_lowrank.cli import help as help_lib
 from tff_lowrank.cli import streams
 from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import stopping
@@ -38,16 +44,62 @@ def _on_one_line(error: BaseException) -> str:
   return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(error))
 
 
-def parse(argv: Sequence[str]) -> list[str]:
-  """Parses the command line; without --debug, exits with one sentence if it is wrong."""
+def _flag_files(arguments: Sequence[str]) -> Iterator[str]:
+  """The files that arguments, or lines of such a file, name by --flagfile."""
+  for argument, after in zip(arguments, [*arguments[1:], ''], strict=True):
+    if found := re.fullmatch(r'--?flagfile(=.*)?', argument.strip()):
+      yield os.path.expanduser((found[1] or f'={after}')[1:].strip())
+
+
+def _check_flag_file(name: str, around: Collection[str] = ()) -> None:
+  """Raises FileError unless a file of flags, and those that it names, can be read.
+
+  Args:
+    name: of the file; nothing is known of a FIFO, which is read once.
+    around: the files that lead to it, which are not looked at again.
+  """
+  if not name or name in around or pathlib.Path(name).is_fifo():
+    return
+  expected = 'a file of flags, one a line, in UTF-8'
   try:
-    for prepare in BEFORE_PARSING:
-      prepare(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
-    return flags.FLAGS(argv)
-  except (flags.Error, ValueError, OSError) as e:  # The latter two of a --flagfile.
-    if any(argument in ('--debug', '-debug') for argument in argv):
+    with files.reading(name, expected):
+      lines = pathlib.Path(name).read_text().splitlines()
+  except OSError as e:
+    raise files.FileError(name, expected, e.strerror) from e
+  for inner in _flag_files(lines):
+    _check_flag_file(inner, (*around, name))
+
+
+def parse(argv: Sequence[str], binary: types.ModuleType | None = None) -> list[str]:
+  """Parses the command line; without --debug, exits with one sentence if it is wrong.
+
+  After --help it prints that of `binary`, the module with its flags, and exits with status 0.
+  """
+  is_debug = any(argument in ('--debug', '-debug') for argument in argv)
+  try:
+    try:
+      for prepare in BEFORE_PARSING:
+        prepare(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
+      if binary is not None and help_lib.is_asked(argv):
+        print(help_lib.text(binary, argv[0]), flush=True)
+        sys.exit(0)
+      return flags.FLAGS(argv)
+    except (flags.CantOpenFlagFileError, ValueError):
+      for name in _flag_files(argv):
+        _check_flag_file(name)
+      raise
+    except SystemExit:  # After --help.
+      sys.stdout.flush()
+      raise
+  except (flags.Error, ValueError) as e:
+    if is_debug:
       raise
     print(f'{_on_one_line(e)}\nPass --help for all flags.', file=sys.stderr)
+    sys.exit(USAGE)
+  except OSError as e:
+    if is_debug:
+      raise
+    print(_on_one_line(e), file=sys.stderr)
     sys.exit(USAGE)
 
 
@@ -85,7 +137,8 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
 def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
   """Runs the `main` of a binary that does not import TFF."""
   streams.keep_going()
-  app.run(guarded(main), flags_parser=parse)
+  binary = sys.modules[main.__module__]
+  app.run(guarded(main), flags_parser=functools.partial(parse, binary=binary))
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -64,7 +64,7 @@ class LmdbFile:
     Raises:
       BlockingIOError: If the folder is held by another, of this process or another one.
       OSError: If the folder cannot be written.
-      FileError: If the file is damaged.
+      FileError: If the file is damaged, or no regular file.
     """
     self._folder = folder
     # LMDB forbids that its map grows while another thread reads.
@@ -91,9 +91,11 @@ class LmdbFile:
 
   def _open(self) -> None:
     path = self._folder / 'data.mdb'
-    # LMDB takes a file for damaged in which there was no room for its first two, empty pages.
-    if path.exists() and path.stat().st_size < 2 * mmap.PAGESIZE:
-      path.unlink()
+    if path.exists():
+      files.check_regular(path, 'client memory')
+      # LMDB takes a file for damaged in which there was no room for its first two, empty pages.
+      if path.stat().st_size < 2 * mmap.PAGESIZE:
+        path.unlink()
     self.contents = dict(about=None, damage={})
     size = _MAP_STEP_BYTES
     if path.exists():

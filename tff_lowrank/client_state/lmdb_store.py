@@ -77,6 +77,7 @@ class LmdbStore:
     *,
     ram_cap_bytes: int = 1 << 26,
     float16: bool = False,
+    identity: str | None = None,
   ):
     """Opens the store, with all that was committed to it; what was only staged is dropped.
 
@@ -85,11 +86,13 @@ class LmdbStore:
       path: A folder, made if needed, which this store holds until it is closed.
       ram_cap_bytes: For records kept in RAM to be read again.
       float16: Whether to keep floating-point numbers as float16; see `Packing`.
+      identity: What the store is known by, if it has no memory yet; one that has some must be known
+        by it already. None: a random one, or any.
 
     Raises:
       BlockingIOError: If another store has the folder open.
       OSError: If the folder cannot be written.
-      FileError: If the file in it is damaged.
+      FileError: If the file in it is damaged, or is a store of another identity.
       ValueError: If it holds memory of another structure.
     """
     checks.check_at_least('ram_cap_bytes', ram_cap_bytes, 0)
@@ -101,18 +104,18 @@ class LmdbStore:
     self._batch_bytes = 0
     self._file = lmdb_file.LmdbFile(self._path)
     try:
-      self._open()
+      self._open(identity)
     except BaseException:
       self.close()
       raise
 
-  def _open(self) -> None:
+  def _open(self, identity: str | None) -> None:
     found = self._file.contents
     self._damage = {int(round_num): text for round_num, text in found['damage'].items()}
     signature = self._packing.signature()
     self._about = found['about'] or dict(
       format=lmdb_check.FORMAT,
-      identity=uuid.uuid4().hex,
+      identity=identity or uuid.uuid4().hex,
       signature=signature,
       round=None,
       digest=lmdb_check.to_hex(0),
@@ -124,6 +127,15 @@ class LmdbStore:
         f'{self._path}: expected client memory of {signature}, found {self._about["signature"]}. '
         'Use another folder, or the settings it was made with.'
       )
+    if identity not in (None, self._about['identity']):
+      if self.committed_round is not None:
+        raise files.FileError(
+          self._path,
+          'the client memory of this run',
+          'that of another, or of one whose run.json is lost. It was left as it is; move the '
+          'folder away, or give another --output_dir',
+        )
+      self._about['identity'] = identity
     self._file.write(self._open_tables)
     self._undo_after(self.committed_round)
 

@@ -127,7 +127,7 @@ def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int
       while free.acquire():
         with lock:
           item, future = next(todo, (None, None))
-        if future is None or calls.is_cancelled:
+        if future is None or calls.is_cancelled or cancellations:
           break
         result, error = _attempt(functools.partial(function, item))
         if error is None:
@@ -140,10 +140,13 @@ def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int
         else:
           fail(error)
           break
+    free.release()  # A thread that waits for it ends too, for the same reason.
     with lock:
       num_running -= 1
-    if num_running == 0 and cancellations:
-      fail(cancellations[0])  # If none did.
+      is_last = num_running == 0
+    if is_last and (cancellations or calls.is_cancelled):  # If none failed.
+      between = tf.errors.CancelledError(None, None, 'Cancelled between two clients.')
+      fail(cancellations[0] if cancellations else between)
 
   for _ in range(num_threads):
     threading.Thread(target=run, name='tff_lowrank_clients', daemon=True).start()

@@ -126,7 +126,8 @@ class Frozen(tf.keras.layers.Wrapper):
   """Another layer, none of whose weights train; they are created as not trainable."""
 
   def __init__(self, layer: tf.keras.layers.Layer, **kwargs: Any):
-    super().__init__(layer, **kwargs)
+    # Keras' SavedModel gives all in the wrapper what it has for the wrapper itself.
+    super().__init__(layer, **kwargs | dict(trainable=False))
     layer.trainable = False
     self.supports_masking = layer.supports_masking
 

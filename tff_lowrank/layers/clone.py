@@ -82,9 +82,28 @@ def names(model: Model) -> set[str]:
   return {name for _, path in leaves(model) for name in path}
 
 
+def _classes_inside(layer: Layer) -> dict[str, type]:
+  """The classes of all layers in a container, by their names."""
+  found = {}
+  for inner in inner_layers(layer):
+    found |= {type(inner).__name__: type(inner)} | _classes_inside(inner)
+  return found
+
+
 def copy(layer: Layer) -> Layer:
-  """A layer of the same arguments, without weights yet."""
-  return type(layer).from_config(config_of(layer))
+  """A layer of the same arguments, without weights yet.
+
+  Raises ValueError for one that Keras cannot make from its `get_config`.
+  """
+  try:
+    # Keras' wrappers look for the class of what they wrap by its name, also if it is registered.
+    with tf.keras.utils.custom_object_scope(_classes_inside(layer)):
+      return type(layer).from_config(config_of(layer))
+  except Exception as e:  # Whatever a class of the user's raises.
+    raise ValueError(
+      f'`model` must have layers that can be made anew by `from_config(get_config())`, found '
+      f'{layer.name!r} of class {type(layer).__name__}, where that raises {type(e).__name__}.'
+    ) from e
 
 
 def config_of(layer: Layer) -> dict:

@@ -45,6 +45,7 @@ _KINDS_IF_THERE = dict(
   changed=list,
   sources=dict,
   method=dict,
+  client_memory_identity=str,
 )
 
 

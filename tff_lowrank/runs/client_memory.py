@@ -1,12 +1,15 @@
 """Where a run keeps what its clients remember, and whether there is room for it."""
 
+from collections.abc import Mapping
 import pathlib
 import shutil
 from typing import Any
+import uuid
 
 import psutil
 
 from tff_lowrank import client_state
+from tff_lowrank import files
 from tff_lowrank import settings
 from tff_lowrank.reports import run_files
 from tff_lowrank.runs import spec as spec_lib
@@ -67,10 +70,29 @@ def check_fits(
     )
 
 
-def open_store(kind: str, folder: pathlib.Path, initial: Any, cap_mb: int) -> client_state.Store:
-  """The store of the kind that `choose` returned; errors are those of `LmdbStore`."""
+def identity(before: Mapping[str, Any] | None) -> str:
+  """What the run's store on disk is known by: as its record `before` has it, or new."""
+  return (before or {}).get('client_memory_identity') or uuid.uuid4().hex
+
+
+def open_store(
+  kind: str, folder: pathlib.Path, initial: Any, cap_mb: int, store_identity: str
+) -> client_state.Store:
+  """The store of the kind that `choose` returned, with the `identity` of the run in `folder`.
+
+  Raises what `LmdbStore` does, and FileError for a symbolic link in place of the store, or for the
+  store of another run where no checkpoint says which one belongs to this run.
+  """
   if kind == 'ram':
     return client_state.MemoryStore(initial)
+  path = folder / FOLDER
+  if path.is_symlink():
+    raise files.FileError(path, "a folder of this run's own", 'a symbolic link')
+  has_checkpoint = bool(manifest.saved_rounds(folder / run_files.CHECKPOINTS))
   return client_state.LmdbStore(
-    initial, folder / FOLDER, ram_cap_bytes=cap_mb << 20, float16=kind == 'disk_float16'
+    initial,
+    path,
+    ram_cap_bytes=cap_mb << 20,
+    float16=kind == 'disk_float16',
+    identity=None if has_checkpoint else store_identity,
   )

@@ -27,7 +27,7 @@ class Judge:
     return self._best_round
 
   def see(self, row: Mapping[str, Any]) -> bool:
-    """Takes in a row of metrics; whether it is the best so far. One not evaluated does not count."""
+    """Takes in a row of metrics; whether it is the best so far. Without evaluation, it is not."""
     value = row[self.column]
     if value is None or value != value:  # Empty, or NaN.
       return False
@@ -45,5 +45,8 @@ class Judge:
     if spec.stop_at_accuracy is not None and (self._last or 0) >= spec.stop_at_accuracy:
       return f'its accuracy, {self._last:.4f}, is at least stop_at_accuracy={spec.stop_at_accuracy}'
     if spec.patience is not None and self._since_best >= spec.patience:
-      return f'none of the last {spec.patience} evaluations was better than that of round {self._best_round}'
+      return (
+        f'none of the last {spec.patience} evaluations was better than that of round '
+        f'{self._best_round}'
+      )
     return None

@@ -82,9 +82,10 @@ class Loop:
     folder: pathlib.Path,
     saving: saving_lib.Saving,
     is_enough: Callable[[Mapping[str, Any]], bool],
+    identity: str,
   ):
     self._spec, self._folder, self._saving = spec, folder, saving
-    self._is_enough = is_enough
+    self._is_enough, self._identity = is_enough, identity
     self._task = task
     clients = self._task.train.client_ids
     with spec_lib.as_setting_errors():
@@ -109,7 +110,11 @@ class Loop:
     spec = self._spec
     with _as_damage():
       store = client_memory.open_store(
-        self.client_memory, self._folder, self._initial_memory, self._saving.client_memory_cap_mb
+        self.client_memory,
+        self._folder,
+        self._initial_memory,
+        self._saving.client_memory_cap_mb,
+        self._identity,
       )
     metrics_type = self._process.next.type_signature.result.metrics.member
     columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))

@@ -115,7 +115,7 @@ class RunRecord:
       devices: Names of the devices it may use.
       before: The record of the run so far, if it goes on.
       sources: Of what is not of this package, such as a user's task: what tells its version.
-      **facts: More that reports read.
+      **facts: What else it says, from the first time that it is written.
     """
     before = before or {}
     self._before = before.get('wall_seconds', 0.0)
@@ -133,6 +133,7 @@ class RunRecord:
       sources={what: dict(source) for what, source in (sources or {}).items()},
       **facts,
       started=before.get('started', _now()),
+      **facts,
     )
     if before:
       self._record['resumed'] = [*before.get('resumed', ()), _now()]

@@ -14,6 +14,7 @@ from tff_lowrank.reports import freezing_plots
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import report as report_lib
 from tff_lowrank.reports import run_files
+from tff_lowrank.runs import client_memory
 from tff_lowrank.runs import loop
 from tff_lowrank.runs import provenance
 from tff_lowrank.runs import run_folder
@@ -69,6 +70,7 @@ def train(
       run_folder.check_not_undone(folder, spec)
     (folder / run_files.SUMS).unlink(missing_ok=True)
     devices = [device.name for device in tf.config.list_logical_devices()]
+    identity = client_memory.identity(before)
     record = provenance.RunRecord(
       folder / run_files.RECORD,
       spec.as_dict(),
@@ -76,10 +78,11 @@ def train(
       before,
       sources=_sources(spec, task),
       method=_method_facts(spec.record),
+      client_memory_identity=identity,
     )
     try:
       with CONTEXTS[spec.context]():
-        run = loop.Loop(spec, task or build_task(spec), folder, saving, is_enough)
+        run = loop.Loop(spec, task or build_task(spec), folder, saving, is_enough, identity)
         record.update('running', client_memory=run.client_memory)
         run.go(label, stop)
       plots.plot_accuracy({label: folder}, folder / 'plots')
