@@ -193,6 +193,19 @@ PUBLIC_NAMES = {
     'build_vgg16',
     'build_word_lstm',
   },
+  'tff_lowrank.tasks': {
+    'NAMES',
+    'NATURAL',
+    'SYNTHETIC',
+    'Task',
+    'build',
+    'check_name',
+    'check_partition',
+    'default_partition',
+    'prepare',
+    'simple_partitions',
+    'source',
+  },
 }
 
 

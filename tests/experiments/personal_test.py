@@ -10,8 +10,8 @@ import pytest
 
 from tests.experiments import binaries
 from tff_lowrank import models
-from tff_lowrank import tasks
 from tff_lowrank.datasets import arrays
+from tff_lowrank.datasets import digits
 
 FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
         '--batch_size=64', '--partition=shards:3')  # fmt: skip
@@ -117,6 +117,6 @@ def test_models_with_nothing_shared_or_nothing_personal_are_refused(
   monkeypatch.setattr(
     models, 'build_mlp', lambda shape, **settings: build((1, 1, 64), num_classes=2, **settings)
   )
-  monkeypatch.setattr(tasks.digits, 'load_arrays', lambda: arrays.Arrays(SMALL, SMALL))
+  monkeypatch.setattr(digits, 'load_arrays', lambda: arrays.Arrays(SMALL, SMALL))
   with pytest.raises(app.UsageError, match=message):
     binaries.run('train', *TESTED, f'--method={method}', f'--output_dir={tmp_path}')

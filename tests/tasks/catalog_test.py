@@ -1,14 +1,13 @@
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import learning
-from tff_lowrank import models
 from tff_lowrank import tasks
 from tff_lowrank.datasets import arrays
+from tff_lowrank.datasets import cifar
+from tff_lowrank.datasets import mnist
 from tff_lowrank.simulation import batches
 from tff_lowrank.simulation import evaluation
 
@@ -16,29 +15,6 @@ from tff_lowrank.simulation import evaluation
 def build(name='digits', **settings):
   settings = dict(partition='iid', num_clients=4, seed=1) | settings
   return tasks.build(name, **settings)
-
-
-def test_digits_fits_together():
-  task = build()
-  assert len(task.train.client_ids) == 4
-  model = task.build_model(seed=3)
-  batch = next(iter(task.train.create_tf_dataset_for_client('client_0').batch(7)))
-  batch = task.preprocess(batch)
-  assert batch['x'].numpy().max() <= 1
-  for name, spec in model.input_spec.items():
-    assert spec.is_compatible_with(batch[name])
-
-
-def test_seed_decides_initial_weights_and_partition():
-  task = build()
-  a, b, c = (task.build_model(seed).initial_weights[0] for seed in (1, 1, 2))
-  assert all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
-  assert not np.array_equal(a[0], c[0])
-  first, other = (
-    np.stack([e['x'] for e in build(seed=s).train.create_tf_dataset_for_client('client_0')])
-    for s in (1, 2)
-  )
-  assert not np.array_equal(first, other)
 
 
 def test_real_tasks(shared_data):
@@ -77,28 +53,6 @@ def test_clients_of_the_data_sets_own(tmp_path, rng):
   assert not x[..., 1].any()
 
 
-def test_some_of_the_data_sets_own_clients():
-  whole = build(
-    'stackexchange_tags', partition='natural', num_clients=0, data_dir=tasks.SYNTHETIC
-  ).train
-  chosen = set()
-  for seed in range(6):
-    train = build(
-      'stackexchange_tags',
-      partition='natural',
-      num_clients=2,
-      data_dir=tasks.SYNTHETIC,
-      seed=seed,
-    ).train
-    assert len(train.client_ids) == 2 and train.client_ids == sorted(train.client_ids)
-    chosen.add(tuple(train.client_ids))
-    for client in train.client_ids:
-      np.testing.assert_array_equal(train.examples(client).x, whole.examples(client).x)
-  assert 1 < len(chosen) <= 3
-  with pytest.raises(ValueError, match='There are 3 clients, expected 4 or more'):
-    build('stackexchange_tags', partition='natural', num_clients=4, data_dir=tasks.SYNTHETIC)
-
-
 def test_writers(shared_data):
   task = build('qmnist_two_fc', partition='natural', num_clients=0, data_dir=str(shared_data))
   assert len(task.train.client_ids) == 539
@@ -116,42 +70,13 @@ def test_writers(shared_data):
     build('qmnist')
 
 
-def test_refuses_bad_arguments():
-  with pytest.raises(ValueError, match="found 'cifar'"):
-    build('cifar')
-  with pytest.raises(ValueError, match='A partition must be'):
-    build(partition='natural')
-
-
-@pytest.mark.parametrize('family', ['fedpara', 'low_rank', 'pfedpara'])
-def test_models_of_other_families(family):
-  model = build(model_family=family, gamma=0.5).build_model(1)
-  assert sum(w.size for w in model.initial_weights[0]) < 4810
-  with pytest.raises(ValueError, match='`gamma` must be given for'):
-    build(model_family=family)
-  with pytest.raises(ValueError, match='The model of digits takes no `head_rank`'):
-    build(model_family=family, gamma=0.5, head_rank=10)
-
-
-def test_clients_have_test_examples_on_request():
-  assert build().client_test is None
-  task = build(client_test_fraction=0.2)
-  assert task.client_test.client_ids == task.train.client_ids
-  whole = build().train
-  for c in whole.client_ids:
-    assert task.client_test.num_examples(c) == round(0.2 * whole.num_examples(c))
-    assert task.train.num_examples(c) + task.client_test.num_examples(c) == whole.num_examples(c)
-  with pytest.raises(ValueError, match='must be below 1, found 1'):
-    build(client_test_fraction=1)
-
-
 def test_tasks_with_other_models(monkeypatch):
   def loaded(shape):
     split = arrays.Split(np.zeros((20, *shape), np.uint8), np.arange(20, dtype=np.int32) % 10)
     return lambda *args: arrays.Arrays(split, split)
 
-  monkeypatch.setattr(tasks.mnist, 'load_arrays', loaded((28, 28, 1)))
-  monkeypatch.setattr(tasks.cifar, 'load_arrays', loaded((32, 32, 3)))
+  monkeypatch.setattr(mnist, 'load_arrays', loaded((28, 28, 1)))
+  monkeypatch.setattr(cifar, 'load_arrays', loaded((32, 32, 3)))
   for name, count in (
     ('mnist_two_fc', 203_530),
     ('cifar10_cnn', 657_080),
@@ -218,29 +143,3 @@ def test_untrained_loss_is_that_of_tffs_baseline():
   logits = keras_model(x)
   expected = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
   np.testing.assert_allclose(task.objective.loss(y_true=y, y_pred=logits), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-  'make_layers, message',
-  [
-    (lambda k: [k.Flatten()], "Model 'odd' has no trainable variables"),
-    (lambda k: [k.Flatten(), k.Dense(9)], r'output of shape \(None, 9\)'),
-    (lambda k: [k.Dense(10)], r'output of shape \(None, 8, 8, 10\)'),
-    (lambda k: [k.BatchNormalization(name='bn')], "Layer 'bn' of model 'odd' is batch"),
-  ],
-)
-def test_odd_models_are_refused_before_anything_is_trained(make_layers, message):
-  def keras_model_fn():
-    keras = tf.keras.layers
-    return tf.keras.Sequential([keras.InputLayer((8, 8, 1)), *make_layers(keras)], name='odd')
-
-  with pytest.raises(ValueError, match=message):
-    dataclasses.replace(build(), keras_model_fn=keras_model_fn).build_model(1)
-
-
-def test_a_model_of_another_input_is_refused():
-  other = dataclasses.replace(build(), keras_model_fn=lambda: models.build_mlp((28, 28, 1)))
-  with pytest.raises(
-    ValueError, match=r'\(None, 28, 28, 1\), but the examples are of shape \(None,'
-  ):
-    other.build_model(1)

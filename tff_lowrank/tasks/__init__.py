@@ -1,0 +1,13 @@
+"""Tasks: a federated data set with its model, loss and metrics; named ones and anyone's."""
+
+from tff_lowrank.tasks.building import NATURAL as NATURAL
+from tff_lowrank.tasks.building import build as build
+from tff_lowrank.tasks.building import check_name as check_name
+from tff_lowrank.tasks.building import check_partition as check_partition
+from tff_lowrank.tasks.building import default_partition as default_partition
+from tff_lowrank.tasks.building import simple_partitions as simple_partitions
+from tff_lowrank.tasks.building import source as source
+from tff_lowrank.tasks.catalog import NAMES as NAMES
+from tff_lowrank.tasks.catalog import SYNTHETIC as SYNTHETIC
+from tff_lowrank.tasks.options import prepare as prepare
+from tff_lowrank.tasks.task import Task as Task

@@ -1,0 +1,156 @@
+"""Builds a task by its name, or by that of a function that makes it."""
+
+from collections.abc import Mapping
+import functools
+import inspect
+from typing import Any
+
+from tff_lowrank.datasets import arrays
+from tff_lowrank.datasets import partition as partition_lib
+from tff_lowrank.tasks import catalog
+from tff_lowrank.tasks import functions
+from tff_lowrank.tasks import options
+from tff_lowrank.tasks import task as task_lib
+
+NATURAL = 'natural'
+
+_NUM_CLIENTS = 100  # Of a partition, if no number is given.
+
+
+def check_name(name: str) -> None:
+  """Raises ValueError unless `name` is one of `NAMES`, or of the form `package.module:function`."""
+  if name not in catalog.NAMES and not functions.is_function(name):
+    listed = ', '.join(repr(known) for known in catalog.NAMES)
+    raise ValueError(
+      f'`name` must be one of {listed}, or `package.module:function`, found {name!r}.'
+    )
+
+
+def simple_partitions(name: str) -> list[str]:
+  """Those of `'natural'` and `'iid'` that the task called `name` has, its default first.
+
+  Raises ValueError as `check_name`.
+  """
+  check_name(name)
+  if name not in catalog.NAMES:
+    return [NATURAL]
+  recipe = catalog.RECIPES[name]
+  return [NATURAL] * (recipe.natural is not None) + ['iid'] * (recipe.central is not None)
+
+
+def default_partition(name: str) -> str:
+  """`'natural'` if the task called `name` has clients of its own, else `'iid'`.
+
+  Its own clients are the writers, speakers, roles or users of the data; of `cifar100`, TFF's 500
+  clients by Pachinko allocation. Raises ValueError as `check_name`.
+  """
+  return simple_partitions(name)[0]
+
+
+def check_partition(name: str, partition: str | None) -> None:
+  """Raises ValueError if `partition` is none of those that the task called `name` has."""
+  simple = simple_partitions(name)
+  if partition is None or (partition == NATURAL and NATURAL in simple):
+    return
+  if partition != NATURAL or 'iid' in simple:
+    partition_lib.parse(partition)
+  if 'iid' not in simple:
+    raise ValueError(
+      f'{name} has clients of its own: the partition must be `{NATURAL}`, found {partition!r}.'
+    )
+
+
+def source(name: str) -> dict[str, str]:
+  """What a run records about where the task called `name` comes from.
+
+  Returns:
+    Nothing for one of `NAMES`, which is as the version of this package. Of
+    `package.module:function`: `file` and `sha256` of the module's file, and, where the file belongs
+    to an installed distribution, the `distribution` and its `version`. What the module imports is
+    not looked at.
+
+  Raises:
+    ValueError: As `check_name`, or if there is no such function.
+  """
+  check_name(name)
+  return {} if name in catalog.NAMES else functions.source(name)
+
+
+def build(
+  name: str,
+  *,
+  partition: str | None = None,
+  num_clients: int | None = None,
+  seed: int,
+  data_dir: str | None = None,
+  client_test_fraction: float = 0.0,
+  model_family: str = 'original',
+  gamma: float | None = None,
+  tanh: bool = False,
+  head_rank: int | None = None,
+  task_args: Mapping[str, Any] | None = None,
+) -> task_lib.Task:
+  """Loads the task called `name`.
+
+  Args:
+    name: One of `NAMES`; or `package.module:function`, a function that returns a `Task`, of a
+      module in `sys.path` or in the current folder.
+    partition: How to split the training examples, see `datasets.partition.parse`; or `'natural'`
+      for the data set's own clients, such as writers or speakers, where it has them. None is
+      `default_partition(name)`. A function's task has its own clients only.
+    num_clients: Over how many clients, 100 if None; of natural ones how many, which the seed
+      decides, all if 0 or None.
+    seed: Decides the partition, or which clients, and the examples that are held out.
+    data_dir: Where the data set's files are, for all but the embedded one; or `SYNTHETIC`. Given to
+      a function as its argument `data_dir`.
+    client_test_fraction: In [0, 1): the share of each client's own examples that it does not
+      train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
+    model_family: The family of the model's layers; see `models.families.LayerFamily`. A function's
+      model is converted, see `prepare`.
+    gamma: In [0, 1], FedPara's rank hyper-parameter, of a factorised family.
+    tanh: Whether kernels are products of tanh of the terms, as in FedPara's experiments, of family
+      `'fedpara'`.
+    head_rank: Of the factors of the last layer, in place of gamma's, for the two-layer nets.
+    task_args: The function's arguments by name. Texts are converted to what the annotation of the
+      parameter says or, without one, to the type of its default: int, float, bool, str or None.
+
+  Raises:
+    FileNotFoundError: If the data set's files are missing.
+    ValueError: If an argument has an impossible value, there is no such task, or a file is damaged.
+  """
+  check_partition(name, partition)
+  options.check(client_test_fraction, model_family, gamma, tanh)
+  common = dict(seed=seed, client_test_fraction=client_test_fraction)
+  if name not in catalog.NAMES:
+    if head_rank is not None:
+      raise ValueError(f'The model of {name} takes no `head_rank`.')
+    arguments = {} if data_dir is None else dict(data_dir=data_dir)
+    task = functions.load(name, arguments | dict(task_args or {}))
+    family = dict(model_family=model_family, gamma=gamma, tanh=tanh)
+    return options.prepare(task, num_clients=num_clients, **common, **family)
+  if task_args:
+    raise ValueError(f'{name} takes no `task_args`, found {", ".join(task_args)}.')
+  partition = default_partition(name) if partition is None else partition
+  if partition == NATURAL:
+    parts = catalog.RECIPES[name].natural(data_dir)
+    train = parts.train
+  else:
+    parts = catalog.RECIPES[name].central(data_dir)
+    count = _NUM_CLIENTS if num_clients is None else num_clients
+    indices = partition_lib.parse(partition)(parts.train.y, count, seed)
+    train, num_clients = arrays.partitioned(parts.train, indices), None
+  keras_model_fn = functools.partial(parts.build_model, family=model_family, gamma=gamma, tanh=tanh)
+  if head_rank is not None:
+    if 'head_rank' not in inspect.signature(keras_model_fn).parameters:
+      raise ValueError(f'The model of {name} takes no `head_rank`.')
+    keras_model_fn = functools.partial(keras_model_fn, head_rank=head_rank)
+  task = task_lib.Task(
+    name,
+    train,
+    parts.test,
+    parts.preprocess,
+    keras_model_fn,
+    objective=parts.objective,
+    eval_batch_size=parts.eval_batch_size,
+  )
+  return options.prepare(task, num_clients=num_clients, **common)

@@ -1,0 +1,178 @@
+"""Tasks that a function of the user's makes, named `package.module:function`."""
+
+from collections.abc import Callable, Mapping
+import hashlib
+import importlib
+from importlib import metadata
+import inspect
+import os
+import pathlib
+import sys
+import types
+import typing
+from typing import Any
+
+from tff_lowrank.tasks import task as task_lib
+
+_BOOLS = {'true': True, '1': True, 'false': False, '0': False}
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def is_function(name: str) -> bool:
+  """Whether `name` is of the form `package.module:function`."""
+  module, colon, function = name.partition(':')
+  parts = (*module.split('.'), function)
+  return bool(colon) and all(part.isidentifier() for part in parts)
+
+
+def load(name: str, arguments: Mapping[str, Any]) -> task_lib.Task:
+  """Calls the function called `name`, of a module in `sys.path` or in the current folder.
+
+  The current folder stays in `sys.path`, behind all others, for what the function imports later.
+
+  Args:
+    name: `package.module:function`.
+    arguments: Those of the function, by name. Texts are converted to what the annotation of the
+      parameter says or, without one, to the type of its default: int, float, bool, str or None.
+
+  Raises:
+    ValueError: If there is no such function, it does not take these arguments, or it does not
+      return a `Task`. What the module and the function raise themselves passes as it is.
+  """
+  function = _find(name)
+  found = function(**_converted(name, function, arguments))
+  if not isinstance(found, task_lib.Task):
+    raise ValueError(
+      f'{name} must return a `tff_lowrank.tasks.Task`, found {found!r:.100} of type '
+      f'{type(found).__name__}.'
+    )
+  return found
+
+
+def source(name: str) -> dict[str, str]:
+  """What to record about the module of the function called `name`, to find it again.
+
+  Returns:
+    `file` and `sha256` of the module's file, and, where it belongs to an installed distribution,
+    the `distribution` and its `version`; nothing for a module without a file. What the module
+    imports is not looked at.
+
+  Raises ValueError if there is no such function.
+  """
+  _find(name)
+  module_name = name.partition(':')[0]
+  file = getattr(sys.modules[module_name], '__file__', None)
+  if file is None:  # As of an interactive session.
+    return {}
+  path = pathlib.Path(file).resolve()
+  found = dict(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+  top_level = module_name.partition('.')[0]
+  for distribution in metadata.packages_distributions().get(top_level, ()):
+    # An editable installation has other files than those that are imported.
+    listed = metadata.files(distribution) or ()
+    same_name = (entry.locate() for entry in listed if entry.name == path.name)
+    if any(pathlib.Path(entry).resolve() == path for entry in same_name):
+      found |= dict(distribution=distribution, version=metadata.version(distribution))
+  return found
+
+
+def _find(name: str) -> Callable[..., Any]:
+  module_name, _, function_name = name.partition(':')
+  module = _import(module_name)
+  if not hasattr(module, function_name):
+    raise ValueError(f'The module {module_name!r} has no function {function_name!r}.')
+  function = getattr(module, function_name)
+  if not callable(function):
+    raise ValueError(
+      f'{name} must be a function, found {function!r:.100} of type {type(function).__name__}.'
+    )
+  return function
+
+
+def _import(name: str) -> types.ModuleType:
+  folder = os.getcwd()
+  if folder not in sys.path:
+    sys.path.append(folder)
+  importlib.invalidate_caches()
+  try:
+    return importlib.import_module(name)
+  except ModuleNotFoundError as e:
+    if e.name is not None and f'{name}.'.startswith(f'{e.name}.'):
+      raise ValueError(
+        f'There is no module {e.name!r} in sys.path or the current folder, {folder}; a module is '
+        'named as in an import statement, as in `package.module:function`.'
+      ) from e
+    raise ValueError(f'The module {name!r} imports {e.name!r}, which cannot be found.') from e
+
+
+def _converted(
+  name: str, function: Callable[..., Any], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+  parameters = _parameters(function)
+  taken = {p.name: p for p in parameters if p.kind in _BY_KEYWORD}
+  listed = ', '.join(f'`{parameter}`' for parameter in taken) or 'none'
+  takes_all = any(p.kind == inspect.Parameter.VAR_KEYWORD for p in parameters)
+  for argument in arguments:
+    if argument not in taken and not takes_all:
+      raise ValueError(f'{name} has no parameter {argument!r}; it has {listed}.')
+  for parameter in taken.values():
+    if parameter.default is parameter.empty and parameter.name not in arguments:
+      raise ValueError(f'{name} needs a value for {parameter.name!r}; its parameters: {listed}.')
+  return {
+    argument: _value(name, taken[argument], value)
+    if argument in taken and isinstance(value, str)
+    else value
+    for argument, value in arguments.items()
+  }
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+  """The parameters, with annotations that are texts replaced by what they name."""
+  try:
+    signature = inspect.signature(function, eval_str=True)
+  except (NameError, AttributeError, TypeError):  # An annotation that is for type checkers only.
+    signature = inspect.signature(function)
+  return list(signature.parameters.values())
+
+
+def _value(name: str, parameter: inspect.Parameter, text: str) -> Any:
+  """`text` as a value of the parameter of the function called `name`."""
+  kinds = _kinds(parameter)
+  for kind in (type(None), bool, int, float, str):
+    if kind in kinds:
+      try:
+        return _parse(kind, text)
+      except ValueError:
+        continue
+  names = ' or '.join('None' if kind is type(None) else _name(kind) for kind in kinds)
+  raise ValueError(f'The parameter {parameter.name!r} of {name} is {names}, found {text!r}.')
+
+
+def _kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:
+  annotation, default = parameter.annotation, parameter.default
+  if annotation in (parameter.empty, Any):
+    if default is parameter.empty:
+      return (str,)
+    return (type(None), str) if default is None else (type(default),)
+  if annotation is None:
+    return (type(None),)
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    return typing.get_args(annotation)
+  return (annotation,)
+
+
+def _name(kind: Any) -> str:
+  return kind.__name__ if isinstance(kind, type) else str(kind)
+
+
+def _parse(kind: type, text: str) -> Any:
+  """Raises ValueError if `text` is no value of the type `kind`."""
+  if kind is type(None):
+    if text.lower() != 'none':
+      raise ValueError
+    return None
+  if kind is bool:
+    if text.lower() not in _BOOLS:
+      raise ValueError
+    return _BOOLS[text.lower()]
+  return kind(text)
