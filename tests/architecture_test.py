@@ -14,6 +14,8 @@ FLOORS = {
   'tff_lowrank.ledger': 0,
   'tff_lowrank.checks': 0,
   'tff_lowrank.file_lock': 0,
+  'tff_lowrank.objects': 0,
+  'tff_lowrank.settings': 0,
   'tff_lowrank.files': 0,
   'tff_lowrank.datasets': 1,
   'tff_lowrank.codecs': 1,
@@ -31,9 +33,12 @@ FLOORS = {
   'tff_lowrank.client_work': 3,
   'tff_lowrank.learning': 4,
   'tff_lowrank.simulation': 5,
-  'experiments.reports': 6,
-  'experiments': 7,
-  'benchmarks': 7,
+  'tff_lowrank.methods': 5,
+  'tff_lowrank.reports': 6,
+  'tff_lowrank.runs': 7,
+  'tff_lowrank.cli': 8,
+  'experiments': 9,
+  'benchmarks': 9,
 }
 # On the ground floor, who may import whom.
 GROUND = {'tff_lowrank.ledger': {'tff_lowrank.structures'}}
@@ -54,9 +59,9 @@ TFF_FREE = (
   'tff_lowrank.layers',
   'tff_lowrank.models',
   'tff_lowrank.simulation.network',
-  'experiments.specs',
-  'experiments.provenance',
-  'experiments.reports',
+  'tff_lowrank.settings',
+  'tff_lowrank.objects',
+  'tff_lowrank.reports',
 )
 
 PRIVATE_MODULES = ('jax._src', 'tensorflow.python', 'tensorflow_federated.python')
@@ -181,6 +186,16 @@ PUBLIC_NAMES = {
     'to_fedpara',
     'to_low_rank',
   },
+  'tff_lowrank.methods': {
+    'BASELINE',
+    'Choice',
+    'METHODS',
+    'Method',
+    'Parts',
+    'find',
+    'owners',
+  },
+  'tff_lowrank.runs': {'Comparison', 'Run', 'RunSpec', 'Saving', 'compare', 'train'},
   'tff_lowrank.models': {
     'build_char_lstm',
     'build_cnn',
@@ -194,6 +209,7 @@ PUBLIC_NAMES = {
     'build_word_lstm',
   },
   'tff_lowrank.tasks': {
+    'EMBEDDED',
     'NAMES',
     'NATURAL',
     'SYNTHETIC',

@@ -18,11 +18,11 @@ import h5py
 import numpy as np
 import pytest
 
-from experiments import entry
+from tests.cli import binaries
 from tests.datasets import tff_format
-from tests.experiments import binaries
 from tests.fuzz import fuzzing
 from tff_lowrank import files
+from tff_lowrank.cli import entry
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import cifar
 from tff_lowrank.datasets import keywords

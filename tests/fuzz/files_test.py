@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from experiments import provenance
 from tests.fuzz import fuzzing
 from tff_lowrank import client_state
 from tff_lowrank.client_state import packing
 from tff_lowrank.datasets import cifar
 from tff_lowrank.datasets import mnist
+from tff_lowrank.runs import provenance
 from tff_lowrank.simulation import append_log
 from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import manifest

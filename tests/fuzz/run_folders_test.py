@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 import optuna
 import pytest
 
-from experiments import flag_groups  # noqa: F401 (defines --output_dir)
-from experiments import replay
-from experiments import tune
-from experiments.reports import report
-from experiments.reports import run_files
-from experiments.reports import table
-from tests.experiments import binaries
-from tests.experiments.run_folders import write_run
+from tests.cli import binaries
 from tests.fuzz import fuzzing
+from tests.reports.run_folders import write_run
 from tff_lowrank import files
+from tff_lowrank.cli import replay
+from tff_lowrank.cli import run_flags  # noqa: F401 (defines --output_dir)
+from tff_lowrank.cli import tune
+from tff_lowrank.reports import report
+from tff_lowrank.reports import run_files
+from tff_lowrank.reports import table
 from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import network
 

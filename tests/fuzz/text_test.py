@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from experiments import compare
-from experiments import entry
-from experiments import flag_groups
-from experiments import runner
-from experiments import specs
-from experiments import train
 from tests.fuzz import fuzzing
 from tff_lowrank import codecs
+from tff_lowrank.cli import compare
+from tff_lowrank.cli import entry
+from tff_lowrank.cli import run_flags
+from tff_lowrank.cli import train
 from tff_lowrank.codecs import grammar
 from tff_lowrank.datasets import partition
+from tff_lowrank.runs import runner
+from tff_lowrank.runs import spec as spec_lib
 
 NUMBERS = ('0', '1', '-1', '3', '0.1', '1.5', '1e-9', '1e400', '-1e400', 'nan', 'inf', '1j',
            '9' * 30, '9' * 5000, '0x1f', '1_0', '\uff12', '2**9')  # fmt: skip
@@ -127,7 +127,7 @@ def outcome(monkeypatch):
 
 
 RUN_FLAGS = tuple(
-  name for name in specs.RunSpec.__dataclass_fields__ if name not in ('seed', 'data_dir')
+  name for name in spec_lib.RunSpec.__dataclass_fields__ if name not in ('seed', 'data_dir')
 )
 VALUES = (*NUMBERS, *WORDS, 'lbgm', 'apf', 'pfedpara', 'scaffold', 'shards:2', 'dirichlet:0.5',
           'disk', 'adam', 'top_k(0.1)', 'error_feedback(top_k)', 'one_round', 'permanent',
@@ -174,7 +174,7 @@ def test_methods_make_runs_or_one_sentence(examples, outcome):
     assert name.endswith('-seed3') and not set(name) & set('/\\|\n\0<>&')
 
   tokens = (
-    *specs.METHOD_FLAGS,
+    *spec_lib.METHOD_FLAGS,
     ',',
     ':',
     '=',
@@ -214,4 +214,4 @@ def test_presets_make_a_spec_or_one_sentence(examples, outcome, tmp_path):
 
 def test_overrides_are_under_the_flags_own_checks():
   with pytest.raises(app.UsageError, match='--rounds'):
-    flag_groups.parse_override('rounds', '0')
+    run_flags.parse_override('rounds', '0')

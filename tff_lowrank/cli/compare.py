@@ -133,7 +133,3 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
   """Runs the binary on the command line."""
   entry.run(main)
-
-
-if __name__ == '__main__':
-  run()

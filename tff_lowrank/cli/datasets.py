@@ -165,7 +165,3 @@ def run() -> None:
   # The flag is of all binaries; this one need not be told.
   flags.FLAGS.set_default('output_dir', 'runs/datasets')
   entry.run(main)
-
-
-if __name__ == '__main__':
-  run()

@@ -14,7 +14,7 @@ from tff_lowrank.simulation import stopping
 
 LOG = 'log.txt'
 
-_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.1
 
 # Of Linux, which TFF needs: see prctl(2). Loaded here, as a child may not before its `exec`.
@@ -38,7 +38,14 @@ def _start(folder: pathlib.Path, arguments: Sequence[str]) -> subprocess.Popen:
   path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get('PYTHONPATH'))))
   with open(folder / LOG, 'ab') as log:
     return subprocess.Popen(
-      [sys.executable, '-m', 'experiments.train', *arguments, f'--output_dir={folder.absolute()}'],
+      [
+        sys.executable,
+        '-m',
+        'tff_lowrank.cli.main',
+        'train',
+        *arguments,
+        f'--output_dir={folder.absolute()}',
+      ],
       env=os.environ | dict(PYTHONPATH=path),
       stdin=subprocess.DEVNULL,
       stdout=log,
@@ -79,7 +86,7 @@ class _Pool:
 
 
 def train_all(commands: Mapping[pathlib.Path, Sequence[str]], jobs: int) -> list[pathlib.Path]:
-  """Runs `python -m experiments.train` for each run folder, at most `jobs` at the same time.
+  """Runs the binary `train` for each run folder, at most `jobs` at the same time.
 
   What a run prints goes to log.txt in its folder. A failure is reported at once, and the other
   runs go on. Ctrl-C and SIGTERM are passed on as SIGTERM, after which each run saves itself; a

@@ -104,7 +104,3 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
   """Runs the binary on the command line."""
   entry.run_without_tff(main)
-
-
-if __name__ == '__main__':
-  run()

@@ -283,7 +283,7 @@ def _command(
   arguments = run_flags.to_arguments(run_flags.run_spec(method, values))
   kept = [a for a in arguments if not a.startswith(('--method=', '--seed='))]
   return shlex.join(
-    ['python', '-m', 'experiments.compare', f'--methods={method}',
+    ['tff-lowrank', 'compare', f'--methods={method}',
      f'--seeds={",".join(map(str, seeds))}', *kept, f'--output_dir={folder}']
   )  # fmt: skip
 
@@ -346,7 +346,3 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
   """Runs the binary on the command line."""
   entry.run(main)
-
-
-if __name__ == '__main__':
-  run()

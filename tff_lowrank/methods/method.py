@@ -9,10 +9,10 @@ import tensorflow_federated as tff
 
 from tff_lowrank import client_work
 from tff_lowrank import codecs
-from tff_lowrank import freezing
+from tff_lowrank import freezing as freezing_lib
 from tff_lowrank import learning
 from tff_lowrank import settings as settings_lib
-from tff_lowrank.analysis import replay
+from tff_lowrank.analysis import replay as replay_lib
 
 
 class Choice(NamedTuple):
@@ -110,9 +110,9 @@ class Method:
   is_personal: bool = False
   is_baseline: bool = False
   check: Callable[[Choice], None] = _nothing_to_check
-  freezing: Callable[[Choice], freezing.Settings | None] = _freezes_nothing
+  freezing: Callable[[Choice], freezing_lib.Settings | None] = _freezes_nothing
   tried: tuple[str, tuple[Any, ...]] | None = None
-  replay: Callable[[Choice, Sequence[replay.Round]], replay.Replayed] | None = None
+  replay: Callable[[Choice, Sequence[replay_lib.Round]], replay_lib.Replayed] | None = None
 
   @property
   def setting_names(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ PACKAGES = ('tff-lowrank', 'tensorflow-federated', 'tensorflow', 'jax', 'jaxlib'
 
 
 def _git(*arguments: str) -> str | None:
-  """Output of git in the folder of this file, or None outside a checkout."""
+  """Output of git in the folder of this file, or None if it fails, as outside a checkout."""
   folder = pathlib.Path(__file__).resolve().parent
   try:
     done = subprocess.run(
@@ -121,17 +121,18 @@ class RunRecord:
     self._before = before.get('wall_seconds', 0.0)
     self._path = path
     self._start = time.monotonic()
-    status = _git('status', '--porcelain')
+    is_checkout = _git('ls-files', '--error-unmatch', __file__) is not None
+    status = _git('status', '--porcelain') if is_checkout else None
     self._record = dict(
       flags=flags,
       versions={'python': platform.python_version()} | {p: _version(p) for p in PACKAGES},
       git=dict(
-        commit=_git('rev-parse', 'HEAD'), dirty=bool(status) if status is not None else None
+        commit=_git('rev-parse', 'HEAD') if is_checkout else None,
+        dirty=bool(status) if status is not None else None,
       ),
       devices=devices,
       numerics=numerics(),
       sources={what: dict(source) for what, source in (sources or {}).items()},
-      **facts,
       started=before.get('started', _now()),
       **facts,
     )

@@ -7,6 +7,7 @@ from tff_lowrank.tasks.building import check_partition as check_partition
 from tff_lowrank.tasks.building import default_partition as default_partition
 from tff_lowrank.tasks.building import simple_partitions as simple_partitions
 from tff_lowrank.tasks.building import source as source
+from tff_lowrank.tasks.catalog import EMBEDDED as EMBEDDED
 from tff_lowrank.tasks.catalog import NAMES as NAMES
 from tff_lowrank.tasks.catalog import SYNTHETIC as SYNTHETIC
 from tff_lowrank.tasks.options import prepare as prepare

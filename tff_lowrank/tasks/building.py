@@ -5,6 +5,7 @@ import functools
 import inspect
 from typing import Any
 
+from tff_lowrank import objects
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import partition as partition_lib
 from tff_lowrank.tasks import catalog
@@ -19,7 +20,7 @@ _NUM_CLIENTS = 100  # Of a partition, if no number is given.
 
 def check_name(name: str) -> None:
   """Raises ValueError unless `name` is one of `NAMES`, or of the form `package.module:function`."""
-  if name not in catalog.NAMES and not functions.is_function(name):
+  if name not in catalog.NAMES and not objects.is_name(name):
     listed = ', '.join(repr(known) for known in catalog.NAMES)
     raise ValueError(
       f'`name` must be one of {listed}, or `package.module:function`, found {name!r}.'
@@ -73,7 +74,7 @@ def source(name: str) -> dict[str, str]:
     ValueError: As `check_name`, or if there is no such function.
   """
   check_name(name)
-  return {} if name in catalog.NAMES else functions.source(name)
+  return {} if name in catalog.NAMES else objects.source(name)
 
 
 def build(

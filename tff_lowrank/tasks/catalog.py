@@ -246,3 +246,5 @@ RECIPES = collections.OrderedDict(
 )
 
 NAMES = tuple(RECIPES)
+# Those whose examples come with a package, and that take no `data_dir`.
+EMBEDDED = ('digits',)

@@ -1,28 +1,16 @@
 """Tasks that a function of the user's makes, named `package.module:function`."""
 
 from collections.abc import Callable, Mapping
-import hashlib
-import importlib
-from importlib import metadata
 import inspect
-import os
-import pathlib
-import sys
 import types
 import typing
 from typing import Any
 
+from tff_lowrank import objects
 from tff_lowrank.tasks import task as task_lib
 
 _BOOLS = {'true': True, '1': True, 'false': False, '0': False}
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def is_function(name: str) -> bool:
-  """Whether `name` is of the form `package.module:function`."""
-  module, colon, function = name.partition(':')
-  parts = (*module.split('.'), function)
-  return bool(colon) and all(part.isidentifier() for part in parts)
 
 
 def load(name: str, arguments: Mapping[str, Any]) -> task_lib.Task:
@@ -49,60 +37,13 @@ def load(name: str, arguments: Mapping[str, Any]) -> task_lib.Task:
   return found
 
 
-def source(name: str) -> dict[str, str]:
-  """What to record about the module of the function called `name`, to find it again.
-
-  Returns:
-    `file` and `sha256` of the module's file, and, where it belongs to an installed distribution,
-    the `distribution` and its `version`; nothing for a module without a file. What the module
-    imports is not looked at.
-
-  Raises ValueError if there is no such function.
-  """
-  _find(name)
-  module_name = name.partition(':')[0]
-  file = getattr(sys.modules[module_name], '__file__', None)
-  if file is None:  # As of an interactive session.
-    return {}
-  path = pathlib.Path(file).resolve()
-  found = dict(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-  top_level = module_name.partition('.')[0]
-  for distribution in metadata.packages_distributions().get(top_level, ()):
-    # An editable installation has other files than those that are imported.
-    listed = metadata.files(distribution) or ()
-    same_name = (entry.locate() for entry in listed if entry.name == path.name)
-    if any(pathlib.Path(entry).resolve() == path for entry in same_name):
-      found |= dict(distribution=distribution, version=metadata.version(distribution))
-  return found
-
-
 def _find(name: str) -> Callable[..., Any]:
-  module_name, _, function_name = name.partition(':')
-  module = _import(module_name)
-  if not hasattr(module, function_name):
-    raise ValueError(f'The module {module_name!r} has no function {function_name!r}.')
-  function = getattr(module, function_name)
+  function = objects.load(name)
   if not callable(function):
     raise ValueError(
       f'{name} must be a function, found {function!r:.100} of type {type(function).__name__}.'
     )
   return function
-
-
-def _import(name: str) -> types.ModuleType:
-  folder = os.getcwd()
-  if folder not in sys.path:
-    sys.path.append(folder)
-  importlib.invalidate_caches()
-  try:
-    return importlib.import_module(name)
-  except ModuleNotFoundError as e:
-    if e.name is not None and f'{name}.'.startswith(f'{e.name}.'):
-      raise ValueError(
-        f'There is no module {e.name!r} in sys.path or the current folder, {folder}; a module is '
-        'named as in an import statement, as in `package.module:function`.'
-      ) from e
-    raise ValueError(f'The module {name!r} imports {e.name!r}, which cannot be found.') from e
 
 
 def _converted(

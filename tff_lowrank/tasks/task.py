@@ -3,8 +3,10 @@
 import collections
 from collections.abc import Callable
 import dataclasses
+import hashlib
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
@@ -36,6 +38,13 @@ class Task:
   client_test: arrays.ExampleClientData | None = None
   objective: objectives.Objective = objectives.CLASSIFICATION
   eval_batch_size: int = 1000
+
+  def digest(self) -> str:
+    """SHA-256, in hexadecimal, of the ids of the clients and the test examples."""
+    found = hashlib.sha256('\0'.join(self.train.client_ids).encode())
+    for array in self.test:
+      found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
 
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
     """The model, with initial weights that `seed` decides. Its metrics: the objective's.

@@ -1,0 +1,40 @@
+"""Runs the binaries' `main` inside the test's process."""
+
+import contextlib
+import importlib
+
+from absl import flags
+from absl.testing import flagsaver
+
+from tff_lowrank.cli import entry
+
+
+@contextlib.contextmanager
+def no_flags_set():
+  """Within it no flag is set or given; afterwards they are as before."""
+  with flagsaver.flagsaver():
+    flags.FLAGS.unparse_flags()
+    for name in flags.FLAGS:
+      flags.FLAGS[name].present = 0
+    yield
+
+
+def run(name, *arguments):
+  """As `python -m experiments.NAME ARGUMENTS`, but errors are raised; flags are restored."""
+  binary = importlib.import_module(f'tff_lowrank.cli.{name}')
+  with no_flags_set():
+    for prepare in entry.BEFORE_PARSING:
+      prepare(arguments)
+    flags.FLAGS([name, *arguments])
+    binary.main([name])
+
+
+def status(name, *arguments):
+  """The exit status of `python -m experiments.NAME ARGUMENTS`; errors not for users are raised."""
+  binary = importlib.import_module(f'tff_lowrank.cli.{name}')
+  with no_flags_set():
+    try:
+      entry.guarded(binary.main)(entry.parse([name, *arguments]))
+    except SystemExit as e:
+      return e.code
+  return 0

@@ -1,0 +1,215 @@
+"""What the binaries say and how they exit, as a shell sees it."""
+
+import gzip
+import json
+import pathlib
+import shlex
+import struct
+import subprocess
+import sys
+
+from absl import app
+from absl import flags
+from absl.testing import flagsaver
+import pandas as pd
+import pytest
+
+from tests.cli import binaries
+from tff_lowrank import files
+from tff_lowrank.cli import entry
+from tff_lowrank.cli import train  # noqa: F401 (defines the flags)
+from tff_lowrank.datasets import mnist
+from tff_lowrank.simulation import manifest
+from tff_lowrank.simulation import stopping
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def fail_with(error, *arguments):
+  def main(argv):
+    raise error
+
+  with flagsaver.flagsaver():
+    flags.FLAGS(['train', '--output_dir=x', *arguments])
+    entry.guarded(main)(['train'])
+
+
+@pytest.mark.parametrize(
+  'error',
+  [
+    app.UsageError('--x: expected y.'),
+    flags.IllegalFlagValueError('--x: expected y.'),
+    files.FileError('run.json', 'a record', 'none'),
+    manifest.DamagedError('x is damaged.'),
+    manifest.MismatchError('x is of another run.'),
+    OSError('expected y.'),
+  ],
+)
+def test_what_the_user_can_mend_is_one_sentence(error, capsys):
+  with pytest.raises(SystemExit) as ended:
+    fail_with(error)
+  assert ended.value.code == 2
+  assert capsys.readouterr().err.splitlines() == [str(error), 'Pass --debug for the traceback.']
+
+
+def test_debug_shows_the_error_itself():
+  with pytest.raises(OSError, match='expected y'):
+    fail_with(OSError('expected y.'), '--debug')
+
+
+@pytest.mark.parametrize('error', [ZeroDivisionError, ValueError, TypeError, KeyError])
+def test_bugs_are_not_hidden(error):
+  with pytest.raises(error):
+    fail_with(error('broken'))
+
+
+def test_a_bug_has_its_traceback_and_status_1(tmp_path):
+  bug = (
+    'from tff_lowrank.cli import entry, train; from tff_lowrank.runs import runner; '
+    'runner.build_task = lambda spec: int("x"); '
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', f'{bug}entry.run(train.main)', f'--output_dir={tmp_path}'],
+    cwd=ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  assert done.returncode == 1
+  assert 'Traceback' in done.stderr and 'ValueError: invalid literal' in done.stderr
+
+
+@pytest.mark.parametrize(
+  'error, status', [(stopping.Stopped(15, 'Stopped.'), 143), (KeyboardInterrupt(), 130)]
+)
+def test_interruptions_have_the_shell_s_status(error, status, capsys):
+  with pytest.raises(SystemExit) as ended:
+    fail_with(error)
+  assert ended.value.code == status
+  assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'experiments.train', *arguments],
+    cwd=ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+
+
+def write_mnist(folder):
+  """Twelve images, in the four files."""
+  for name in mnist.FILES:
+    rank = 3 if 'images' in name else 1
+    shape = (12, 28, 28)[:rank]
+    header = b'\0\0\x08' + bytes([rank]) + struct.pack(f'>{rank}I', *shape)
+    size = 12 * 28 * 28 if rank == 3 else 12
+    (folder / name).write_bytes(gzip.compress(header + bytes(size)))
+
+
+def test_a_bad_flag_ends_with_2_and_no_traceback(tmp_path):
+  done = run('--rounds=0', f'--output_dir={tmp_path / "run"}')
+  assert done.returncode == 2
+  assert '--rounds' in done.stderr and 'Traceback' not in done.stderr
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_truncated_data_file_ends_with_2_and_no_traceback(tmp_path):
+  write_mnist(tmp_path)
+  path = tmp_path / mnist.FILES[0]
+  path.write_bytes(path.read_bytes()[:-9])
+  done = run('--task=mnist', f'--data_dir={tmp_path}', f'--output_dir={tmp_path / "run"}')
+  assert done.returncode == 2
+  assert f'{path}: expected a whole gzip file' in done.stderr
+  assert 'Traceback' not in done.stderr
+
+
+FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
+        '--batch_size=64')  # fmt: skip
+
+
+def shell(binary, rest, *arguments):
+  """Runs a binary in a shell, with `rest` after it; returns status, output and errors."""
+  command = shlex.join([sys.executable, '-m', f'experiments.{binary}', *FAST, *arguments])
+  done = subprocess.run(
+    ['bash', '-c', f'set -o pipefail; {command} {rest}'],
+    cwd=ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+  return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope='module')
+def metrics(tmp_path_factory):
+  """Of a run with all streams."""
+  folder = tmp_path_factory.mktemp('whole')
+  assert shell('train', '', f'--output_dir={folder}')[0] == 0
+  return read_metrics(folder)
+
+
+def read_metrics(folder):
+  return pd.read_csv(folder / 'metrics.csv').drop(columns='round_seconds')
+
+
+@pytest.mark.parametrize('closed', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
+def test_standard_streams_that_are_closed(tmp_path, metrics, closed):
+  status, _, _ = shell('train', closed, f'--output_dir={tmp_path}')
+  assert status == 0
+  pd.testing.assert_frame_equal(read_metrics(tmp_path), metrics)
+  assert (tmp_path / 'run.lock').read_text().isdecimal()
+  assert shell('train', closed, f'--output_dir={tmp_path}', '--rounds=1')[0] == entry.USAGE
+
+
+@pytest.mark.parametrize('rest', ['2>&1 | true', '2>&1 >/dev/null | head -c 1'])
+def test_readers_that_do_not_wait_for_the_output(tmp_path, rest):
+  status, _, _ = shell('compare', rest, '--methods=fed_avg,lbgm', f'--output_dir={tmp_path}')
+  assert status == 0
+  assert len(pd.read_csv(tmp_path / 'table.csv')) == 2 and (tmp_path / 'report.html').exists()
+
+
+def test_output_that_cannot_be_written(tmp_path):
+  status, _, said = shell('train', '>/dev/full', f'--output_dir={tmp_path}')
+  assert status == entry.USAGE
+  assert said.endswith(
+    "[Errno 28] No space left on device: '/dev/fd/1'\nPass --debug for the traceback.\n"
+  )
+  assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
+
+
+@pytest.mark.parametrize('flag', ['--help', '--helpfull', '--helpxml'])
+def test_help_that_cannot_be_written(flag):
+  status, _, said = shell('train', '>/dev/full', flag)
+  assert status == entry.USAGE
+  assert said.endswith("\n[Errno 28] No space left on device: '/dev/fd/1'\n")
+  assert 'Traceback' not in said and 'Exception ignored' not in said
+
+
+def no_text(path):
+  path.write_bytes(b'--rounds=\xff\n')
+
+
+def names_another(path):
+  path.write_text(f'# More:\n--flagfile={path.parent / "inner"}\n')
+  no_text(path.parent / 'inner')
+
+
+@pytest.mark.parametrize(
+  'make, name, found',
+  [
+    (no_text, 'outer', "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+    (names_another, 'inner', "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+    (lambda path: None, 'outer', 'No such file or directory.'),
+    (lambda path: path.mkdir(), 'outer', 'a folder.'),
+    (lambda path: path.symlink_to(path), 'outer', 'Too many levels of symbolic links.'),
+  ],
+)
+@pytest.mark.parametrize('form', ['--flagfile={}', '-flagfile {}'])
+def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path, capsys, make, name, found, form):
+  make(tmp_path / 'outer')
+  arguments = form.format(tmp_path / 'outer').split()
+  assert binaries.status('train', *arguments) == entry.USAGE
+  said = capsys.readouterr().err.splitlines()
+  assert said[0].startswith(
+    f'{tmp_path / name}: expected a file of flags, one a line, in UTF-8, found {found}'
+  )
+  assert said[1:] == ['Pass --help for all flags.']
+
+
+@pytest.mark.parametrize('name', ['debug', 'checkpoint_every', 'keep_checkpoints'])
+def test_flags_of_all_binaries(name):
+  assert name in flags.FLAGS
