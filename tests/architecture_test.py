@@ -337,3 +337,22 @@ def test_tests_mirror_the_tree():
   }
   missing = sorted(str(path.relative_to(ROOT)) for path in expected if not path.exists())
   assert not missing
+
+
+def test_only_its_own_file_knows_a_method_s_name():
+  names = {p.stem for p in (ROOT / 'tff_lowrank' / 'methods').glob('*.py')} & {
+    node.value.value
+    for name, tree in SOURCES.items()
+    if room(name) == 'tff_lowrank.methods'
+    for node in ast.walk(tree)
+    if isinstance(node, ast.keyword) and node.arg == 'name' and isinstance(node.value, ast.Constant)
+  }
+  assert len(names) > 10
+  texts = {
+    name: {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    for name, tree in SOURCES.items()
+  }
+  names -= texts['tff_lowrank.models.families']  # Families called as the methods that have them.
+  for name in SOURCES:
+    if room(name) not in ('tff_lowrank.methods', 'benchmarks'):
+      assert not texts[name] & names, f'{name} names a method'

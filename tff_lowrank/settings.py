@@ -73,7 +73,7 @@ class Setting:
       (self.below is None or value < self.below, 'below', self.below),
     ):
       if not is_kept:
-        raise SettingError(f'{self.name} must be {words} {bound}, found {value:g}.')
+        raise SettingError(f'{self.name} must be {words} {bound}, found {value}.')
 
 
 _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a text'}

@@ -2,7 +2,6 @@
 
 import json
 
-from absl import app
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +64,6 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   ],
 )
 def test_refuses_flags_that_do_nothing(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('advise', *FAST, *arguments, f'--output_dir={tmp_path / "x"}')
   assert not (tmp_path / 'x').exists()

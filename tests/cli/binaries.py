@@ -3,10 +3,15 @@
 import contextlib
 import importlib
 
+from absl import app
 from absl import flags
 from absl.testing import flagsaver
 
+from tff_lowrank import settings
 from tff_lowrank.cli import entry
+
+# What was asked for cannot be.
+USAGE_ERRORS = (app.UsageError, settings.SettingError)
 
 
 @contextlib.contextmanager

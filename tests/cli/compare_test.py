@@ -1,4 +1,3 @@
-from absl import app
 import pandas as pd
 import pytest
 
@@ -96,7 +95,7 @@ def test_runs_stay_in_the_folder_whatever_a_method_is_given():
   ],
 )
 def test_refuses_bad_flags(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('compare', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())
 

@@ -2,7 +2,6 @@ import dataclasses
 import http.server
 import threading
 
-from absl import app
 from matplotlib import image
 import numpy as np
 import pytest
@@ -99,7 +98,7 @@ def test_downloads(tmp_path, monkeypatch, capsys):
   ],
 )
 def test_refuses_wrong_use(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     run(tmp_path, *arguments)
 
 

@@ -2,7 +2,6 @@
 
 import json
 
-from absl import app
 import numpy as np
 import pandas as pd
 import pytest
@@ -98,5 +97,5 @@ def test_aggressive_and_rare_checks(tmp_path):
   ],
 )
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('train', *FAST, *arguments, f'--output_dir={tmp_path}')

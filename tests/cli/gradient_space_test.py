@@ -2,7 +2,6 @@
 
 import json
 
-from absl import app
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,6 +84,6 @@ def test_the_mean_of_a_round_is_how_the_model_changed(tmp_path, monkeypatch):
   ],
 )
 def test_refuses_flags_that_do_nothing(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     run(tmp_path / 'x', *FAST, *arguments)
   assert not (tmp_path / 'x').exists()

@@ -3,7 +3,6 @@
 import functools
 import json
 
-from absl import app
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,7 +91,7 @@ def test_no_personal_evaluation_by_default(tmp_path):
   ],
 )  # fmt: skip
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('train', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())
 
@@ -118,5 +117,5 @@ def test_models_with_nothing_shared_or_nothing_personal_are_refused(
     models, 'build_mlp', lambda shape, **settings: build((1, 1, 64), num_classes=2, **settings)
   )
   monkeypatch.setattr(digits, 'load_arrays', lambda: arrays.Arrays(SMALL, SMALL))
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('train', *TESTED, f'--method={method}', f'--output_dir={tmp_path}')

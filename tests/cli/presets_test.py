@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from tests.cli import binaries
+from tff_lowrank import tasks
 from tff_lowrank.cli import compare
 from tff_lowrank.cli import gradient_space as gradient_space  # Its flags.
 from tff_lowrank.cli import run_flags
-from tff_lowrank.cli import train
 
-FOLDER = pathlib.Path(train.__file__).parent / 'presets'
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'experiments' / 'presets'
 PRESETS = sorted(FOLDER.glob('*.flags'))
 
 
@@ -53,9 +53,14 @@ def binary_and_data(preset):
   with parsed(preset):
     if preset.stem.startswith('gradient_space'):
       is_central = flags.FLAGS.setting == 'central'
-      return 'gradient_space', flags.FLAGS.task, None if is_central else flags.FLAGS.partition
+      return (
+        'gradient_space',
+        flags.FLAGS.task,
+        None if is_central else flags.FLAGS.partition or 'iid',
+      )
     binary = 'compare' if flags.FLAGS['methods'].present else 'train'
-    return binary, flags.FLAGS.task, flags.FLAGS.partition
+    task = flags.FLAGS.task
+    return binary, task, flags.FLAGS.partition or tasks.default_partition(task)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """FedProx, SCAFFOLD and FedDyn in the binaries."""
 
-from absl import app
 import pandas as pd
 import pytest
 
@@ -37,6 +36,6 @@ def test_methods_compared(tmp_path):
   ],
 )
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('train', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())

@@ -2,7 +2,6 @@ import pathlib
 import subprocess
 import sys
 
-from absl import app
 from absl import flags
 import pandas as pd
 import pytest
@@ -86,7 +85,7 @@ def test_rounds_without_messages_take_no_time(tmp_path, capsys):
 )
 def test_refuses_bad_flags(tmp_path, arguments, message):
   run = write_run(tmp_path / 'a', 1, 1, 1, [0.5])
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     replay(*(argument.format(run=run) for argument in arguments))
 
 

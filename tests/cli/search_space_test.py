@@ -1,9 +1,9 @@
-from absl import app
 from absl import flags
 from absl.testing import flagsaver
 import optuna
 import pytest
 
+from tests.cli import binaries
 from tff_lowrank.cli import search_space
 from tff_lowrank.cli import train  # noqa: F401 (defines the flags)
 
@@ -72,11 +72,11 @@ def test_suggestions_are_values_of_the_flags():
   ],
 )
 def test_refuses(text, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     search_space.parse(text, 'fed_avg')
 
 
 def test_refuses_a_flag_that_is_given_too():
   flags.FLAGS['rounds'].present = 1
-  with pytest.raises(app.UsageError, match='--rounds is given and searched over'):
+  with pytest.raises(binaries.USAGE_ERRORS, match='--rounds is given and searched over'):
     search_space.parse('rounds=choice:1|2', 'fed_avg')

@@ -1,6 +1,5 @@
 import json
 
-from absl import app
 from absl import flags
 import numpy as np
 import pandas as pd
@@ -92,7 +91,7 @@ def test_failure_is_recorded(tmp_path):
   ],
 )
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('train', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())
 

@@ -3,7 +3,6 @@
 import json
 import shlex
 
-from absl import app
 import numpy as np
 import optuna
 import pandas as pd
@@ -236,7 +235,7 @@ def test_settings_that_do_not_go_with_the_data_are_a_failed_trial(tmp_path):
   ],
 )
 def test_refuses_bad_flags(tmp_path, arguments, message):
-  with pytest.raises(app.UsageError, match=message):
+  with pytest.raises(binaries.USAGE_ERRORS, match=message):
     binaries.run('tune', *FAST, *arguments, f'--output_dir={tmp_path}')
   assert not list(tmp_path.iterdir())
 

@@ -3,13 +3,13 @@
 import io
 import sys
 
-from absl import app
 from absl import flags
 from absl.testing import flagsaver
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 
+from tests.cli import binaries
 from tests.fuzz import fuzzing
 from tff_lowrank import codecs
 from tff_lowrank.cli import compare
@@ -213,5 +213,5 @@ def test_presets_make_a_spec_or_one_sentence(examples, outcome, tmp_path):
 
 
 def test_overrides_are_under_the_flags_own_checks():
-  with pytest.raises(app.UsageError, match='--rounds'):
+  with pytest.raises(binaries.USAGE_ERRORS, match='--rounds'):
     run_flags.parse_override('rounds', '0')

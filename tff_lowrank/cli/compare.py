@@ -34,7 +34,7 @@ from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
 
 _METHODS = flags.DEFINE_string(
-  'methods', 'fed_avg,lbgm', 'What to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], by commas.'
+  'methods', None, 'What to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], by commas.'
 )
 _AT = flags.DEFINE_enum(
   'at',
@@ -81,6 +81,8 @@ def run_name(label: str, seed: int) -> str:
 
 def _plan() -> list[tuple[str, spec_lib.RunSpec]]:
   """Label and spec of each run; raises UsageError if the flags make none."""
+  if not _METHODS.value:
+    raise app.UsageError(f'--methods: expected some of {", ".join(methods.METHODS)}, found none.')
   labels = run_flags.split_at_commas(_METHODS.value)
   if len(set(labels)) < len(labels):
     raise app.UsageError(f'--methods: expected different methods, found {_METHODS.value!r}.')

@@ -9,8 +9,11 @@ from tff_lowrank import objects
 from tff_lowrank.methods import method as method_lib
 
 
-def _found() -> dict[str, method_lib.Method]:
-  """The records in the modules of this package, by name."""
+def found() -> dict[str, method_lib.Method]:
+  """The records in the modules of the package, by name.
+
+  Raises ValueError if a file is not called as its method.
+  """
   records = {}
   for info in pkgutil.iter_modules(methods.__path__):
     module = importlib.import_module(f'{methods.__name__}.{info.name}')
@@ -24,7 +27,7 @@ def _found() -> dict[str, method_lib.Method]:
 
 # Of this package, by name, the baseline first.
 METHODS: Mapping[str, method_lib.Method] = dict(
-  sorted(_found().items(), key=lambda entry: (not entry[1].is_baseline, entry[0]))
+  sorted(found().items(), key=lambda entry: (not entry[1].is_baseline, entry[0]))
 )
 [BASELINE] = (record for record in METHODS.values() if record.is_baseline)
 
