@@ -232,6 +232,34 @@ def test_pickles_of_all_protocols(rng, protocol):
       np.testing.assert_array_equal(read.x.transpose(0, 3, 1, 2).reshape(3, -1), planes)
 
 
+def as_numpy_2_wrote(data):
+  """A small pickle with NumPy 2's names, and so without the length of a frame."""
+  if data[2:3] == pickle.FRAME:
+    data = data[:2] + data[11:]
+  for name in (b'numpy.core.multiarray', b'numpy.core.numeric'):
+    renamed = name.replace(b'core', b'_core')
+    data = data.replace(bytes([len(name)]) + name, bytes([len(renamed)]) + renamed)
+    data = data.replace(b'c' + name, b'c' + renamed)
+  return data
+
+
+@pytest.mark.parametrize('protocol', range(6))
+@pytest.mark.parametrize('kind', [str, str.encode])
+@pytest.mark.parametrize('rewrite', [bytes, as_numpy_2_wrote])
+def test_batches_that_python_3_wrote(rng, protocol, kind, rewrite):
+  planes, y = rng.integers(0, 256, (3, 3072)).astype(np.uint8), [3, 0, 9]
+  names = [kind(f'{i}.png') for i in range(100)] + [kind('')]
+  for data, labels in (
+    (planes, y),
+    (np.asfortranarray(planes), np.uint8(y)),
+    (np.repeat(planes, 2, 0)[::2], y),
+  ):
+    content = {kind('data'): data, kind('labels'): labels, kind('filenames'): names}
+    read = cifar.parse_pickle(rewrite(pickle.dumps(content, protocol)), 'batch', b'labels', 10)
+    assert read.y.tolist() == y
+    np.testing.assert_array_equal(read.x.transpose(0, 3, 1, 2).reshape(3, -1), planes)
+
+
 class Typed:
   """A type of Python's objects that says that it is one of plain bytes."""
 
@@ -269,6 +297,13 @@ def test_bytes_of_a_pickle_are_never_pointers():
     b'\x80\x02})' + b'\x85' * 3_000_000 + b'Ns.',  # A key nested so deeply that its hash crashes.
     b'\x80\x02})' + b'2\x86' * 60 + b'Ns.',  # One whose hash takes 2 ** 60 steps.
     b'\x80\x02})' + b''.join(b'q%ch%c\x86' % (i, i) for i in range(60)) + b'Ns.',
+    b'\x80\x02})' + b''.join(b'X\0\0\0\0q%c\x86' % i for i in range(60)) + b'Ns.',
+    # The same text is encoded again and again.
+    b'\x80\x02]c_codecs\nencode\nq\0X\0\0\1\0'
+    + b'x' * (1 << 16)
+    + b'X\6\0\0\0latin1\x86q\1R'
+    + b'h\0h\1R' * 100
+    + b'.',
   ],
 )
 def test_pickles_build_little(data):
@@ -278,9 +313,11 @@ def test_pickles_build_little(data):
 
 def test_a_pickle_asks_for_no_more_memory_than_it_has():
   place = struct.pack('<I', 1 << 27)  # Of an object among those that can be referred to.
+  size = struct.pack('<Q', 1 << 27)
   tracemalloc.start()
-  with pytest.raises(files.FileError, match='expected a pickle'):
-    cifar.parse_pickle(b'\x80\x02]r' + place + b'.', 'batch', b'labels', 10)
+  for data in (b'\x80\x02]r' + place + b'.', b'\x80\x05\x96' + size + b'.'):
+    with pytest.raises(files.FileError, match='expected a pickle'):
+      cifar.parse_pickle(data, 'batch', b'labels', 10)
   assert tracemalloc.get_traced_memory()[1] < 1 << 20
   tracemalloc.stop()
 

@@ -59,7 +59,13 @@ def parse_records(
   return arrays.Split(_images(records[:, num_labels:]), y)
 
 
-_ARRAY, _DTYPE, _ENCODED = 'numpy.core.multiarray._reconstruct', 'numpy.dtype', '_codecs.encode'
+# The functions that make an array, of NumPy 1 and 2: of its parts, or of a buffer (protocol 5).
+_ARRAYS = tuple(f'numpy.{core}.multiarray._reconstruct' for core in ('core', '_core'))
+_BUFFERS = tuple(f'numpy.{core}.numeric._frombuffer' for core in ('core', '_core'))
+_DTYPE = 'numpy.dtype'
+# How Python 3 writes bytes for Python 2.
+_ENCODED, _NO_BYTES = '_codecs.encode', '__builtin__.bytes'
+_NAMES = (*_ARRAYS, *_BUFFERS, _DTYPE, _ENCODED, _NO_BYTES, 'numpy.ndarray')
 
 
 class _Kept:
@@ -72,16 +78,18 @@ class _Kept:
     self.name, self.arguments, self.state = name, arguments, ()
 
   def __call__(self, *arguments: Any) -> 'bytes | _Kept':
-    if self.name == _ENCODED:  # How Python 3 writes bytes for Python 2.
+    if self.name == _ENCODED:
       return arguments[0].encode('latin1')
+    if self.name == _NO_BYTES and not arguments:
+      return b''
     return _Kept(self.name, arguments)
 
   def __setstate__(self, state: Any) -> None:
     self.state = state
 
 
-# A batch has a dictionary, an array and its type. What more there is could nest deeply, or grow
-# beyond what a file holds.
+# A batch has a dictionary, an array and its type, and bytes that are encoded. What more there is
+# could nest deeply, or grow beyond what a file holds.
 _MAX_BUILT = 40
 _COUNTED = (
   pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.DICT, pickle.EMPTY_DICT,
@@ -93,12 +101,22 @@ _REFUSED = (
 )  # fmt: skip
 
 
+def _is_pair_of_text(made: Any) -> bool:
+  return isinstance(made, tuple) and len(made) == 2 and all(isinstance(x, str) for x in made)
+
+
 def _counted(load: Callable[['_Unpickler'], None]) -> Callable[['_Unpickler'], None]:
   def load_and_count(unpickler: '_Unpickler') -> None:
-    unpickler.num_built += 1
+    load(unpickler)
+    made = unpickler.stack[-1]
+    if isinstance(made, bytes):
+      unpickler.num_encoded += len(made)
+    elif not _is_pair_of_text(made):  # Of which bytes are encoded.
+      unpickler.num_built += 1
     if unpickler.num_built > _MAX_BUILT:
       raise ValueError(f'more than {_MAX_BUILT} tuples, dictionaries and calls')
-    load(unpickler)
+    if unpickler.num_encoded > unpickler.max_encoded:
+      raise ValueError('the same bytes encoded again and again')
 
   return load_and_count
 
@@ -107,32 +125,47 @@ def _counted(load: Callable[['_Unpickler'], None]) -> Callable[['_Unpickler'], N
 class _Unpickler(pickle._Unpickler):
   """Reads numbers, text, lists and dictionaries; of NumPy's arrays, keeps the parts."""
 
-  num_built = 0
+  num_built = num_encoded = max_encoded = 0
   dispatch: ClassVar = pickle._Unpickler.dispatch | {
     operation[0]: _counted(pickle._Unpickler.dispatch[operation[0]]) for operation in _COUNTED
   }
   for operation in _REFUSED:
     del dispatch[operation[0]]
   del operation
+  # As bytes are read: Python makes room for as many as a file says that it has.
+  dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]
+
+  def __init__(self, data: bytes):
+    super().__init__(io.BytesIO(data), encoding='bytes')
+    self.max_encoded = len(data)
 
   def find_class(self, module: str, name: str) -> _Kept:
     found = f'{module}.{name}'
-    if found not in (_ARRAY, _DTYPE, _ENCODED, 'numpy.ndarray'):
+    if found not in _NAMES:
       raise pickle.UnpicklingError(found)
     return _Kept(found)
 
 
 def _bytes_array(kept: Any) -> np.ndarray:
   """The array of bytes whose parts were kept; ValueError if it is none."""
-  if not isinstance(kept, _Kept) or kept.name != _ARRAY:
+  if not isinstance(kept, _Kept) or kept.name not in (*_ARRAYS, *_BUFFERS):
     raise ValueError(f'{type(kept).__name__} instead of an array')
-  # As numpy.ndarray.__reduce__ has it.
-  _, shape, dtype, is_fortran, data = kept.state
+  if kept.name in _BUFFERS:
+    data, dtype, shape, order = kept.arguments
+  else:
+    # As numpy.ndarray.__reduce__ has it.
+    _, shape, dtype, is_fortran, data = kept.state
+    order = 'F' if is_fortran else 'C'
   if not isinstance(dtype, _Kept) or dtype.name != _DTYPE:
     raise ValueError('an array without a type')
   if dtype.arguments[0] not in ('u1', b'u1', '|u1', b'|u1'):
     raise ValueError('an array of something else than bytes')
-  return np.frombuffer(data, np.uint8).reshape(shape, order='F' if is_fortran else 'C')
+  return np.frombuffer(data, np.uint8).reshape(shape, order=order)
+
+
+def _entry(content: dict[Any, Any], key: bytes) -> Any:
+  """Of Python 2's `key`, which is text in what Python 3 wrote."""
+  return content[key.decode() if key.decode() in content else key]
 
 
 def parse_pickle(data: bytes, name: str, label_key: bytes, num_classes: int) -> arrays.Split:
@@ -141,8 +174,10 @@ def parse_pickle(data: bytes, name: str, label_key: bytes, num_classes: int) -> 
   Whatever the file says, nothing of it is run, and no object is built but of Python's own types.
   """
   try:
-    content = _Unpickler(io.BytesIO(data), encoding='bytes').load()
-    planes, labels = _bytes_array(content[b'data']), content[label_key]
+    content = _Unpickler(data).load()
+    planes, labels = _bytes_array(_entry(content, b'data')), _entry(content, label_key)
+    if isinstance(labels, _Kept):
+      labels = _bytes_array(labels).tolist()
     is_number = (type(label) is int and abs(label) < 2**31 for label in labels)
     if not isinstance(labels, list) or not all(is_number):
       raise ValueError('labels that are no list of whole numbers')
