@@ -25,22 +25,22 @@ def is_asked(argv: Sequence[str]) -> bool:
   return any(argument in _ASKED for argument in before)
 
 
+def _default(flag: flags.Flag) -> str:
+  """The default as it would be given."""
+  if flag.default is None:
+    return ''
+  values = flag.default if isinstance(flag.default, list) else [flag.default]
+  return ','.join(map(str, values))
+
+
 def _entry(name: str, width: int) -> str:
   flag = flags.FLAGS[name]
-  kind = flag.flag_type()
-  if kind == 'bool':
+  about = ' '.join(flag.help.split())
+  if flag.flag_type() == 'bool':
     shown = f'--[no]{name}'
+    about += f' {"On" if flag.default else "Off"} by default.'
   else:
-    default = '' if flag.default is None else flag.serialize().removeprefix(f'--{name}=')
-    if flag.default is not None and not flag.using_default_value:
-      default = flag.default_as_str.strip("'")
-    shown = f'--{name}={default}'
-  about = flag.help
-  if kind == 'bool':
-    about += f' (default: {"on" if flag.default else "off"})'
-  choices = getattr(flag.parser, 'enum_values', None)
-  if choices:
-    about += f' One of {", ".join(choices)}.'
+    shown = f'--{name}={_default(flag)}'
   return f'  {shown}\n' + textwrap.fill(
     about, width, initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False
   )

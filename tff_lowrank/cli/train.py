@@ -13,6 +13,7 @@ from tff_lowrank.cli import entry
 from tff_lowrank.cli import method_flag
 from tff_lowrank.cli import run_flags
 from tff_lowrank.cli import saving_flags
+from tff_lowrank.reports import summary
 from tff_lowrank.runs import runner
 
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> None:
   run_flags.check_family_flags([spec])
   folder = run_flags.output_folder()
   if runner.train(spec, folder, spec.method, saving_flags.chosen()):
-    print(f'Wrote {folder}')
+    print(summary.sentence(folder))
 
 
 def run() -> None:

@@ -1,0 +1,26 @@
+"""What a run came to, in one sentence. Reads run folders only."""
+
+import pathlib
+
+import pandas as pd
+
+from tff_lowrank.reports import curves
+
+
+def sentence(run: pathlib.Path) -> str:
+  """Rounds, last accuracies and bytes of the run in a folder, and where everything is."""
+  record, metrics = curves.read_record(run), curves.read_metrics(run)
+  facts = []
+  for column, name in (
+    ('eval_accuracy', 'accuracy'),
+    ('eval_personal_accuracy', 'personal accuracy'),
+  ):
+    last = curves.last(metrics[column])
+    if pd.notna(last):
+      facts.append(f'{name} {last:.4f}')
+  last = metrics.iloc[-1]
+  up, down = (last[f'cumulative_{way}_bytes'] / 1e6 for way in ('uplink', 'downlink'))
+  ended = record.get('ended_early')
+  rounds = f'{len(metrics)} rounds' + (f' (ended, as {ended})' if ended else '')
+  facts += [f'{up:.3f} MB up', f'{down:.3f} MB down']
+  return f'{rounds}: {", ".join(facts)}. All is in {run}: see {run / "report.html"}'
