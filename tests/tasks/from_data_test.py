@@ -135,6 +135,24 @@ def test_client_data_is_read_a_client_at_a_time():
     task.train.examples('x')
 
 
+def test_client_data_of_tff():
+  data = tff.simulation.datasets.emnist.get_synthetic()
+
+  def build():
+    images = tf.keras.layers.Flatten(input_shape=(28, 28))
+    return tf.keras.Sequential([images, dense(10)])
+
+  task = tasks.from_client_data(data, data, build, name='tff')
+  assert task.train.client_ids == sorted(data.client_ids)
+  client = task.train.client_ids[0]
+  for found, element in zip(
+    task.train.examples(client).x, data.create_tf_dataset_for_client(client), strict=True
+  ):
+    np.testing.assert_array_equal(found, element['pixels'])
+  converted = tasks.prepare(task, seed=1, model_family='low_rank', gamma=0.1)
+  assert sum(w.size for w in converted.build_model(1).initial_weights[0]) < 784 * 10
+
+
 def test_central_test_sets():
   x, y = examples(11, 5)
   dataset = tf.data.Dataset.from_tensor_slices((x, y))

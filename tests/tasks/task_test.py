@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_lowrank import models
 from tff_lowrank import tasks
@@ -78,3 +79,9 @@ def test_what_ends_in_a_softmax_is_refused_where_the_loss_takes_logits():
     task.objective, loss=tf.keras.losses.SparseCategoricalCrossentropy(), from_logits=False
   )
   dataclasses.replace(task, objective=objective).build_model(1)
+
+
+def test_client_data_of_another_class_is_refused():
+  train = tff.simulation.datasets.TestClientData({'a': dict(x=[1.0], y=[1])})
+  with pytest.raises(TypeError, match='tasks.from_client_data makes .*, found TestClientData'):
+    dataclasses.replace(build(), train=train)

@@ -27,6 +27,8 @@ class Task:
     Those that were held out of `train` are not among the central ones.
   objective: loss and metrics.
   eval_batch_size: test examples that are evaluated at once.
+
+  Raises TypeError if `train` is of another class.
   """
 
   name: str
@@ -37,6 +39,13 @@ class Task:
   client_test: arrays.ExampleClientData | None = None
   objective: objectives.Objective = objectives.CLASSIFICATION
   eval_batch_size: int = 1000
+
+  def __post_init__(self):
+    if not isinstance(self.train, arrays.ExampleClientData):
+      raise TypeError(
+        '`train` must be an `ExampleClientData`, which tasks.from_client_data makes of other data, '
+        f'found {type(self.train).__name__}.'
+      )
 
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
     """The model, with initial weights that `seed` decides. Its metrics: the objective's.
