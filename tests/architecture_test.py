@@ -218,6 +218,7 @@ PUBLIC_NAMES = {
     'check_name',
     'check_partition',
     'default_partition',
+    'from_client_data',
     'prepare',
     'simple_partitions',
     'source',

@@ -104,3 +104,30 @@ def test_several_labels_as_keras_measures_them(rng):
     np.testing.assert_allclose(measured(metrics[name](), y, logits), expected, rtol=1e-6)
   # Fewer classes than 5: all labels are found.
   assert measured(metrics['accuracy'](), y[:, :3], logits[:, :3]) == 1
+
+
+def test_determination_of_numbers(rng):
+  y, predicted = rng.normal(size=(2, 40, 3)).astype(np.float32)
+  predicted = y + predicted / 3
+  found = {
+    name: measured(build(), y, predicted) for name, build in objectives.REGRESSION.metrics.items()
+  }
+  errors = (y - predicted) ** 2
+  expected = dict(
+    loss=errors.mean(),
+    accuracy=1 - errors.sum() / ((y - y.mean()) ** 2).sum(),
+    mean_absolute_error=np.abs(y - predicted).mean(),
+  )
+  assert list(found) == list(expected)
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-5)
+  np.testing.assert_allclose(
+    objectives.REGRESSION.loss(y_true=y, y_pred=predicted), errors.mean(), rtol=1e-6
+  )
+
+
+def test_determination_of_equal_labels_and_of_none_is_zero():
+  build = objectives.REGRESSION.metrics['accuracy']
+  assert build().result() == 0
+  assert measured(build(), np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)) == 0
+  assert measured(build(), np.float32([[1], [2]]), np.float32([[2], [1]])) == -3

@@ -1,4 +1,4 @@
-"""What tasks minimise and measure: losses and metrics of models that return logits.
+"""What tasks minimise and measure: losses and metrics of what models return, mostly logits.
 
 The metrics of every objective begin with `loss` and `accuracy`, the latter being the task's main
 metric, whatever it is called elsewhere.
@@ -17,10 +17,14 @@ class Objective:
 
   loss: of a batch.
   metrics: name -> builds a metric; `loss` and `accuracy` first.
+  classes: whether labels are classes, integers from 0 up, or else float32 [batch, outputs].
+  from_logits: whether the loss takes logits, so that a model must not end in a softmax or sigmoid.
   """
 
   loss: tf.keras.losses.Loss
   metrics: collections.OrderedDict[str, Callable[[], tf.keras.metrics.Metric]]
+  classes: bool = True
+  from_logits: bool = True
 
 
 CLASSIFICATION = Objective(
@@ -144,4 +148,52 @@ MULTI_LABEL = Objective(
     accuracy=lambda: _RecallAt(5),
     precision=_Precision,
   ),
+  classes=False,
+)
+
+
+class _DeterminationCoefficient(tf.keras.metrics.Metric):
+  """R^2: 1 minus the squared errors' sum over that of the labels' deviations from their mean.
+
+  Of all outputs together, and 0 where all labels are equal. Its sums are float32: labels whose mean
+  is far larger than their deviation lose digits.
+  """
+
+  def __init__(self):
+    super().__init__()
+    names = ('count', 'total', 'squares', 'errors')
+    self._sums = {name: self.add_weight(name, initializer='zeros') for name in names}
+
+  def update_state(
+    self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
+  ) -> tf.Operation:
+    del sample_weight
+    found = dict(
+      count=tf.cast(tf.size(y_true), tf.float32),
+      total=tf.reduce_sum(y_true),
+      squares=tf.reduce_sum(y_true**2),
+      errors=tf.reduce_sum((y_true - y_pred) ** 2),
+    )
+    return tf.group(*(self._sums[name].assign_add(value) for name, value in found.items()))
+
+  def result(self) -> tf.Tensor:
+    sums = self._sums
+    mean = tf.math.divide_no_nan(sums['total'], sums['count'])
+    deviations = sums['squares'] - sums['count'] * mean**2
+    unexplained = tf.math.divide_no_nan(tf.convert_to_tensor(sums['errors']), deviations)
+    return tf.where(deviations > 0, 1 - unexplained, 0.0)
+
+
+# Numbers, predictions and labels [batch, outputs], which should be of about mean 0 and deviation 1.
+# `accuracy` is R^2, at most 1 and below 0 for what is worse than the labels' mean. Of a client with
+# few examples it says little.
+REGRESSION = Objective(
+  loss=tf.keras.losses.MeanSquaredError(),
+  metrics=collections.OrderedDict(
+    loss=tf.keras.metrics.MeanSquaredError,
+    accuracy=_DeterminationCoefficient,
+    mean_absolute_error=tf.keras.metrics.MeanAbsoluteError,
+  ),
+  classes=False,
+  from_logits=False,
 )

@@ -65,3 +65,43 @@ def two_inputs():
 def test_shapes_that_do_not_fit_are_named(build, message):
   with pytest.raises(ValueError, match=f"Model 'mine' .*{message}"):
     check(build())
+
+
+def test_models_that_no_one_can_copy_are_refused():
+  class Mine(tf.keras.Model):
+    def call(self, inputs):
+      return inputs
+
+  with pytest.raises(
+    ValueError, match="Model 'mine' must be Sequential or functional, found a Mine"
+  ):
+    requirements.check_trainable(Mine(name='mine'))
+  with pytest.raises(ValueError, match="Model 'mine' does not know the shape of its input"):
+    requirements.check_trainable(tf.keras.Sequential([layers.Dense(3)], name='mine'))
+
+
+def test_outputs_that_are_numbers():
+  check(model(layers.Dense(3)), label=(3,), max_label=None)
+  for label in ((2,), ()):
+    with pytest.raises(ValueError, match=r'output of shape \(None, 3\), but the labels are of'):
+      check(model(layers.Dense(3)), label=label, max_label=None)
+  with pytest.raises(ValueError, match=r'output of shape \['):
+    check(two_outputs(), label=(3,), max_label=None)
+
+
+@pytest.mark.parametrize(
+  'last, found',
+  [
+    ([layers.Dense(3, 'softmax')], 'softmax'),
+    ([layers.Dense(3, 'sigmoid')], 'sigmoid'),
+    ([layers.Dense(3), layers.Softmax()], 'softmax'),
+    ([layers.Dense(3), layers.Activation(tf.nn.softmax)], 'softmax'),
+    ([layers.Reshape((2, 2)), layers.TimeDistributed(layers.Dense(3, 'softmax'))], 'softmax'),
+  ],
+)
+def test_probabilities_are_no_logits(last, found):
+  for bad in (model(*last), model(layers.Dense(4), model(*last))):
+    with pytest.raises(ValueError, match=f"Model 'mine' ends in a {found}, in layer .* logits"):
+      requirements.check_returns_logits(bad)
+  requirements.check_returns_logits(model(layers.Dense(3, 'softmax'), layers.Dense(3)))
+  requirements.check_returns_logits(model(layers.Dense(3, 'relu')))

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_lowrank import models
 from tff_lowrank import tasks
@@ -47,3 +48,40 @@ def test_a_model_of_another_input_is_refused():
     ValueError, match=r'\(None, 28, 28, 1\), but the examples are of shape \(None,'
   ):
     other.build_model(1)
+
+
+def test_labels_are_checked_as_the_model_has_them():
+  """Here they are from 1 up as stored."""
+  task = build()
+  shifted = dataclasses.replace(
+    task,
+    test=task.test._replace(y=task.test.y + 1),
+    preprocess=lambda batch: task.preprocess(dict(batch, y=batch['y'] - 1)),
+  )
+  shifted.build_model(1)
+  with pytest.raises(ValueError, match='but labels up to 10 need a logit for each of 11'):
+    dataclasses.replace(shifted, preprocess=task.preprocess).build_model(1)
+  with pytest.raises(ValueError, match='digits: labels must be classes, from 0 up, found -1'):
+    dataclasses.replace(shifted, test=task.test).build_model(1)
+
+
+def test_what_ends_in_a_softmax_is_refused_where_the_loss_takes_logits():
+  def keras_model_fn():
+    keras = tf.keras.layers
+    return tf.keras.Sequential(
+      [keras.InputLayer((8, 8, 1)), keras.Flatten(), keras.Dense(10, 'softmax')]
+    )
+
+  task = dataclasses.replace(build(), keras_model_fn=keras_model_fn)
+  with pytest.raises(ValueError, match='ends in a softmax'):
+    task.build_model(1)
+  objective = dataclasses.replace(
+    task.objective, loss=tf.keras.losses.SparseCategoricalCrossentropy(), from_logits=False
+  )
+  dataclasses.replace(task, objective=objective).build_model(1)
+
+
+def test_client_data_of_another_class_is_refused():
+  train = tff.simulation.datasets.TestClientData({'a': dict(x=[1.0], y=[1])})
+  with pytest.raises(TypeError, match='tasks.from_client_data makes .*, found TestClientData'):
+    dataclasses.replace(build(), train=train)

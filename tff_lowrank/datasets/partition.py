@@ -5,6 +5,7 @@ and hands out every example exactly once.
 """
 
 from collections.abc import Callable
+import functools
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from tff_lowrank import checks
 Partitioner = Callable[[np.ndarray, int, int], list[np.ndarray]]
 
 _MAX_DRAWS = 1000
+_FEWEST = 10  # Examples of a client, where there are enough.
 # NumPy's draws do not come to an end far below, and are not finite far above.
 _ALPHAS = (1e-4, 1e6)
 
@@ -91,34 +93,129 @@ def dirichlet(labels: np.ndarray, num_clients: int, seed: int, *, alpha: float) 
   """Each class is split over the clients in proportions drawn from Dirichlet(alpha).
 
   Yurochkin et al., Bayesian Nonparametric Federated Learning of Neural Networks, ICML 2019.
-  All proportions are drawn again until every client has an example; ValueError if they never
-  do.
+  All proportions are drawn again until every client has an example. If 1000 draws do not do, as is
+  usual for many clients and a small alpha, each client without examples gets one, at random, of
+  the client that then has the most.
   """
   labels = _check(labels, num_clients)
   checks.check_in_range('alpha', alpha, *_ALPHAS)
   rng = np.random.default_rng(seed)
-  classes = np.unique(labels)
+  members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
   for _ in range(_MAX_DRAWS):
-    parts = [[] for _ in range(num_clients)]
-    for c in classes:
-      examples = rng.permutation(np.flatnonzero(labels == c))
-      share = rng.dirichlet(np.full(num_clients, alpha))
-      cuts = np.floor(np.cumsum(share)[:-1] * len(examples)).astype(np.int64)
-      for part, piece in zip(parts, np.split(examples, cuts), strict=True):
-        part.append(piece)
-    parts = [np.sort(np.concatenate(part)) for part in parts]
-    if all(len(part) for part in parts):
-      return parts
-  raise ValueError(
-    f'Dirichlet({alpha}) left a client of {num_clients} without examples in all of {_MAX_DRAWS} '
-    'draws; use fewer clients or a larger alpha.'
-  )
+    sizes, pieces = np.zeros(num_clients, np.int64), []
+    for examples in members:
+      examples = rng.permutation(examples)
+      cuts = _cuts(rng.dirichlet(np.full(num_clients, alpha)), len(examples))
+      sizes += np.diff(cuts, prepend=0, append=len(examples))
+      pieces.append((examples, cuts))
+    if sizes.all():
+      break
+  return _at_least(1, _joined(pieces), rng)
+
+
+def dirichlet_by_class(
+  labels: np.ndarray, num_clients: int, seed: int, *, alpha: float
+) -> list[np.ndarray]:
+  """As `dirichlet`, but clients that have their fair number of examples get no more classes.
+
+  Li et al., Federated Learning on Non-IID Data Silos: An Experimental Study, ICDE 2022, after the
+  code of Yurochkin et al. Classes are split one after the other, in proportions drawn from
+  Dirichlet(alpha), of which those of clients that have n / num_clients of the n examples count as
+  0. All is drawn again until every client has 10 examples, or half the fair number if that is
+  less, or 1. If 1000 draws do not do, each client with fewer gets, one by one and at random,
+  examples of the client that then has the most.
+  """
+  labels = _check(labels, num_clients)
+  checks.check_in_range('alpha', alpha, *_ALPHAS)
+  rng = np.random.default_rng(seed)
+  members = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+  fair = len(labels) / num_clients
+  fewest = max(1, min(_FEWEST, int(fair / 2)))
+  for _ in range(_MAX_DRAWS):
+    sizes, pieces = np.zeros(num_clients, np.int64), []
+    for examples in members:
+      examples = rng.permutation(examples)
+      shares = _shares(rng.dirichlet(np.full(num_clients, alpha)), sizes < fair)
+      cuts = _cuts(shares, len(examples))
+      sizes += np.diff(cuts, prepend=0, append=len(examples))
+      pieces.append((examples, cuts))
+    if sizes.min() >= fewest:
+      break
+  return _at_least(fewest, _joined(pieces), rng)
+
+
+def dirichlet_balanced(
+  labels: np.ndarray, num_clients: int, seed: int, *, alpha: float
+) -> list[np.ndarray]:
+  """Clients have equally many examples, of classes in proportions of the client's own.
+
+  Hsu et al., Measuring the Effects of Non-Identical Data Distribution for Federated Visual
+  Classification, 2019. A client's proportions are drawn from Dirichlet(alpha * p), where p are
+  those of all examples, and the class of each of its examples from them, again if no example of
+  the class is left. So the last clients, in an order that the seed decides, have what the others
+  leave. Sizes differ by one at most, so that all examples are handed out.
+  """
+  labels = _check(labels, num_clients)
+  checks.check_in_range('alpha', alpha, *_ALPHAS)
+  rng = np.random.default_rng(seed)
+  members = [rng.permutation(np.flatnonzero(labels == c)) for c in np.unique(labels)]
+  left = np.array([len(examples) for examples in members])
+  prior = alpha * left / left.sum()
+  parts = [np.zeros(0, np.int64)] * num_clients
+  for i, client in enumerate(rng.permutation(num_clients)):
+    proportions, part = rng.dirichlet(prior), []
+    missing = len(labels) // num_clients + (i < len(labels) % num_clients)
+    while missing:
+      wanted = rng.multinomial(missing, _shares(proportions, left > 0))
+      taken = np.minimum(wanted, left)
+      for examples, start, count in zip(members, left - taken, taken, strict=True):
+        part.append(examples[start : start + count])
+      left = left - taken
+      missing -= taken.sum()
+    parts[client] = np.sort(np.concatenate(part))
+  return parts
+
+
+def _shares(proportions: np.ndarray, is_open: np.ndarray) -> np.ndarray:
+  """Those of the open ones, adding up to 1; equal ones if they are all 0."""
+  shares = np.where(is_open, proportions, 0)
+  if not shares.sum() > 0:
+    shares = is_open.astype(np.float64)
+  return shares / shares.sum()
+
+
+def _cuts(shares: np.ndarray, count: int) -> np.ndarray:
+  """Where to cut `count` examples into pieces of these shares."""
+  return np.floor(np.cumsum(shares)[:-1] * count).astype(np.int64)
+
+
+def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+  """Each client's pieces of `(examples, cuts)` of the classes."""
+  by_class = [np.split(examples, cuts) for examples, cuts in pieces]
+  return [np.sort(np.concatenate(part)) for part in zip(*by_class, strict=True)]
+
+
+def _at_least(fewest: int, parts: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+  """The parts, where those of fewer examples get the others' at random, of the largest first."""
+  parts, sizes = list(parts), np.array([len(part) for part in parts])
+  for client in np.flatnonzero(sizes < fewest):
+    while sizes[client] < fewest:
+      giver = sizes.argmax()
+      given = rng.integers(sizes[giver])
+      parts[client] = np.append(parts[client], parts[giver][given])
+      parts[giver] = np.delete(parts[giver], given)
+      sizes[[client, giver]] += (1, -1)
+  return [np.sort(part) for part in parts]
+
+
+_DIRICHLET = {f.__name__: f for f in (dirichlet, dirichlet_balanced, dirichlet_by_class)}
 
 
 def parse(spec: str) -> Partitioner:
-  """The partitioner that `spec` names: `iid`, `shards:CLASSES` or `dirichlet:ALPHA`.
+  """The partitioner that `spec` names.
 
-  Raises ValueError for anything else.
+  It is `iid`, `shards:CLASSES`, `dirichlet:ALPHA`, `dirichlet_balanced:ALPHA` or
+  `dirichlet_by_class:ALPHA`. Raises ValueError for anything else.
   """
   name, _, argument = spec.partition(':')
   try:
@@ -127,16 +224,15 @@ def parse(spec: str) -> Partitioner:
     if name == 'shards':
       classes = int(argument)
       if classes >= 1:
-        return lambda labels, num_clients, seed: shards(
-          labels, num_clients, seed, classes_per_client=classes
-        )
-    if name == 'dirichlet':
+        return functools.partial(shards, classes_per_client=classes)
+    if name in _DIRICHLET:
       alpha = float(argument)
       if _ALPHAS[0] <= alpha <= _ALPHAS[1]:
-        return lambda labels, num_clients, seed: dirichlet(labels, num_clients, seed, alpha=alpha)
+        return functools.partial(_DIRICHLET[name], alpha=alpha)
   except ValueError:
     pass
   raise ValueError(
     'A partition must be `iid`, `shards:CLASSES` with at least 1 class a client, or '
-    f'`dirichlet:ALPHA` with ALPHA from {_ALPHAS[0]} to {_ALPHAS[1]:.0f}, found {spec!r}.'
+    f'{", ".join(f"`{name}:ALPHA`" for name in _DIRICHLET)} with ALPHA from {_ALPHAS[0]} to '
+    f'{_ALPHAS[1]:.0f}, found {spec!r}.'
   )

@@ -4,13 +4,28 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+_PROBABILITIES = ('softmax', 'sigmoid')
+
 
 def check_trainable(model: tf.keras.Model) -> None:
-  """Raises ValueError if a model has nothing to learn, or batch normalisation in any layer.
+  """Raises ValueError if a model cannot be trained here.
+
+  It must be Sequential or functional and know its input's shape, have something to learn, and no
+  batch normalisation in any layer.
 
   The moving averages of batch normalisation are of single clients' batches and not weights that
   are learnt: there is no mean of them that would serve all clients.
   """
+  if not isinstance(model, tf.keras.Sequential.__base__):  # The functional models' class.
+    raise ValueError(
+      f'Model {model.name!r} must be Sequential or functional, found a {type(model).__name__}; '
+      'make it by tf.keras.Model(inputs, outputs).'
+    )
+  if not model.built:
+    raise ValueError(
+      f'Model {model.name!r} does not know the shape of its input; begin it with '
+      'tf.keras.Input(shape).'
+    )
   base = tf.keras.layers.BatchNormalization.__mro__[1]  # Of the synchronised one, too.
   found = [layer.name for layer in model.submodules if isinstance(layer, base)]
   if found:
@@ -25,8 +40,29 @@ def check_trainable(model: tf.keras.Model) -> None:
     )
 
 
+def check_returns_logits(model: tf.keras.Model) -> None:
+  """Raises ValueError if the last layer of a model of one output is, or ends in, a probability."""
+  layer = model
+  while True:
+    if isinstance(layer, tf.keras.Model):
+      layer = layer.get_layer(layer.output_names[0])
+    elif isinstance(layer, tf.keras.layers.Wrapper):
+      layer = layer.layer
+    else:
+      break
+  name = getattr(getattr(layer, 'activation', None), '__name__', type(layer).__name__.lower())
+  if name.startswith(_PROBABILITIES):
+    raise ValueError(
+      f'Model {model.name!r} ends in a {name.removesuffix("_v2")}, in layer {layer.name!r}, but '
+      'the loss takes logits, which are what comes before it: leave it out.'
+    )
+
+
 def check_shapes(
-  model: tf.keras.Model, example_shape: Sequence[int], label_shape: Sequence[int], max_label: int
+  model: tf.keras.Model,
+  example_shape: Sequence[int],
+  label_shape: Sequence[int],
+  max_label: int | None,
 ) -> None:
   """Raises ValueError unless a model takes the examples and has a logit for each class.
 
@@ -34,7 +70,7 @@ def check_shapes(
     model: Of one input and one output.
     example_shape: Of one example, as the model is given it.
     label_shape: Of one example's label, an integer or several.
-    max_label: The largest of them.
+    max_label: The largest of them; None if labels are numbers, one for each output.
   """
   taken, given = model.input_shape, (None, *example_shape)
   if isinstance(taken, (list, dict)) or not tf.TensorShape(taken).is_compatible_with(given):
@@ -42,6 +78,14 @@ def check_shapes(
       f'Model {model.name!r} takes input of shape {taken}, but the examples are of shape {given}.'
     )
   output = model.output_shape
+  if max_label is None:
+    expected = (None, *label_shape)
+    if isinstance(output, (list, dict)) or not tf.TensorShape(output).is_compatible_with(expected):
+      raise ValueError(
+        f'Model {model.name!r} has output of shape {output}, but the labels are of shape '
+        f'{expected}.'
+      )
+    return
   expected = (None, *label_shape)
   is_fit = not isinstance(output, (list, dict)) and len(output) == len(expected) + 1
   is_fit = is_fit and tf.TensorShape(output[:-1]).is_compatible_with(expected)

@@ -10,5 +10,6 @@ from tff_lowrank.tasks.building import source as source
 from tff_lowrank.tasks.catalog import EMBEDDED as EMBEDDED
 from tff_lowrank.tasks.catalog import NAMES as NAMES
 from tff_lowrank.tasks.catalog import SYNTHETIC as SYNTHETIC
+from tff_lowrank.tasks.from_data import from_client_data as from_client_data
 from tff_lowrank.tasks.options import prepare as prepare
 from tff_lowrank.tasks.task import Task as Task

@@ -22,6 +22,7 @@ from tff_lowrank.datasets import shakespeare
 from tff_lowrank.datasets import stackexchange
 from tff_lowrank.datasets import stackoverflow
 from tff_lowrank.datasets import tff_files
+from tff_lowrank.tasks import task as task_lib
 
 # A `data_dir` that stands for a few examples, made up or TFF's, instead of the data set's files: to
 # see that a task runs. What it then learns means nothing.
@@ -53,10 +54,6 @@ class Recipe(NamedTuple):
 
   central: Load | None = None
   natural: Load | None = None
-
-
-def _as_stored(batch: Any) -> Any:
-  return batch
 
 
 def _normalized(mean: Any, std: Any) -> Callable[[Any], Any]:
@@ -118,7 +115,7 @@ def _qmnist(build_model: Callable) -> Recipe:
 
 def _emnist(only_digits: bool, build_model: Callable) -> Recipe:
   def load(data_dir: str | None) -> Parts:
-    return Parts(*emnist.load_data(data_dir, only_digits), _as_stored, build_model)
+    return Parts(*emnist.load_data(data_dir, only_digits), task_lib.as_stored, build_model)
 
   return Recipe(natural=load)
 
@@ -166,7 +163,7 @@ def _shakespeare(data_dir: str | None) -> Parts:
     models.build_char_lstm, shakespeare.VOCABULARY_SIZE, mask_zero=True
   )
   objective = objectives.next_token(shakespeare.PADDING)
-  return Parts(*shakespeare.load_data(data_dir), _as_stored, build_model, objective, 200)
+  return Parts(*shakespeare.load_data(data_dir), task_lib.as_stored, build_model, objective, 200)
 
 
 def _next_word(load: Callable[[str | None], tuple], **sizes: int) -> Recipe:
@@ -176,7 +173,7 @@ def _next_word(load: Callable[[str | None], tuple], **sizes: int) -> Recipe:
     train, test, words = load(data_dir)
     objective = objectives.next_token(posts.PADDING, words.out_of_vocabulary, words.end)
     build_model = functools.partial(models.build_word_lstm, words.num_tokens, **sizes)
-    return Parts(train, test, _as_stored, build_model, objective, 100)
+    return Parts(train, test, task_lib.as_stored, build_model, objective, 100)
 
   return Recipe(natural=load_parts)
 

@@ -23,11 +23,13 @@ class Task:
   train: elements `OrderedDict(x=..., y=...)`, as stored.
   test: central test examples.
   preprocess: a batch `OrderedDict(x, y)` as stored -> the model's `OrderedDict(x, y)`.
-  keras_model_fn: builds the model; it returns logits.
-  client_test: each client's own test examples, under the ids of `train`; None if no examples
-    were held out. The central test examples are others.
+  keras_model_fn: builds the model, Sequential or functional; it returns logits.
+  client_test: each client's own test examples, under the ids of `train`; None if there are none.
+    Those that were held out of `train` are not among the central ones.
   objective: loss and metrics.
   eval_batch_size: test examples that are evaluated at once.
+
+  Raises TypeError if `train` is of another class.
   """
 
   name: str
@@ -38,6 +40,13 @@ class Task:
   client_test: arrays.ExampleClientData | None = None
   objective: objectives.Objective = objectives.CLASSIFICATION
   eval_batch_size: int = 1000
+
+  def __post_init__(self):
+    if not isinstance(self.train, arrays.ExampleClientData):
+      raise TypeError(
+        '`train` must be an `ExampleClientData`, which tasks.from_client_data makes of other data, '
+        f'found {type(self.train).__name__}.'
+      )
 
   def digest(self) -> str:
     """SHA-256, in hexadecimal, of the ids of the clients and the test examples."""
@@ -51,21 +60,11 @@ class Task:
 
     What is minimised is the objective's loss plus the model's own losses, as of regularisers.
 
-    Raises ValueError if it cannot be trained, or does not fit the examples.
+    Raises ValueError if it cannot be trained, or does not fit the test examples.
     """
     tf.keras.utils.set_random_seed(seed)
     keras_model = self.keras_model_fn()
-    requirements.check_trainable(keras_model)
-    x, y = self.test
-    prepared = self.preprocess(collections.OrderedDict(x=x[:1], y=y[:1]))
-    if tf.as_dtype(
-      prepared['y'].dtype
-    ).is_integer:  # Classes, not a number for each of several labels.
-      if y.min() < 0:
-        raise ValueError(f'{self.name}: labels must be classes, from 0 up, found {y.min()}.')
-      requirements.check_shapes(
-        keras_model, prepared['x'].shape[1:], prepared['y'].shape[1:], int(y.max())
-      )
+    prepared = self.check_model(keras_model, self.test)
     return tff.learning.models.functional_model_from_keras(
       losses.with_own_losses(keras_model),
       loss_fn=self.objective.loss,
@@ -74,3 +73,42 @@ class Task:
       ),
       metrics_constructor=self.objective.metrics,
     )
+
+  def check_model(
+    self, keras_model: tf.keras.Model, examples: arrays.Split
+  ) -> collections.OrderedDict[str, Any]:
+    """Raises ValueError unless the model can be trained, and fits `examples`, as stored.
+
+    Returns:
+      A preprocessed batch of two of the examples: with the smallest and with the largest label.
+    """
+    requirements.check_trainable(keras_model)
+    x, y = examples
+    chosen = extremes(y)
+    prepared = self.preprocess(collections.OrderedDict(x=x[chosen], y=y[chosen]))
+    labels = np.asarray(prepared['y'])
+    max_label = None
+    if labels.dtype.kind in 'iu':  # Classes, not a number for each of several outputs.
+      if labels.min() < 0:
+        raise ValueError(f'{self.name}: labels must be classes, from 0 up, found {labels.min()}.')
+      max_label = int(labels.max())
+    if max_label is not None or not self.objective.classes:
+      requirements.check_shapes(
+        keras_model, prepared['x'].shape[1:], prepared['y'].shape[1:], max_label
+      )
+    if self.objective.from_logits:
+      requirements.check_returns_logits(keras_model)
+    return prepared
+
+
+def as_stored(batch: Any) -> Any:
+  """The `preprocess` of a task whose examples need none."""
+  return batch
+
+
+def extremes(y: np.ndarray) -> list[int]:
+  """The positions of the smallest and the largest of some labels; of numbers, twice the first."""
+  if y.dtype.kind not in 'iu':
+    return [0, 0]
+  by_example = y.reshape(len(y), -1)
+  return [int(by_example.min(1).argmin()), int(by_example.max(1).argmax())]
