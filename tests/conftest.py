@@ -8,6 +8,7 @@ import subprocess
 
 # Before TensorFlow starts: tests compare numbers with those of the binaries, which set this.
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import hypothesis
 import numpy as np

@@ -29,7 +29,7 @@ def run(name, *arguments):
   binary = importlib.import_module(f'tff_lowrank.cli.{name}')
   with no_flags_set():
     for prepare in entry.BEFORE_PARSING:
-      prepare(arguments)
+      prepare(flags.FLAGS.read_flags_from_files(list(arguments), force_gnu=False))
     flags.FLAGS([name, *arguments])
     binary.main([name])
 

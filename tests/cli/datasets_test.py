@@ -93,7 +93,7 @@ def test_downloads(tmp_path, monkeypatch, capsys):
     (['--list', '--check'], 'Expected one of'),
     (['--check'], '--data_dir is missing'),
     (['--download=mnist'], '--data_dir is missing'),
-    (['--describe', '--partition=shards:0'], '--partition: A partition must be'),
+    (['--describe', '--partition=shards:0'], 'partition: A partition must be'),
     (['--describe', '--task=qmnist'], 'qmnist has clients of its own'),
   ],
 )

@@ -79,15 +79,15 @@ def test_no_personal_evaluation_by_default(tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--method=pfedpara'], 'as --client_test_fraction=0.2'),
-    (['--method=fedpara', '--model_family=low_rank'], 'contradicts --method=fedpara'),
+    (['--method=pfedpara'], 'as client_test_fraction=0.2'),
+    (['--method=fedpara', '--model_family=low_rank'], 'contradicts method=fedpara'),
     (['--fedpara_gamma=0.3'], '--fedpara_gamma does nothing under --model_family=original'),
     (['--fedpara_head_rank=4'], '--fedpara_head_rank does nothing under --model_family=original'),
-    (['--fedpara_tanh', '--model_family=low_rank'], '--fedpara_tanh belongs to'),
-    (['--evaluate_after_training'], 'as --client_test_fraction=0.2'),
-    (['--client_test_fraction=1'], '--client_test_fraction must be below 1'),
+    (['--fedpara_tanh', '--model_family=low_rank'], 'fedpara_tanh does nothing under'),
+    (['--evaluate_after_training'], 'as client_test_fraction=0.2'),
+    (['--client_test_fraction=1'], 'client_test_fraction must be below 1'),
     (['--method=local_only', '--client_test_fraction=0.2', '--uplink=float16'],
-     '--uplink=float16 does nothing under --method=local_only'),
+     'uplink=float16 does nothing under method=local_only'),
   ],
 )  # fmt: skip
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):
@@ -104,9 +104,9 @@ SMALL = arrays.Split(np.zeros([40, 1, 1, 64], np.uint8), np.arange(40, dtype=np.
   [
     (
       'fed_per',
-      'finds no shared weights in the model of --task=digits; that is --method=local_only',
+      'finds no shared weights in the model',
     ),
-    ('pfedpara', 'finds no personal weights in the model of --task=digits'),
+    ('pfedpara', 'finds no personal weights in the model'),
   ],
 )
 def test_models_with_nothing_shared_or_nothing_personal_are_refused(

@@ -31,7 +31,7 @@ def test_methods_compared(tmp_path):
   'arguments, message',
   [
     (['--fed_prox_mu=0.3'], '--fed_prox_mu does nothing under fed_avg'),
-    (['--method=scaffold', '--client_optimizer=adam'], 'does not go with --method=scaffold'),
+    (['--method=scaffold', '--client_optimizer=adam'], 'does not go with SCAFFOLD'),
     (['--method=fed_dyn', '--uplink=cmfl(0.4)'], 'cmfl keeps whole clients out of a round'),
   ],
 )

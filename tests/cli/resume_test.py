@@ -42,11 +42,14 @@ def read(folder):
   return metrics, pd.read_parquet(folder / 'ledger.parquet')
 
 
+OF_ONE_RUN = ('started', 'resumed', 'wall_seconds', 'client_memory_identity')
+
+
 def record_of(folder):
   """What run.json says of a run, but when it ran and where it kept client memory."""
   record = json.loads((folder / 'run.json').read_text())
   del record['flags']['client_memory'], record['client_memory']
-  return {k: v for k, v in record.items() if k not in ('started', 'resumed', 'wall_seconds')}
+  return {k: v for k, v in record.items() if k not in OF_ONE_RUN}
 
 
 def assert_same(a, b):

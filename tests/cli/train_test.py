@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.cli import binaries
+from tff_lowrank import settings
 from tff_lowrank.cli import run_flags
 from tff_lowrank.runs import processes
 from tff_lowrank.runs import recorder
@@ -79,15 +80,15 @@ def test_failure_is_recorded(tmp_path):
   'arguments, message',
   [
     (['--lbgm_threshold=0.3'], '--lbgm_threshold does nothing under fed_avg'),
-    (['--method=lbgm', '--partition=shards:0'], '--partition: A partition must be'),
-    (['--clients_per_round=5'], '--clients_per_round must be at most --num_clients=4, found 5'),
-    (['--server_optimizer=adam', '--server_momentum=0.9'], 'does nothing under --server_optimizer'),
-    (['--client_rate_decay=0'], '--client_rate_decay must be above 0, found 0'),
-    (['--server_momentum=1'], '--server_momentum must be below 1'),
-    (['--partition=natural'], '--partition: A partition must be'),
-    (['--task=qmnist'], '--partition: qmnist has clients of its own'),
-    (['--server_epsilon=0.1'], '--server_epsilon=0.1 does nothing under --server_optimizer=sgd'),
-    (['--data_dir=x'], '--data_dir does nothing under --task=digits'),
+    (['--method=lbgm', '--partition=shards:0'], 'partition: A partition must be'),
+    (['--clients_per_round=5'], 'clients_per_round must be at most num_clients=4, found 5'),
+    (['--server_optimizer=adam', '--server_momentum=0.9'], 'does nothing under server_optimizer'),
+    (['--client_rate_decay=0'], 'client_rate_decay must be above 0, found 0'),
+    (['--server_momentum=1'], 'server_momentum must be below 1'),
+    (['--partition=natural'], 'partition: A partition must be'),
+    (['--task=qmnist', '--partition=iid'], 'partition: qmnist has clients of its own'),
+    (['--server_epsilon=0.1'], 'server_epsilon=0.1 does nothing under server_optimizer=sgd'),
+    (['--data_dir=x'], 'data_dir does nothing under task=digits'),
   ],
 )
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):
@@ -101,7 +102,8 @@ def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, messag
                '--client_learning_rate=-1']
 )  # fmt: skip
 def test_refuses_impossible_values(tmp_path, argument):
-  with pytest.raises(flags.IllegalFlagValueError, match=argument.split('=')[0].lstrip('-')):
+  refused = (flags.IllegalFlagValueError, settings.SettingError)
+  with pytest.raises(refused, match=argument.split('=')[0].lstrip('-')):
     binaries.run('train', *FAST, argument, f'--output_dir={tmp_path}')
 
 

@@ -80,7 +80,7 @@ def test_the_commands_train_the_trials_again(tmp_path, pretended):
     assert command in text
     words = shlex.split(command)
     assert words[:2] == ['tff-lowrank', 'compare']
-    again = words[3:]
+    again = words[2:]
     with pytest.MonkeyPatch.context() as patch:
       patch.setattr(
         runner, 'train', lambda spec, folder, *_: pretended.append((folder, spec)) or 1 / 0
@@ -208,7 +208,7 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(tmp_path, pretended
   trials = tune(tmp_path, search, '--trials=8')
   failed = trials[trials['state'] == 'fail']
   assert set(failed['server_momentum']) == {1}
-  assert failed['reason'].str.contains('--server_momentum must be below 1').all()
+  assert failed['reason'].str.contains('server_momentum must be below 1').all()
   assert (trials.loc[trials['server_momentum'] == 0.5, 'state'] == 'complete').all()
 
 
@@ -230,7 +230,7 @@ def test_settings_that_do_not_go_with_the_data_are_a_failed_trial(tmp_path):
     ((SEARCH, '--seeds=1,1'), 'expected different seeds'),
     ((SEARCH, '--lbgm_threshold=0.5'), '--lbgm_threshold does nothing under fed_avg'),
     ((SEARCH, '--client_epochs=1'), '--client_epochs is given and searched over'),
-    ((SEARCH, '--server_momentum=1'), '--server_momentum must be below 1'),
+    ((SEARCH, '--server_momentum=1'), 'server_momentum must be below 1'),
     ((SEARCH, '--fedpara_gamma=0.3'), '--fedpara_gamma does nothing under'),
   ],
 )

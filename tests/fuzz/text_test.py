@@ -12,6 +12,8 @@ import pytest
 from tests.cli import binaries
 from tests.fuzz import fuzzing
 from tff_lowrank import codecs
+from tff_lowrank import methods
+from tff_lowrank import settings
 from tff_lowrank.cli import compare
 from tff_lowrank.cli import entry
 from tff_lowrank.cli import run_flags
@@ -126,9 +128,8 @@ def outcome(monkeypatch):
   return run
 
 
-RUN_FLAGS = tuple(
-  name for name in spec_lib.RunSpec.__dataclass_fields__ if name not in ('seed', 'data_dir')
-)
+OWN = (name for record in methods.METHODS.values() for name in record.setting_names)
+RUN_FLAGS = tuple(sorted({'method', *settings.of(spec_lib.RunSpec), *OWN} - {'seed', 'data_dir'}))
 VALUES = (*NUMBERS, *WORDS, 'lbgm', 'apf', 'pfedpara', 'scaffold', 'shards:2', 'dirichlet:0.5',
           'disk', 'adam', 'top_k(0.1)', 'error_feedback(top_k)', 'one_round', 'permanent',
           'mnist')  # fmt: skip
@@ -174,7 +175,7 @@ def test_methods_make_runs_or_one_sentence(examples, outcome):
     assert name.endswith('-seed3') and not set(name) & set('/\\|\n\0<>&')
 
   tokens = (
-    *spec_lib.METHOD_FLAGS,
+    *methods.METHODS,
     ',',
     ':',
     '=',
@@ -214,4 +215,4 @@ def test_presets_make_a_spec_or_one_sentence(examples, outcome, tmp_path):
 
 def test_overrides_are_under_the_flags_own_checks():
   with pytest.raises(binaries.USAGE_ERRORS, match='--rounds'):
-    run_flags.parse_override('rounds', '0')
+    run_flags.parse_value('rounds', '0')

@@ -21,7 +21,7 @@ RECORD = """
 
   @dataclasses.dataclass(frozen=True)
   class HalfSettings(settings.Settings):
-    {name}_share: float = settings.field(0.5, 'How much of the update counts.', at_least=0, at_most=1)
+    {name}_share: float = settings.field(0.5, 'Of the update.', at_least=0, at_most=1)
 
   def _check(choice):
     if choice.client_optimizer == 'adam':

@@ -52,6 +52,7 @@ def write_run(folder, seed, up, down, accuracies, personal=None, dropped=0, **fl
     git=dict(commit='0123abc', dirty=False),
     devices=['/device:CPU:0'],
     started='2026-01-02T03:04:05+00:00',
+    method=dict(name='fed_avg', is_baseline=True, is_personal=False),
     status='completed',
     wall_seconds=1.5,
   )

@@ -2,7 +2,6 @@ import json
 import shutil
 import types
 
-from absl import app
 import numpy as np
 import pandas as pd
 import psutil
@@ -10,6 +9,7 @@ import pytest
 
 from tests.cli import binaries
 from tff_lowrank import client_state
+from tff_lowrank import settings
 from tff_lowrank.cli import entry
 from tff_lowrank.runs import client_memory
 
@@ -49,7 +49,7 @@ def test_population_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypat
   model = types.SimpleNamespace(num_bytes=16_000_000)
   monkeypatch.setattr(client_state, 'Packing', lambda initial, float16: model)
   spec = make_spec('disk', rounds=10_000)
-  with pytest.raises(app.UsageError) as refused:
+  with pytest.raises(settings.SettingError) as refused:
     client_memory.check_fits(spec, tmp_path, 342_477, None, 'disk')
   assert (
     'What 342,477 clients remember, 16 MB each, takes 5.5 TB; the disk of '
@@ -57,7 +57,7 @@ def test_population_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypat
   ) in str(refused.value)
   # No more than 2,000 x 50 clients can take part.
   client_memory.check_fits(make_spec(rounds=2000), tmp_path, 342_477, None, 'disk')
-  with pytest.raises(app.UsageError):
+  with pytest.raises(settings.SettingError):
     client_memory.check_fits(make_spec(clients_per_round=0), tmp_path, 342_477, None, 'disk')
 
 
@@ -78,7 +78,9 @@ def test_a_run_keeps_the_choice_of_its_first_start(tmp_path, memory, first, then
 
 def test_a_run_without_room_ends_before_its_first_round(tmp_path, monkeypatch):
   monkeypatch.setattr('shutil.disk_usage', lambda path: types.SimpleNamespace(free=100))
-  with pytest.raises(app.UsageError, match=r'What 4 clients remember, .* kB each, takes .* kB;'):
+  with pytest.raises(
+    settings.SettingError, match=r'What 4 clients remember, .* kB each, takes .* kB;'
+  ):
     binaries.run('train', *FAST, '--rounds=2', f'--output_dir={tmp_path}')
   assert not (tmp_path / 'metrics.csv').exists()
 

@@ -106,7 +106,7 @@ def test_missing_arguments_and_those_of_no_known_type(module):
   [
     ('absent:make', "There is no module 'absent' in sys.path or the current folder"),
     ('mine.py:make', "There is no module 'mine.py' in sys.path or"),
-    ('mine:absent', "The module 'mine' has no function 'absent'"),
+    ('mine:absent', "The module 'mine' has no 'absent'"),
     ('mine:number', 'mine:number must be a function, found 3 of type int'),
     ('mine:takes_all', 'mine:takes_all must return a `.*Task`, found {} of type dict'),
     ('broken:make', "The module 'broken' imports 'gone', which cannot be found"),

@@ -51,8 +51,8 @@ _MEASURE = flags.DEFINE_boolean(
 )
 
 # What methods name to be tried.
-_TRIED = {name: record for name, record in methods.METHODS.items() if record.tried}
-_NAMES = ('model_family', *(record.tried[0] for record in _TRIED.values()))
+TRIED = {name: record for name, record in methods.METHODS.items() if record.tried}
+_NAMES = ('model_family', *(record.tried[0] for record in TRIED.values()))
 
 
 class _Candidate(NamedTuple):
@@ -64,7 +64,7 @@ class _Candidate(NamedTuple):
 
 
 def _check_flags() -> None:
-  run_flags.check_method_flags(list(_TRIED))
+  run_flags.check_method_flags(list(TRIED))
   run_flags.check_unused(recording.UNUSED)
   for name in _NAMES:
     if run_flags.given(name):
@@ -72,7 +72,7 @@ def _check_flags() -> None:
 
 
 def _candidates() -> Iterator[_Candidate]:
-  for method, record in _TRIED.items():
+  for method, record in TRIED.items():
     name, values = record.tried
     for value in values:
       yield _Candidate(method, f'{name}={value}', run_flags.run_spec(method, {name: value}))

@@ -54,7 +54,7 @@ entry.BEFORE_PARSING.append(_add_own_methods)
 def split_method(text: str) -> tuple[str, list[str]]:
   """The parts of `METHOD:FLAG=VALUE:...`, of which METHOD may be `package.module:RECORD`."""
   method, *parts = text.split(':')
-  if parts and '=' not in parts[0]:
+  if method not in methods.METHODS and parts and '=' not in parts[0]:
     method = f'{method}:{parts.pop(0)}'
   return method, parts
 
@@ -73,7 +73,8 @@ def given(name: str) -> bool:
 
 def check_method_flags(chosen: Sequence[str]) -> None:
   """Raises UsageError if a flag is given that belongs to none of the methods `chosen`."""
-  used = {name for method in chosen for name in methods.find(method).setting_names}
+  with spec_lib.as_setting_errors():
+    used = {name for method in chosen for name in methods.find(method).setting_names}
   for method, record in _METHODS.items():
     for name in record.setting_names:
       if name not in used and given(name):

@@ -49,6 +49,9 @@ def _build_remembering(
     processes.build_client_optimizer(spec),
     processes.build_server_optimizer(spec),
     threshold=0.0,
+    inner=spec.choice.uplink,
+    downlink=spec.choice.downlink,
+    seed=spec.seed,
     client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
   )
 

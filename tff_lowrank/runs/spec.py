@@ -281,10 +281,13 @@ def make(
   spec = RunSpec(method, own, **given)
   if task is not None:
     spec = dataclasses.replace(spec, partition=tasks.NATURAL)
-  with as_setting_errors():
-    if spec.partition is None:
+  elif spec.partition is None:
+    with as_setting_errors('task'):
       spec = dataclasses.replace(spec, partition=tasks.default_partition(spec.task))
-    if task is None:
+  if task is None:
+    with as_setting_errors('task'):
+      tasks.check_name(spec.task)
+    with as_setting_errors('partition'):
       tasks.check_partition(spec.task, spec.partition)
   if spec.num_clients is None:
     count = 0 if spec.partition == tasks.NATURAL else 100
