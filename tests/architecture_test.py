@@ -109,6 +109,7 @@ PUBLIC_NAMES = {
     'Traits',
     'TruncatedSVD',
     'parse',
+    'resolve',
   },
   'tff_lowrank.execution': {
     'ClientError',
@@ -311,6 +312,23 @@ def test_public_names(name):
     if alias.asname == alias.name
   }
   assert exported == PUBLIC_NAMES[name]
+  [listed] = (
+    ast.literal_eval(node.value)
+    for node in SOURCES[name].body
+    if isinstance(node, ast.Assign) and node.targets[0].id == '__all__'
+  )
+  assert listed == sorted(exported)
+
+
+def test_every_package_that_exports_names_is_listed():
+  packages = {
+    name
+    for name, tree in SOURCES.items()
+    if (ROOT / name.replace('.', '/')).is_dir() and name != 'tff_lowrank'
+    for node in tree.body
+    if isinstance(node, ast.ImportFrom) and any(a.asname == a.name for a in node.names)
+  }
+  assert packages == set(PUBLIC_NAMES)
 
 
 @pytest.mark.parametrize('name', SOURCES)

@@ -235,8 +235,9 @@ def check_refuses_integers(codec: codecs.Codec) -> None:
   raise AssertionError(f'{codec}: took integers.')
 
 
-def check_contract(codec: codecs.Codec, values: Sequence[Any]) -> None:
+def check_contract(codec: codecs.Codec | str, values: Sequence[Any]) -> None:
   """All laws that hold for every codec, and those that the traits of `codec` claim."""
+  codec = codecs.resolve(codec)
   traits = codec.traits
   check_refuses_integers(codec)
   for value in values:

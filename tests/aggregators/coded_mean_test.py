@@ -189,8 +189,8 @@ def test_two_processes_share_nothing():
 def test_refuses_bad_arguments():
   with pytest.raises(ValueError, match='ClientStatefulCodedMeanFactory'):
     aggregators.CodedMeanFactory(codecs.LookBack())
-  with pytest.raises(TypeError, match='`codec` must be `Codec`'):
-    aggregators.CodedMeanFactory('identity')
+  with pytest.raises(TypeError, match='`codec` must be a `codecs.Codec`'):
+    aggregators.CodedMeanFactory(0.1)
   with pytest.raises(TypeError, match='`mean_factory` must be'):
     aggregators.CodedMeanFactory(codecs.Identity(), tff.aggregators.SumFactory())
   with pytest.raises(TypeError, match='`seed` must be `int`'):

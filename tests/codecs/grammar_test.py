@@ -29,7 +29,7 @@ def test_text_of_a_codec_says_what_differs_from_the_defaults():
     ('topk(0.1)', "found 'topk'. Did you mean 'top_k'"),
     ('0.1', "found '0.1'"),
     ('codecs.TopK(0.1)', "found 'codecs.TopK'"),
-    ('top_k(0.1, 0.2)', '`values` must be `Codec`'),
+    ('top_k(0.1, 0.2)', '`values` must be a `codecs.Codec`'),
     ('top_k(0.1, identity, tensor, 4)', 'top_k takes 3 settings .*found 4'),
     ('top_k(share=0.1)', "top_k has the settings amount, values, granularity, found 'share'"),
     ('float16(1)', 'float16 takes 0 settings'),
@@ -40,7 +40,7 @@ def test_text_of_a_codec_says_what_differs_from_the_defaults():
     ('error_feedback', "error_feedback needs the setting 'inner'"),
     ('error_feedback(sign_sgd)', 'error_feedback cannot be around sign_sgd'),
     ('look_back(look_back)', 'look_back cannot be around look_back'),
-    ('look_back(0.2)', '`inner` must be `Codec`, found 0.2'),
+    ('look_back(0.2)', '`inner` must be a `codecs.Codec`, or a text .*, found 0.2'),
     ('qsgd(levels=many)', "`levels` must be `int`, found 'many'"),
     ('top_k(*x)', 'found'),
     ('top_k(**x)', 'found'),
@@ -61,3 +61,26 @@ def test_any_text_is_a_codec_or_a_value_error(text):
   except ValueError:
     return
   assert codecs.parse(str(codec)) == codec
+
+
+@pytest.mark.parametrize(
+  'made, same',
+  [
+    (codecs.ErrorFeedback('top_k(0.1)'), codecs.ErrorFeedback(codecs.TopK(0.1))),
+    (codecs.LookBack('top_k(0.1)', 0.2), codecs.LookBack(codecs.TopK(0.1), 0.2)),
+    (codecs.CMFL(inner='float16'), codecs.CMFL(inner=codecs.Float16())),
+    (codecs.TopK(0.1, 'qsgd(7)'), codecs.TopK(0.1, codecs.QSGD(7))),
+    (codecs.resolve('sign_sgd'), codecs.SignSGD()),
+    (codecs.resolve(codecs.SignSGD()), codecs.SignSGD()),
+  ],
+)
+def test_a_codec_may_be_given_as_its_text(made, same):
+  assert made == same and hash(made) == hash(same) and str(made) == str(same)
+
+
+@pytest.mark.parametrize('make', [codecs.resolve, codecs.ErrorFeedback, codecs.LookBack])
+def test_what_is_neither_a_codec_nor_a_text_names_the_grammar(make):
+  with pytest.raises(TypeError, match='must be a `codecs.Codec`, or a text as `codecs.parse`'):
+    make(0.1)
+  with pytest.raises(ValueError, match='expected one of identity, .*found .zip.'):
+    make('zip')

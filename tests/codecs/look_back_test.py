@@ -254,5 +254,5 @@ def test_refuses_bad_arguments():
     codecs.LookBack(threshold=1.5)
   with pytest.raises(ValueError, match="`granularity` must be one of 'tensor', 'model'"):
     codecs.LookBack(granularity='layer')
-  with pytest.raises(TypeError, match='`inner` must be `Codec`'):
+  with pytest.raises(TypeError, match='`inner` must be a `codecs.Codec`'):
     codecs.LookBack(0.2)

@@ -131,7 +131,7 @@ def test_client_memory_forbids_a_standard_process(model):
 def test_refuses_bad_arguments(model):
   with pytest.raises(TypeError, match='`server_optimizer_fn` must be `Optimizer`'):
     learning.build_fed_avg(model, sgd(0.1), 1.0)
-  with pytest.raises(TypeError, match='`codec` must be `Codec`'):
+  with pytest.raises(TypeError, match='`codec` must be a `codecs.Codec`'):
     learning.build_compressed_fed_avg(model, sgd(0.1), codec=None)
   with pytest.raises(TypeError, match='as_weighted_aggregator'):
     process_lib.build_process(

@@ -19,3 +19,15 @@ from tff_lowrank.aggregators.freezing import (
   check_codec_under_freezing as check_codec_under_freezing,
 )
 from tff_lowrank.aggregators.shared_look_back import SharedLookBackFactory as SharedLookBackFactory
+
+__all__ = [
+  'ClientStatefulAggregationFactory',
+  'ClientStatefulAggregationOutput',
+  'ClientStatefulAggregationProcess',
+  'ClientStatefulCodedMeanFactory',
+  'CodedMeanFactory',
+  'FreezingFactory',
+  'SharedLookBackFactory',
+  'check_codec_under_freezing',
+  'lift',
+]

@@ -240,7 +240,7 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
 
   def __init__(
     self,
-    codec: codecs.Codec,
+    codec: codecs.Codec | str,
     mean_factory: tff.aggregators.WeightedAggregationFactory | None = None,
     *,
     seed: int = 0,
@@ -248,7 +248,7 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
     """Creates the factory.
 
     Args:
-      codec: A codec without memory.
+      codec: A codec without memory, or its text, as `codecs.parse` takes it.
       mean_factory: Averages the decoded values; `tff.aggregators.MeanFactory()` if None.
       seed: Decides, with the round, all that is random in the codec.
 
@@ -256,7 +256,7 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
       TypeError: If an argument is of the wrong type.
       ValueError: If `codec` has memory or needs the model, or does not go with `mean_factory`.
     """
-    checks.check_type('codec', codec, codecs.Codec)
+    codec = codecs.resolve(codec)
     if codec.traits.needs_model:
       raise ValueError(
         f'{codec} needs the weights that the client received, which a standard factory does not '
@@ -290,13 +290,13 @@ class ClientStatefulCodedMeanFactory(client_stateful.ClientStatefulAggregationFa
 
   def __init__(
     self,
-    codec: codecs.Codec,
+    codec: codecs.Codec | str,
     mean_factory: tff.aggregators.WeightedAggregationFactory | None = None,
     *,
     seed: int = 0,
   ):
     """Creates the factory; the arguments are those of `CodedMeanFactory`, for any codec."""
-    checks.check_type('codec', codec, codecs.Codec)
+    codec = codecs.resolve(codec)
     checks.check_type('seed', seed, int)
     self._codec = codec
     self._mean_factory = checked_mean_factory(mean_factory)

@@ -107,9 +107,9 @@ def create_partial_mean(
   )
 
 
-def check_codec_under_freezing(codec: codecs.Codec) -> None:
+def check_codec_under_freezing(codec: codecs.Codec | str) -> None:
   """Raises unless `codec` can code the active coordinates alone."""
-  checks.check_type('codec', codec, codecs.Codec)
+  codec = codecs.resolve(codec)
   traits = codec.traits
   if traits.fixed_shape:
     raise ValueError(
@@ -203,7 +203,7 @@ class FreezingFactory(client_stateful.ReportingFactory):
     self,
     settings: freezing.Settings | None = None,
     mean_factory: tff.aggregators.WeightedAggregationFactory | None = None,
-    codec: codecs.Codec | None = None,
+    codec: codecs.Codec | str | None = None,
     *,
     seed: int = 0,
   ):
@@ -213,8 +213,8 @@ class FreezingFactory(client_stateful.ReportingFactory):
       settings: How parameters are frozen; `freezing.Settings()` if None. With a stability
         threshold of 0 the factory is its inner mean.
       mean_factory: Averages the active coordinates; `tff.aggregators.MeanFactory()` if None.
-      codec: Codes the active coordinates; a codec without memory, or None to send them as they
-        are.
+      codec: Codes the active coordinates; a codec without memory, or its text, or None to send
+        them as they are.
       seed: Decides, with the round, all that is random in the codec.
 
     Raises:
@@ -226,6 +226,7 @@ class FreezingFactory(client_stateful.ReportingFactory):
     self._settings = settings
     self._mean_factory = coded_mean.checked_mean_factory(mean_factory)
     if codec is not None:
+      codec = codecs.resolve(codec)
       check_codec_under_freezing(codec)
       if codec.has_memory:
         raise ValueError(

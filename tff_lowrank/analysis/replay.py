@@ -77,7 +77,7 @@ def _model_bytes(tensors: Tensors) -> int:
   return sum(x.nbytes for x in tensors)
 
 
-def replay_codec(codec: codecs.Codec, rounds: Sequence[Round], seed: int) -> Replayed:
+def replay_codec(codec: codecs.Codec | str, rounds: Sequence[Round], seed: int) -> Replayed:
   """Sends the updates through `codec`, with each client's memory; the model goes down whole.
 
   Args:
@@ -85,6 +85,7 @@ def replay_codec(codec: codecs.Codec, rounds: Sequence[Round], seed: int) -> Rep
     rounds: The recorded rounds.
     seed: Decides, with the round, all that is random in the codec.
   """
+  codec = codecs.resolve(codec)
 
   @tf.function
   def send(memory, update, seed):

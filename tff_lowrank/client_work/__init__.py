@@ -5,3 +5,11 @@ from tff_lowrank.client_work.personal import last_layer_mask as last_layer_mask
 from tff_lowrank.client_work.schedule import ClientOptimizer as ClientOptimizer
 from tff_lowrank.client_work.schedule import RoundSchedule as RoundSchedule
 from tff_lowrank.client_work.schedule import exponential_decay as exponential_decay
+
+__all__ = [
+  'ClientOptimizer',
+  'RoundSchedule',
+  'build_local_sgd',
+  'exponential_decay',
+  'last_layer_mask',
+]

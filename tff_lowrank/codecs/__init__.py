@@ -10,6 +10,7 @@ from tff_lowrank.codecs.error_feedback import ErrorFeedback as ErrorFeedback
 from tff_lowrank.codecs.filters import CMFL as CMFL
 from tff_lowrank.codecs.filters import Gaia as Gaia
 from tff_lowrank.codecs.grammar import parse as parse
+from tff_lowrank.codecs.grammar import resolve as resolve
 from tff_lowrank.codecs.identity import Identity as Identity
 from tff_lowrank.codecs.look_back import LookBack as LookBack
 from tff_lowrank.codecs.low_rank import Atomo as Atomo
@@ -21,3 +22,28 @@ from tff_lowrank.codecs.quantize import TernGrad as TernGrad
 from tff_lowrank.codecs.sign_sgd import SignSGD as SignSGD
 from tff_lowrank.codecs.top_k import RandomK as RandomK
 from tff_lowrank.codecs.top_k import TopK as TopK
+
+__all__ = [
+  'CMFL',
+  'DRIVE',
+  'GRANULARITIES',
+  'QSGD',
+  'Atomo',
+  'Codec',
+  'Encoded',
+  'ErrorFeedback',
+  'Float16',
+  'Gaia',
+  'Identity',
+  'LookBack',
+  'PowerSGD',
+  'RandomK',
+  'Reference',
+  'SignSGD',
+  'TernGrad',
+  'TopK',
+  'Traits',
+  'TruncatedSVD',
+  'parse',
+  'resolve',
+]

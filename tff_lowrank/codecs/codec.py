@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import tensorflow as tf
 
-from tff_lowrank import checks
 from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
@@ -219,9 +218,21 @@ class Codec(abc.ABC):
     return message
 
 
-def check_inner(outer: Codec, argument: str, inner: Any) -> None:
-  """Raises unless `inner`, the `argument` of `outer`, is a codec that can be inside another."""
-  checks.check_type(argument, inner, Codec)
+def resolve_part(outer: Codec, argument: str) -> Codec:
+  """The codec that is the `argument` of `outer`, of which the text is replaced by it.
+
+  To be called where `outer` is made. Raises TypeError or ValueError if it is none.
+  """
+  from tff_lowrank.codecs import grammar  # Here, as it imports all codecs.
+
+  part = grammar.resolve(getattr(outer, argument), argument)
+  object.__setattr__(outer, argument, part)  # It is frozen.
+  return part
+
+
+def resolve_inner(outer: Codec) -> None:
+  """As `resolve_part` for `outer.inner`; raises ValueError if that cannot be inside another."""
+  inner = resolve_part(outer, 'inner')
   if inner.traits.whole_client:
     raise ValueError(
       f'{outer.name} cannot be around {inner.name}: {inner} decides whether the client takes part '

@@ -32,7 +32,7 @@ class ErrorFeedback(codec.Codec):
   name: ClassVar[str] = 'error_feedback'
 
   def __post_init__(self):
-    codec.check_inner(self, 'inner', self.inner)
+    codec.resolve_inner(self)
     if isinstance(self.inner, ErrorFeedback) or not self.inner.traits.corrigible:
       raise ValueError(
         f'{self.name} cannot be around {self.inner.name}: error feedback needs a codec whose '

@@ -167,7 +167,7 @@ class CMFL(codec.Codec):
 
   def __post_init__(self):
     checks.check_in_range('threshold', self.threshold, 0, 1)
-    codec.check_inner(self, 'inner', self.inner)
+    codec.resolve_inner(self)
     checks.check_one_of('irrelevant', self.irrelevant, ('exclude', 'zero'))
 
   @property

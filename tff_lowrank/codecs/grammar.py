@@ -64,6 +64,22 @@ def parse(text: str) -> codec.Codec:
     raise ValueError(f'In the codec {text!r}: {e}') from e
 
 
+def resolve(value: codec.Codec | str, argument: str = 'codec') -> codec.Codec:
+  """`value`, which is a codec, or the codec that it describes as text: see `parse`.
+
+  Raises TypeError, in which `value` is called `argument`, if it is neither, and ValueError as
+  `parse`.
+  """
+  if isinstance(value, str):
+    return parse(value)
+  if not isinstance(value, codec.Codec):
+    raise TypeError(
+      f'`{argument}` must be a `codecs.Codec`, or a text as `codecs.parse` takes it, such as '
+      f"'error_feedback(top_k(0.1))', found {value!r} of type {type(value).__name__}."
+    )
+  return value
+
+
 def _codec(node: ast.expr) -> codec.Codec:
   call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
   name = call.func.id if isinstance(call.func, ast.Name) else ast.unparse(call.func)

@@ -116,7 +116,7 @@ class LookBack(codec.Codec):
   granularity: str = 'tensor'
 
   def __post_init__(self):
-    codec.check_inner(self, 'inner', self.inner)
+    codec.resolve_inner(self)
     if self.inner.traits.individual:
       raise ValueError(
         f'{self.name} cannot be around {self.inner.name}: the server never learns what the inner '

@@ -159,7 +159,7 @@ class _Sparsifier(codec.Codec):
 
   def __post_init__(self):
     check_amount(self.amount)
-    checks.check_type('values', self.values, codec.Codec)
+    codec.resolve_part(self, 'values')
     checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
     traits = self.values.traits
     if traits.has_memory or traits.needs_model or traits.whole_client:

@@ -6,3 +6,12 @@ from tff_lowrank.execution.context import create_local_context as create_local_c
 from tff_lowrank.execution.context import set_local_context as set_local_context
 from tff_lowrank.execution.explain import explain as explain
 from tff_lowrank.execution.stock import stock_context as stock_context
+
+__all__ = [
+  'ClientError',
+  'create_async_local_context',
+  'create_local_context',
+  'explain',
+  'set_local_context',
+  'stock_context',
+]

@@ -14,3 +14,13 @@ from tff_lowrank.freezing.freezer import initial_state as initial_state
 from tff_lowrank.freezing.freezer import measure as measure
 from tff_lowrank.freezing.freezer import next_round as next_round
 from tff_lowrank.freezing.settings import Settings as Settings
+
+__all__ = [
+  'Settings',
+  'State',
+  'frozen_mask',
+  'hold',
+  'initial_state',
+  'measure',
+  'next_round',
+]

@@ -18,3 +18,20 @@ from tff_lowrank.learning.process import (
 from tff_lowrank.learning.regularized import build_fed_dyn as build_fed_dyn
 from tff_lowrank.learning.regularized import build_fed_prox as build_fed_prox
 from tff_lowrank.learning.regularized import build_scaffold as build_scaffold
+
+__all__ = [
+  'ClientStatefulLearningOutput',
+  'ClientStatefulLearningProcess',
+  'build_apf_fed_avg',
+  'build_compressed_fed_avg',
+  'build_fed_avg',
+  'build_fed_dyn',
+  'build_fed_prox',
+  'build_lbgm_fed_avg',
+  'build_local_only',
+  'build_partial_sync_fed_avg',
+  'build_personal_fed_avg',
+  'build_scaffold',
+  'build_shared_lbgm_fed_avg',
+  'check_downlink',
+]

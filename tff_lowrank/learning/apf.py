@@ -30,7 +30,7 @@ def _build(
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   mean_factory: tff.aggregators.WeightedAggregationFactory | None = None,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
-  codec: codecs.Codec | None = None,
+  codec: codecs.Codec | str | None = None,
   seed: int = 0,
   mu: float = 0.0,
 ) -> process.ClientStatefulLearningProcess:
@@ -58,7 +58,8 @@ def _build(
     freezing_aggregators.mask_type(settings, trainable_type),
     tff.TensorType(np.float32),
   )
-  if codec is None or codec == codecs.Identity():
+  codec = codecs.Identity() if codec is None else codecs.resolve(codec)
+  if codec == codecs.Identity():
     aggregator = freezing_aggregators.create_partial_mean(mean_factory, *types)
   else:
     aggregator = freezing_aggregators.create_coded_partial_mean(codec, mean_factory, seed, *types)

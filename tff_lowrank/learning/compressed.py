@@ -16,7 +16,7 @@ def build_compressed_fed_avg(
   client_optimizer_fn: schedule_lib.ClientOptimizer,
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
-  codec: codecs.Codec,
+  codec: codecs.Codec | str,
   seed: int = 0,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
@@ -27,7 +27,8 @@ def build_compressed_fed_avg(
       (`client_weighting`, `metrics_aggregator`, `downlink`).
     client_optimizer_fn: Takes the local steps.
     server_optimizer_fn: Takes the mean of the decoded updates as the gradient.
-    codec: Any codec; its memory, if it has one, is the clients' memory.
+    codec: Any codec, or its text as `codecs.parse` takes it; its memory, if it has one, is the
+      clients' memory.
     seed: Decides, with the round, all that is random in the codecs.
 
   Raises:

@@ -17,16 +17,15 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_lowrank import checks
 from tff_lowrank import codecs
 from tff_lowrank import ledger
 
 NEVER_SEEN = -1
 
 
-def check_downlink(codec: codecs.Codec) -> None:
+def check_downlink(codec: codecs.Codec | str) -> None:
   """Raises unless `codec` can code the downlink."""
-  checks.check_type('downlink', codec, codecs.Codec)
+  codec = codecs.resolve(codec, 'downlink')
   traits = codec.traits
   if traits.has_memory:
     raise ValueError(

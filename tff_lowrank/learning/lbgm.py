@@ -19,7 +19,7 @@ def build_lbgm_fed_avg(
   *,
   threshold: float = 0.2,
   granularity: str = 'tensor',
-  inner: codecs.Codec | None = None,
+  inner: codecs.Codec | str | None = None,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
   """Builds LBGM (Azam et al., ICLR 2022, https://openreview.net/forum?id=B7ZbqNLDn-_).
@@ -36,7 +36,7 @@ def build_lbgm_fed_avg(
     server_optimizer_fn: Takes the mean of the reconstructed updates as the gradient.
     threshold: In [0, 1]; 0 is FedAvg to the bit.
     granularity: `'tensor'` decides for each weight and bias, `'model'` once for all.
-    inner: A codec whose decoded output is recycled instead of the update itself.
+    inner: A codec, or its text, whose decoded output is recycled instead of the update itself.
 
   Raises:
     TypeError: If an argument is of the wrong type.

@@ -15,7 +15,6 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import aggregators
-from tff_lowrank import checks
 from tff_lowrank import codecs
 from tff_lowrank import ledger
 from tff_lowrank.client_work import frozen as frozen_work
@@ -81,7 +80,7 @@ def build_personal_fed_avg(
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   personal: Sequence[bool],
-  codec: codecs.Codec | None = None,
+  codec: codecs.Codec | str | None = None,
   seed: int = 0,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
@@ -133,8 +132,7 @@ def build_personal_fed_avg(
     return tff.learning.models.ModelWeights(shared, non_trainable)
 
   shared_type = initial_shared.type_signature.result
-  codec = codecs.Identity() if codec is None else codec
-  checks.check_type('codec', codec, codecs.Codec)
+  codec = codecs.Identity() if codec is None else codecs.resolve(codec)
   if all(split.personal):
     codec = codecs.Identity()  # There is nothing to encode.
   aggregator = aggregators.ClientStatefulCodedMeanFactory(codec, seed=seed).create(

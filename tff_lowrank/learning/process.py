@@ -129,7 +129,7 @@ def build_process(
   | aggregators.ClientStatefulAggregationFactory
   | None = None,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
-  downlink: codecs.Codec | None = None,
+  downlink: codecs.Codec | str | None = None,
   seed: int = 0,
 ) -> ClientStatefulLearningProcess:
   """Builds federated averaging around an aggregator, with or without client memory.
@@ -173,7 +173,8 @@ def build_process(
   finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
     server_optimizer_fn, weights_type
   )
-  if downlink is None or downlink == codecs.Identity():
+  downlink = codecs.Identity() if downlink is None else codecs.resolve(downlink, 'downlink')
+  if downlink == codecs.Identity():
     return compose(initial_model_weights, work, aggregator, finalizer)
   downlink_lib.check_downlink(downlink)
   distributor = downlink_lib.build_distributor(initial_model_weights, downlink, seed)

@@ -39,7 +39,7 @@ def _check_finite(name: str, value: Any) -> None:
 
 
 def _build_aggregator(
-  codec: codecs.Codec | None, seed: int, value_type: tff.Type
+  codec: codecs.Codec | str | None, seed: int, value_type: tff.Type
 ) -> aggregators.ClientStatefulAggregationProcess:
   factory = aggregators.ClientStatefulCodedMeanFactory(
     codecs.Identity() if codec is None else codec, seed=seed
@@ -58,9 +58,10 @@ def _initial_memory(name: str, weights_type: tff.Type) -> tff.Computation:
   return initialize_client
 
 
-def _check_counts_clients(method: str, codec: codecs.Codec | None, num_clients: int) -> None:
+def _check_counts_clients(method: str, codec: codecs.Codec | str | None, num_clients: int) -> None:
   checks.check_at_least('num_clients', num_clients, 1)
-  if codec is not None and any(part.traits.whole_client for part in codec.parts):
+  parts = () if codec is None else codecs.resolve(codec).parts
+  if any(part.traits.whole_client for part in parts):
     raise ValueError(
       f'{codec} does not go with {method}: it keeps whole clients out of the mean, and the server '
       'must know how many are in it.'
@@ -73,7 +74,7 @@ def build_fed_prox(
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   mu: float = 0.1,
-  codec: codecs.Codec | None = None,
+  codec: codecs.Codec | str | None = None,
   seed: int = 0,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
@@ -89,7 +90,7 @@ def build_fed_prox(
     client_optimizer_fn: Takes the local steps.
     server_optimizer_fn: Takes the mean of the decoded updates as the gradient.
     mu: At least 0, where it is FedAvg to the bit.
-    codec: Of the updates; `codecs.Identity()` if None.
+    codec: Of the updates, a codec or its text; `codecs.Identity()` if None.
     seed: Decides, with the round, all that is random in the codec.
 
   Raises:
@@ -121,7 +122,7 @@ def build_scaffold(
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   *,
   num_clients: int,
-  codec: codecs.Codec | None = None,
+  codec: codecs.Codec | str | None = None,
   seed: int = 0,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
@@ -206,7 +207,7 @@ def build_fed_dyn(
   *,
   num_clients: int,
   alpha: float = 0.1,
-  codec: codecs.Codec | None = None,
+  codec: codecs.Codec | str | None = None,
   seed: int = 0,
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,

@@ -11,3 +11,13 @@ from tff_lowrank.methods.registry import BASELINE as BASELINE
 from tff_lowrank.methods.registry import METHODS as METHODS
 from tff_lowrank.methods.registry import find as find
 from tff_lowrank.methods.registry import owners as owners
+
+__all__ = [
+  'BASELINE',
+  'METHODS',
+  'Choice',
+  'Method',
+  'Parts',
+  'find',
+  'owners',
+]

@@ -10,3 +10,16 @@ from tff_lowrank.models.resnet import build_resnet18 as build_resnet18
 from tff_lowrank.models.two_fc import build_two_fc as build_two_fc
 from tff_lowrank.models.vgg import build_vgg16 as build_vgg16
 from tff_lowrank.models.word_lstm import build_word_lstm as build_word_lstm
+
+__all__ = [
+  'build_char_lstm',
+  'build_cnn',
+  'build_emnist_cnn',
+  'build_keyword_lstm',
+  'build_lenet5',
+  'build_mlp',
+  'build_resnet18',
+  'build_two_fc',
+  'build_vgg16',
+  'build_word_lstm',
+]

@@ -13,3 +13,19 @@ from tff_lowrank.tasks.catalog import SYNTHETIC as SYNTHETIC
 from tff_lowrank.tasks.from_data import from_client_data as from_client_data
 from tff_lowrank.tasks.options import prepare as prepare
 from tff_lowrank.tasks.task import Task as Task
+
+__all__ = [
+  'EMBEDDED',
+  'NAMES',
+  'NATURAL',
+  'SYNTHETIC',
+  'Task',
+  'build',
+  'check_name',
+  'check_partition',
+  'default_partition',
+  'from_client_data',
+  'prepare',
+  'simple_partitions',
+  'source',
+]
