@@ -329,7 +329,7 @@ class _Run:
   ) -> int:
     """Runs from round `first` and returns the last round that is done, which is saved."""
     spec, task = self._spec, self._task
-    client_dataset = client_data.from_task(spec, task)
+    client_dataset = client_data.from_task(spec, task, self._model)
     after_training = {}
     if spec.evaluate_after_training:
       after_training = dict(

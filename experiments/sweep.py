@@ -161,6 +161,7 @@ def _run(case: Case, folders: Folders) -> str:
   from experiments import methods
   from experiments import specs
   from tff_lowrank import client_state
+  from tff_lowrank.models import keyed
   from tff_lowrank.simulation import batches
   from tff_lowrank.simulation import rounds
 
@@ -181,7 +182,7 @@ def _run(case: Case, folders: Folders) -> str:
     process = methods.build_process(spec, model, task.keras_model_fn, len(clients))
   except ValueError as e:  # A method that has no effect on the model says so.
     return f'refused: {e}'
-  cut = batches.ClientBatches(1, 4, 1, 8)
+  cut = batches.ClientBatches(1, 4, 1, 8, dropout_keys=keyed.is_keyed(model))
   finished = []
   rounds.run_rounds(
     process,

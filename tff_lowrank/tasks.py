@@ -28,7 +28,7 @@ from tff_lowrank.datasets import stackexchange
 from tff_lowrank.datasets import stackoverflow
 from tff_lowrank.datasets import tff_files
 from tff_lowrank.models import families
-from tff_lowrank.models import losses
+from tff_lowrank.models import keyed
 from tff_lowrank.models import requirements
 
 # A `data_dir` that stands for a few examples, made up or TFF's, instead of the data set's files: to
@@ -63,6 +63,7 @@ class Task:
     """The model, with initial weights that `seed` decides. Its metrics: the objective's.
 
     What is minimised is the objective's loss plus the model's own losses, as of regularisers.
+    If the model has a `layers.StatelessDropout`, its batches have a key; see `models.keyed`.
 
     Raises ValueError if it cannot be trained, or does not fit the examples.
     """
@@ -79,12 +80,14 @@ class Task:
       requirements.check_shapes(
         keras_model, prepared['x'].shape[1:], prepared['y'].shape[1:], int(y.max())
       )
+    model, input_spec = keyed.for_functional(
+      keras_model,
+      tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared),
+    )
     return tff.learning.models.functional_model_from_keras(
-      losses.with_own_losses(keras_model),
+      model,
       loss_fn=self.objective.loss,
-      input_spec=tf.nest.map_structure(
-        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared
-      ),
+      input_spec=input_spec,
       metrics_constructor=self.objective.metrics,
     )
 
