@@ -34,10 +34,11 @@ def check_trainable(model: tf.keras.Model) -> None:
 
 
 def _parts(model: tf.keras.Model) -> Sequence[tf.Module]:
+  """All that is in a model, layer in layer."""
   try:
     return model.submodules
   except ValueError as e:
-    if 'dropout_mask_cache' not in str(e):
+    if 'dropout_mask_cache' not in str(e):  # Which TensorFlow cannot list once there are masks.
       raise
     raise ValueError(
       f'A recurrent layer of model {model.name!r} has dropout, whose random numbers would not '
