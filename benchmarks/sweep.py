@@ -160,6 +160,7 @@ def _run(case: Case, folders: Folders) -> str:
   """Two rounds of a case, on the context in place: `runs`, or why it is refused."""
   from tff_lowrank import client_state
   from tff_lowrank import methods
+  from tff_lowrank.models import keyed
   from tff_lowrank.runs import processes
   from tff_lowrank.runs import spec as spec_lib
   from tff_lowrank.simulation import batches
@@ -182,7 +183,7 @@ def _run(case: Case, folders: Folders) -> str:
     process = processes.build_process(spec, model, task.keras_model_fn, len(clients))
   except ValueError as e:  # A method that has no effect on the model says so.
     return f'refused: {e}'
-  cut = batches.ClientBatches(1, 4, 1, 8)
+  cut = batches.ClientBatches(1, 4, 1, 8, dropout_keys=keyed.is_keyed(model))
   finished = []
   rounds.run_rounds(
     process,

@@ -26,6 +26,7 @@ from tff_lowrank import learning
 from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank import tasks
+from tff_lowrank.models import keyed
 from tff_lowrank.simulation import batches as batches_lib
 
 _TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'Whose model and data.')
@@ -47,7 +48,7 @@ def two_updates(task: tasks.Task, seed: int) -> tuple[list[np.ndarray], list[lis
   model = task.build_model(seed)
   sgd = tff.learning.optimizers.build_sgdm(0.05)
   process = learning.build_fed_avg(model, sgd)
-  cut = batches_lib.ClientBatches(epochs=1, batch_size=20, seed=seed)
+  cut = batches_lib.ClientBatches(1, 20, seed, dropout_keys=keyed.is_keyed(model))
   client = task.train.client_ids[0]
   state = process.initialize()
   weights = [process.get_model_weights(state).trainable]

@@ -30,6 +30,8 @@ LBGM = ('--method=lbgm', '--lbgm_threshold=0.4')
 APF = ('--method=apf', '--apf_stability_threshold=0.5', '--apf_ema_decay=0.5')
 ABSENT = ('--dropout_rate=0.3', '--straggler_deadline=0.12', '--server_optimizer=adam',
           '--server_learning_rate=0.01', '--client_rate_decay=0.8')  # fmt: skip
+DROPOUT = ('--task=emnist', '--data_dir=synthetic', '--partition=natural', '--num_clients=0',
+           '--batch_size=4')  # fmt: skip
 
 
 def train(folder, *arguments):
@@ -97,7 +99,7 @@ def test_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, whole, memory
   assert_same(whole, tmp_path)
 
 
-@pytest.mark.parametrize('flags', [APF, ABSENT], ids=['apf', 'absent'])
+@pytest.mark.parametrize('flags', [APF, ABSENT, DROPOUT], ids=['apf', 'absent', 'dropout'])
 def test_all_else_that_a_run_remembers_goes_on(tmp_path, monkeypatch, flags):
   train(tmp_path / 'whole', '--rounds=7', *flags)
   interrupt_and_go_on(tmp_path / 'parts', monkeypatch, flags)

@@ -1,6 +1,7 @@
 import pytest
 import tensorflow as tf
 
+from tff_lowrank import layers as lowrank
 from tff_lowrank.models import requirements
 
 layers = tf.keras.layers
@@ -20,6 +21,38 @@ def test_batch_normalisation_is_refused_by_name_wherever_it_is(norm):
     with pytest.raises(ValueError, match="Layer 'bn_7' of model 'mine' .*GroupNormalization"):
       requirements.check_trainable(bad)
   requirements.check_trainable(model(layers.Dense(4), layers.GroupNormalization(2)))
+
+
+@pytest.mark.parametrize(
+  'part',
+  [
+    layers.Dropout(0.5, name='mine_7'),
+    layers.AlphaDropout(0.5, name='mine_7'),
+    layers.GaussianNoise(0.1, name='mine_7'),
+    layers.GRU(2, dropout=0.1, name='mine_7'),
+    layers.RandomFlip(name='mine_7'),
+  ],
+)
+def test_random_numbers_that_would_not_repeat_are_refused_by_name(part):
+  shape = dict(GRU=(2, 4), RandomFlip=(2, 2, 4)).get(type(part).__name__, (4,))
+  plain = model(part, layers.Dense(2), shape=shape)
+  nested = model(model(part, shape=shape), layers.Dense(2), shape=shape)
+  for bad in (plain, nested):
+    with pytest.raises(ValueError, match="'mine_7' of model 'mine' draws .*StatelessDropout"):
+      requirements.check_trainable(bad)
+
+
+@pytest.mark.parametrize('rnn', [layers.SimpleRNN, layers.LSTM])
+def test_dropout_of_recurrent_layers_is_refused(rnn):
+  bad = model(rnn(2, recurrent_dropout=0.1), layers.Dense(2), shape=(2, 4))
+  with pytest.raises(ValueError, match="model 'mine' .*not repeat.*StatelessDropout"):
+    requirements.check_trainable(bad)
+
+
+def test_random_layers_that_draw_nothing_are_accepted():
+  parts = layers.Dropout(0), layers.GaussianNoise(0), layers.LSTM(2)
+  requirements.check_trainable(model(*parts, layers.Dense(2), shape=(2, 4)))
+  requirements.check_trainable(model(lowrank.StatelessDropout(0.5), layers.Dense(2)))
 
 
 def test_a_model_that_learns_nothing_is_refused():

@@ -52,6 +52,48 @@ def test_preprocess_sees_examples_as_a_batch(data):
   assert sorted(np.concatenate(list(dataset))[:, 0]) == list(range(0, 14, 2))
 
 
+@pytest.fixture
+def keys(data):
+  """Gives all keys of some settings, client and round."""
+
+  def keys(seed=0, client='client_0', round_num=1, **settings):
+    spec = batches.ClientBatches(2, 4, seed, dropout_keys=True, **settings)
+    dataset = spec.dataset(data, client, round_num, lambda batch: batch)
+    return [int(batch['x']['dropout_key']) for batch in dataset]
+
+  return keys
+
+
+@pytest.mark.parametrize('settings', [{}, dict(max_elements=5)])
+def test_keys_come_with_the_same_batches(data, settings):
+  plain, keyed = (
+    batches.ClientBatches(2, 4, 0, dropout_keys=has_keys, **settings).dataset(
+      data, 'client_0', 1, lambda batch: batch
+    )
+    for has_keys in (False, True)
+  )
+  assert keyed.cardinality() == plain.cardinality()
+  for one, other in zip(keyed, plain, strict=True):
+    np.testing.assert_array_equal(one['x']['examples'], other['x'])
+    np.testing.assert_array_equal(one['y'], other['y'])
+    assert one['x']['dropout_key'].dtype == np.int64
+
+
+def test_keys_are_of_seed_client_round_and_step_alone(keys):
+  assert len(keys()) == 4 and keys() == keys()
+  assert keys(max_elements=5) == keys()[:2]
+  all_keys = [keys(), keys(seed=1), keys(client='client_1'), keys(round_num=2)]
+  flat = [key for some in all_keys for key in some]
+  assert len(set(flat)) == len(flat)
+
+
+def test_a_client_without_examples_has_no_batches():
+  split = arrays.Split(np.zeros([3, 1]), np.zeros(3, np.int32))
+  data = arrays.partitioned(split, [np.arange(3), np.arange(0)])
+  spec = batches.ClientBatches(1, 2, 0, dropout_keys=True)
+  assert spec.dataset(data, 'client_1', 1, lambda batch: batch).cardinality() == 0
+
+
 def test_refuses_bad_settings():
   with pytest.raises(ValueError, match='`epochs` must be at least 1'):
     batches.ClientBatches(0, 1, 0)

@@ -8,6 +8,7 @@ from tff_lowrank import tasks
 from tff_lowrank.datasets import arrays
 from tff_lowrank.datasets import cifar
 from tff_lowrank.datasets import mnist
+from tff_lowrank.models import keyed
 from tff_lowrank.simulation import batches
 from tff_lowrank.simulation import evaluation
 
@@ -106,7 +107,8 @@ def test_two_rounds_of_every_task(name):
   process = learning.build_fed_avg(model, tff.learning.optimizers.build_sgdm(0.01))
   evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
   state = process.initialize()
-  cut, clients = batches.ClientBatches(1, 4, 1), task.train.client_ids[:2]
+  cut = batches.ClientBatches(1, 4, 1, dropout_keys=keyed.is_keyed(model))
+  clients = task.train.client_ids[:2]
   for number in (1, 2):
     data = [cut.dataset(task.train, c, number, task.preprocess) for c in clients]
     state = process.next(state, [()] * len(data), data).state

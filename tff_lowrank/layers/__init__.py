@@ -1,4 +1,4 @@
-"""Keras layers of factorised kernels: FedPara, pFedPara, plain low-rank, adapters."""
+"""Keras layers of factorised kernels: FedPara, pFedPara, plain low-rank, adapters; and dropout."""
 
 from tff_lowrank.layers.adapters import AdapterConv1D as AdapterConv1D
 from tff_lowrank.layers.adapters import AdapterConv2D as AdapterConv2D
@@ -16,6 +16,8 @@ from tff_lowrank.layers.convert import compose as compose
 from tff_lowrank.layers.convert import to_adapters as to_adapters
 from tff_lowrank.layers.convert import to_fedpara as to_fedpara
 from tff_lowrank.layers.convert import to_low_rank as to_low_rank
+from tff_lowrank.layers.dropout import StatelessDropout as StatelessDropout
+from tff_lowrank.layers.dropout import dropout_key as dropout_key
 from tff_lowrank.layers.factored import personal_mask as personal_mask
 from tff_lowrank.layers.factorization import is_personal as is_personal
 from tff_lowrank.layers.fedpara import FedParaConv1D as FedParaConv1D
@@ -77,8 +79,10 @@ __all__ = [
   'LowRankLSTM',
   'LowRankSeparableConv1D',
   'LowRankSeparableConv2D',
+  'StatelessDropout',
   'compose',
   'corrected_loss',
+  'dropout_key',
   'is_personal',
   'personal_mask',
   'to_adapters',

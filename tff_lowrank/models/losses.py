@@ -32,6 +32,14 @@ class _WithOwnLosses(tf.keras.Model):
     return output
 
 
+def copy_of(model: tf.keras.Model) -> tf.keras.Model:
+  """A copy of `model`; in TensorFlow's graphs its weights are fresh, otherwise those of `model`."""
+  copy = tf.keras.models.clone_model(model)
+  if tf.executing_eagerly():  # TFF takes the initial weights from here.
+    copy.set_weights(model.get_weights())
+  return copy
+
+
 def with_own_losses(model: tf.keras.Model) -> Callable[[], tf.keras.Model] | tf.keras.Model:
   """What to give `tff.learning.models.functional_model_from_keras` for `model`, of one output.
 
@@ -44,13 +52,4 @@ def with_own_losses(model: tf.keras.Model) -> Callable[[], tf.keras.Model] | tf.
   Returns:
     `model` if it has no losses of its own; else a function that builds a copy of it.
   """
-  if not model.losses:
-    return model
-
-  def build() -> tf.keras.Model:
-    copy = tf.keras.models.clone_model(model)
-    if tf.executing_eagerly():  # TFF takes the initial weights from here.
-      copy.set_weights(model.get_weights())
-    return _WithOwnLosses(copy)
-
-  return build
+  return (lambda: _WithOwnLosses(copy_of(model))) if model.losses else model

@@ -11,10 +11,11 @@ def check_trainable(model: tf.keras.Model) -> None:
   """Raises ValueError if a model cannot be trained here.
 
   It must be Sequential or functional and know its input's shape, have something to learn, and no
-  batch normalisation in any layer.
+  layer that cannot be trained.
 
-  The moving averages of batch normalisation are of single clients' batches and not weights that
-  are learnt: there is no mean of them that would serve all clients.
+  That is batch normalisation, whose moving averages are of single clients' batches and not weights
+  that are learnt: there is no mean of them that would serve all clients. It is also each layer of
+  Keras that draws random numbers: they come from a variable, which TFF's functional models lack.
   """
   if not isinstance(model, tf.keras.Sequential.__base__):  # The functional models' class.
     raise ValueError(
@@ -26,12 +27,19 @@ def check_trainable(model: tf.keras.Model) -> None:
       f'Model {model.name!r} does not know the shape of its input; begin it with '
       'tf.keras.Input(shape).'
     )
+  parts = _parts(model)
   base = tf.keras.layers.BatchNormalization.__mro__[1]  # Of the synchronised one, too.
-  found = [layer.name for layer in model.submodules if isinstance(layer, base)]
+  found = [layer.name for layer in parts if isinstance(layer, base)]
   if found:
     raise ValueError(
       f'Layer {found[0]!r} of model {model.name!r} is batch normalisation, which keeps statistics '
       'of single clients; use tf.keras.layers.GroupNormalization.'
+    )
+  found = [layer.name for layer in parts if _draws(layer)]
+  if found:
+    raise ValueError(
+      f'Layer {found[0]!r} of model {model.name!r} draws random numbers that would not repeat; '
+      'for dropout, use tff_lowrank.layers.StatelessDropout.'
     )
   if not model.trainable_variables:
     raise ValueError(
@@ -56,6 +64,28 @@ def check_returns_logits(model: tf.keras.Model) -> None:
       f'Model {model.name!r} ends in a {name.removesuffix("_v2")}, in layer {layer.name!r}, but '
       'the loss takes logits, which are what comes before it: leave it out.'
     )
+
+
+def _parts(model: tf.keras.Model) -> Sequence[tf.Module]:
+  """All that is in a model, layer in layer."""
+  try:
+    return model.submodules
+  except ValueError as e:
+    if 'dropout_mask_cache' not in str(e):  # Which TensorFlow cannot list once there are masks.
+      raise
+    raise ValueError(
+      f'A recurrent layer of model {model.name!r} has dropout, whose random numbers would not '
+      'repeat; leave it out, or use tff_lowrank.layers.StatelessDropout between layers.'
+    ) from e
+
+
+def _draws(layer: tf.Module) -> bool:
+  """Whether it is a layer of Keras that draws random numbers in training."""
+  if not isinstance(layer, tf.keras.layers.Dropout.__mro__[1]):
+    return False
+  shares = ('rate', 'stddev', 'dropout', 'recurrent_dropout')
+  shares = [getattr(layer, name) for name in shares if hasattr(layer, name)]
+  return any(shares) or not shares
 
 
 def check_shapes(

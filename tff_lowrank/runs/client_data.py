@@ -3,21 +3,29 @@
 from collections.abc import Callable
 
 import tensorflow as tf
+import tensorflow_federated as tff
 
 from tff_lowrank import files
 from tff_lowrank import tasks
+from tff_lowrank.models import keyed
 from tff_lowrank.runs import spec as spec_lib
 from tff_lowrank.simulation import batches as batches_lib
 
 
-def from_task(spec: spec_lib.RunSpec, task: tasks.Task) -> Callable[[str, int], tf.data.Dataset]:
-  """A function from a client and the round's number to its batches.
+def from_task(
+  spec: spec_lib.RunSpec, task: tasks.Task, model: tff.learning.models.FunctionalModel
+) -> Callable[[str, int], tf.data.Dataset]:
+  """A function from a client and the round's number to its batches, of the kind `model` takes.
 
   It raises FileError for whatever is wrong with the client's examples. In a run nobody lets a
   client fail but `--dropout_rate`: examples that cannot be read would be missing in silence.
   """
   batches = batches_lib.ClientBatches(
-    spec.client_epochs, spec.batch_size, spec.seed, spec.client_max_elements
+    spec.client_epochs,
+    spec.batch_size,
+    spec.seed,
+    spec.client_max_elements,
+    dropout_keys=keyed.is_keyed(model),
   )
   like = None
 

@@ -208,7 +208,7 @@ class Loop:
   ) -> tuple[int, Any]:
     """Runs from round `first` to the last, which is saved; its number and the state after it."""
     spec, task = self._spec, self._task
-    client_dataset = client_data.from_task(spec, task)
+    client_dataset = client_data.from_task(spec, task, self._model)
     after_training = {}
     if spec.evaluate_after_training:
       after_training = dict(

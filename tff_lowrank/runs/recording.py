@@ -121,7 +121,7 @@ def record(
       state,
       store,
       sample,
-      client_data.from_task(spec, task),
+      client_data.from_task(spec, task, model),
       range(1, spec.rounds + 1),
       after_round,
     )

@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank.datasets import arrays
+from tff_lowrank.models import keyed
+
+_SALT = 0xD60F
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +22,17 @@ class ClientBatches:
 
   epochs: passes over the data, each in an order of its own.
   batch_size: examples a batch, the last one smaller; 0 is the whole local data as one batch.
-  seed: decides, with the round and the client, the order.
+  seed: decides, with the round and the client, the order, and with the step the key.
   max_elements: examples a client trains on in a round at most, over all passes; 0 is all.
+  dropout_keys: whether each batch has a key for the masks of dropout, as `models.keyed` has it; for
+    models whose `input_spec` asks for one.
   """
 
   epochs: int
   batch_size: int
   seed: int
   max_elements: int = 0
+  dropout_keys: bool = False
 
   def __post_init__(self):
     checks.check_at_least('epochs', self.epochs, 1)
@@ -57,4 +63,15 @@ class ClientBatches:
     # Preprocessed as a whole: a `map` would trace a function for each client in each round.
     prepared = preprocess(collections.OrderedDict(x=examples.x[order], y=examples.y[order]))
     batch_size = self.batch_size or max(num_examples, 1)
-    return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)
+    if not self.dropout_keys:
+      return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)
+    x, y = (
+      tf.data.Dataset.from_tensor_slices(prepared[name]).batch(batch_size) for name in ('x', 'y')
+    )
+    keys = self._keys(client_id, round_num, -(-len(order) // batch_size))
+    return tf.data.Dataset.zip(keyed.batch_with(x, tf.data.Dataset.from_tensor_slices(keys), y))
+
+  def _keys(self, client_id: str, round_num: int, num_steps: int) -> np.ndarray:
+    """int64 [num_steps], a key for each of the client's steps in a round."""
+    entropy = [self.seed, round_num, zlib.crc32(client_id.encode()), _SALT]
+    return np.random.SeedSequence(entropy).generate_state(num_steps, np.uint64).view(np.int64)

@@ -12,6 +12,7 @@ from tff_lowrank import learning
 from tff_lowrank.client_work import frozen
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.datasets import arrays
+from tff_lowrank.models import keyed
 
 BATCH_SIZE = 1000
 # Preprocessed test sets up to this size are kept in memory.
@@ -30,7 +31,8 @@ def _build_metrics_on(model: tff.learning.models.FunctionalModel) -> tff.Computa
   )
 
   @tff.tensorflow.computation(
-    weights_type, tff.SequenceType(tff.types.tensorflow_to_type(model.input_spec))
+    weights_type,
+    tff.SequenceType(tff.types.tensorflow_to_type(keyed.without_key(model.input_spec))),
   )
   def metrics_on(weights, batches):
     weights = (weights.trainable, weights.non_trainable)

@@ -12,7 +12,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank import objectives
 from tff_lowrank.datasets import arrays
-from tff_lowrank.models import losses
+from tff_lowrank.models import keyed
 from tff_lowrank.models import requirements
 
 
@@ -59,18 +59,21 @@ class Task:
     """The model, with initial weights that `seed` decides. Its metrics: the objective's.
 
     What is minimised is the objective's loss plus the model's own losses, as of regularisers.
+    If the model has a `layers.StatelessDropout`, its batches have a key; see `models.keyed`.
 
     Raises ValueError if it cannot be trained, or does not fit the test examples.
     """
     tf.keras.utils.set_random_seed(seed)
     keras_model = self.keras_model_fn()
     prepared = self.check_model(keras_model, self.test)
+    model, input_spec = keyed.for_functional(
+      keras_model,
+      tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared),
+    )
     return tff.learning.models.functional_model_from_keras(
-      losses.with_own_losses(keras_model),
+      model,
       loss_fn=self.objective.loss,
-      input_spec=tf.nest.map_structure(
-        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared
-      ),
+      input_spec=input_spec,
       metrics_constructor=self.objective.metrics,
     )
 
