@@ -18,6 +18,8 @@ class Objective:
   loss: of a batch.
   metrics: name -> builds a metric; `loss` and `accuracy` first.
   classes: whether labels are classes, integers from 0 up, or else float32 [batch, outputs].
+  main: what the metric called `accuracy` is, for people and in the columns of metrics.csv.
+  is_fraction: whether it is from 0 to 1.
   from_logits: whether the loss takes logits, so that a model must not end in a softmax or sigmoid.
   """
 
@@ -25,6 +27,8 @@ class Objective:
   metrics: collections.OrderedDict[str, Callable[[], tf.keras.metrics.Metric]]
   classes: bool = True
   from_logits: bool = True
+  main: str = 'accuracy'
+  is_fraction: bool = True
 
 
 CLASSIFICATION = Objective(
@@ -149,6 +153,7 @@ MULTI_LABEL = Objective(
     precision=_Precision,
   ),
   classes=False,
+  main='recall at 5',
 )
 
 
@@ -196,4 +201,6 @@ REGRESSION = Objective(
   ),
   classes=False,
   from_logits=False,
+  main='R squared',
+  is_fraction=False,
 )

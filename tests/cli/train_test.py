@@ -20,7 +20,7 @@ def test_writes_the_run_folder(tmp_path):
   binaries.run('train', *FAST, '--method=lbgm', '--lbgm_threshold=0.9', f'--output_dir={tmp_path}')
   metrics = pd.read_csv(tmp_path / 'metrics.csv')
   assert tuple(metrics.columns[: len(recorder.COLUMNS)]) == recorder.COLUMNS
-  assert 'scalar_fraction' in metrics and 'scalar_fraction_by_block/3' in metrics
+  assert 'scalar_fraction' in metrics and 'scalar_fraction_by_block/dense_1/bias' in metrics
   assert metrics['round'].tolist() == [1, 2]
   assert metrics['participants'].tolist() == [2, 2]
   # The first round: two clients, 4,810 floats each and four flags, rounded up to a byte.

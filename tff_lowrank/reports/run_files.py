@@ -5,11 +5,13 @@ the newest checkpoint has the run's flags, and the SHA-256 of what metrics.csv a
 began with. Whatever is wrong with a file is a `files.FileError`.
 """
 
+from collections.abc import Iterable
 import hashlib
 import io
 import json
 import math
 import pathlib
+import re
 from typing import Any
 
 import pandas as pd
@@ -25,6 +27,7 @@ METRICS = 'metrics.csv'
 STREAM = 'ledger.arrows'
 LEDGER = 'ledger.parquet'
 FREEZING = 'freezing.npz'
+CLIENT_METRICS = 'client_metrics.parquet'
 SUMS = 'SHA256SUMS'
 CHECKPOINTS = 'checkpoints'
 _FILES = (RECORD, METRICS, STREAM, LEDGER, FREEZING)
@@ -43,6 +46,7 @@ _KINDS_IF_THERE = dict(
   devices=list,
   numerics=dict,
   changed=list,
+  metric=dict,
   sources=dict,
   method=dict,
   client_memory_identity=str,
@@ -135,8 +139,29 @@ def check(folder: pathlib.Path) -> None:
       raise _damaged(folder / name, f'first the {written.length} bytes of its newest checkpoint')
 
 
+def column_of(metric: str) -> str:
+  """What columns of metrics.csv are called by that hold a metric with this name."""
+  return '_'.join(re.findall('[a-z0-9]+', metric.lower()))
+
+
+def to_columns(names: Iterable[str], metric: str) -> dict[str, str]:
+  """Name -> column, where `..._accuracy` stands for the main metric, which is called `metric`."""
+  main = column_of(metric)
+  return {name: re.sub('(^|_)accuracy$', rf'\1{main}', name) for name in names}
+
+
+def main_metric(folder: pathlib.Path) -> str:
+  """What the metric of a run is called that stands for its accuracy."""
+  path = folder / RECORD
+  return (
+    read_record(path).get('metric', {}).get('name', 'accuracy') if path.exists() else 'accuracy'
+  )
+
+
 def _parse_metrics(path: pathlib.Path, data: bytes) -> pd.DataFrame:
   metrics = pd.read_csv(io.BytesIO(data))
+  main = column_of(main_metric(path.parent))
+  metrics = metrics.rename(columns=lambda name: re.sub(f'(^|_){main}$', r'\1accuracy', name))
   for name in {**dict.fromkeys(_COLUMNS), **dict.fromkeys(metrics)}:
     is_right = name in metrics and metrics[name].dtype.kind in ('i' if name in _COUNTS else 'if')
     if not is_right:
@@ -148,7 +173,10 @@ def _parse_metrics(path: pathlib.Path, data: bytes) -> pd.DataFrame:
 
 
 def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
-  """The rows of metrics.csv, one or more, a round each from 1 on; all cells are numbers or NaN."""
+  """The rows of metrics.csv, one or more, a round each from 1 on; all cells are numbers or NaN.
+
+  Columns of the task's main metric are called `..._accuracy`, whatever it is: see `main_metric`.
+  """
   path = folder / METRICS
   with files.reading(path, 'the metrics of a run'):
     metrics = _parse_metrics(path, path.read_bytes())

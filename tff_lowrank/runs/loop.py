@@ -15,9 +15,11 @@ from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank import ledger
 from tff_lowrank import tasks
+from tff_lowrank.models import weight_names
 from tff_lowrank.reports import run_files
 from tff_lowrank.runs import client_data
 from tff_lowrank.runs import client_memory
+from tff_lowrank.runs import client_metrics
 from tff_lowrank.runs import freezing_trace
 from tff_lowrank.runs import judge
 from tff_lowrank.runs import model_files
@@ -101,6 +103,7 @@ class Loop:
     self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
     settings = spec.freezing_settings
     self._judge = judge.Judge(spec)
+    self._client_log = None
     self._trace = None
     if settings is not None:
       self._trace = freezing_trace.FreezingTrace(settings, spec.seed)
@@ -117,14 +120,21 @@ class Loop:
         self._identity,
       )
     metrics_type = self._process.next.type_signature.result.metrics.member
-    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type)))
+    names = weight_names.trainable(self._task.keras_model_fn())
+    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type), names))
     evaluated = tuple(self._task.objective.metrics)
     if self._task.client_test is not None:
       evaluated += evaluation.PERSONAL_METRICS
     if self._spec.evaluate_after_training:
       evaluated += (evaluation.TRAINED_ACCURACY,)
     try:
-      with recorder_lib.Recorder(self._folder, columns, evaluated) as recorder:
+      main_metric = self._task.objective.main
+      opened = recorder_lib.Recorder(self._folder, columns, evaluated, main_metric, names)
+      with opened as recorder, contextlib.ExitStack() as stack:
+        if spec.client_metrics:
+          self._client_log = client_metrics.ClientMetricsLog(self._folder)
+          stack.callback(self._client_log.close)
+          recorder.logs[client_metrics.LOG] = self._client_log.log
         checkpoints = checkpoint.Checkpoints(
           self._folder / run_files.CHECKPOINTS,
           spec.as_dict(),
@@ -217,6 +227,9 @@ class Loop:
       )
     with spec_lib.as_setting_errors():
       evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
+    measure_clients = evaluation.build_client_evaluation(
+      self._model, self._process, task.train, task.preprocess, batch_size=task.eval_batch_size
+    )
     last = saved = first - 1
     enough = self._judge.reason_to_stop() is not None
 
@@ -226,6 +239,9 @@ class Loop:
       evaluated = None
       if spec.is_evaluated(last):
         evaluated = evaluate(done.state)
+        if self._client_log is not None:
+          found = measure_clients(done.state, store.read, done.client_ids)
+          self._client_log.add(last, found)
       row = recorder.record(done, evaluated)
       if self._judge.see(row) and self._saving.keep_best:
         self._save_model(model_files.save_best, done.state)

@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -39,27 +40,38 @@ COLUMNS = (
 # Where a method's own measurements are.
 METHOD_METRICS = (('aggregator', 'codec'), ('finalizer', 'freezing'))
 
+_OF_BLOCK = re.compile(r'(?<=_by_block)/\d+$')
+
 METRICS_FILE = run_files.METRICS
 LEDGER_STREAM = run_files.STREAM
 
 
-def method_metrics(metrics: Any) -> dict[str, float]:
-  """A method's own measurements, flat, of all metrics of its process."""
+def method_metrics(metrics: Any, weight_names: Sequence[str] = ()) -> dict[str, float]:
+  """A method's own measurements, flat, of all metrics of its process.
+
+  What is of each trainable weight, `..._by_block`, goes by `weight_names`, else by number.
+  """
   found = {}
   for part, name in METHOD_METRICS:
     if isinstance(metrics[part], Mapping):
       found |= metrics_lib.flatten(metrics[part].get(name, {}))
+  blocks = [name for name in found if _OF_BLOCK.search(name)]
+  if len(blocks) == len(weight_names):
+    names = dict(zip(blocks, weight_names, strict=True))
+    found = {_OF_BLOCK.sub(f'/{names.get(n)}', n): value for n, value in found.items()}
   return found
 
 
-def _measured(done: rounds.Round, evaluated: Mapping[str, Any] | None) -> dict[str, float]:
+def _measured(
+  done: rounds.Round, evaluated: Mapping[str, Any] | None, weight_names: Sequence[str]
+) -> dict[str, float]:
   """The cells of a row that are metrics."""
   cells = {f'eval_{name}': value for name, value in (evaluated or {}).items()}
   if done.metrics is not None:
     train = done.metrics['client_work']['train']
     cells |= {f'train_{name}': train[name] for name in ('loss', 'accuracy')}
   cells = {name: float(metrics_lib.number(name, value)) for name, value in cells.items()}
-  return cells if done.metrics is None else cells | method_metrics(done.metrics)
+  return cells if done.metrics is None else cells | method_metrics(done.metrics, weight_names)
 
 
 class Recorder:
@@ -70,7 +82,12 @@ class Recorder:
   """
 
   def __init__(
-    self, folder: pathlib.Path, own_columns: Sequence[str] = (), evaluated: Sequence[str] = ()
+    self,
+    folder: pathlib.Path,
+    own_columns: Sequence[str] = (),
+    evaluated: Sequence[str] = (),
+    main_metric: str = 'accuracy',
+    weight_names: Sequence[str] = (),
   ):
     """Opens the files in `folder`.
 
@@ -79,10 +96,12 @@ class Recorder:
       own_columns: Of the method's measurements, after the common ones.
       evaluated: Metrics that evaluations have beside those that `COLUMNS` has cells for; each
         gets the column `eval_` + its name.
+      main_metric: What the metric called `accuracy` is; its columns are called by it.
+      weight_names: Of the model's trainable weights; see `method_metrics`.
     """
     columns = (*COLUMNS, *(f'eval_{name}' for name in evaluated), *own_columns)
-    self._folder = folder
-    self._columns = tuple(dict.fromkeys(columns))
+    self._folder, self._weight_names = folder, weight_names
+    self._columns = run_files.to_columns(columns, main_metric)
     self._ledger = ledger_lib.Ledger()
     self._csv = append_log.AppendLog(folder / METRICS_FILE)
     self._stream = append_log.AppendLog(folder / LEDGER_STREAM)
@@ -144,7 +163,7 @@ class Recorder:
     Raises TypeError, with the metric's name, if one is no number; then nothing is written. A metric
     that is NaN or infinite is written as `nan`, `inf` or `-inf`.
     """
-    measured = _measured(done, evaluated)
+    measured = _measured(done, evaluated, self._weight_names)
     spent = self._enter_messages(done)
     row = collections.OrderedDict.fromkeys(self._columns)
     left_out = sum(not bool(report['accepted']) for report in done.reports)
@@ -176,9 +195,9 @@ class Recorder:
 
   def _write(self, row: dict[str, Any]) -> None:
     text = io.StringIO(newline='')
-    writer = csv.DictWriter(text, self._columns)
+    writer = csv.DictWriter(text, [*self._columns])
     if self._csv.is_empty:
-      writer.writeheader()
+      writer.writerow(self._columns)
     writer.writerow(row)
     header = ledger_lib.stream_header() if self._stream.is_empty else b''
     self._stream.append(header + self._ledger.drain())
@@ -186,4 +205,4 @@ class Recorder:
     with self._writing_events(), self._events.as_default(step=row['round']):
       for name, value in row.items():
         if value is not None and name != 'round':
-          tf.summary.scalar(name, value)
+          tf.summary.scalar(self._columns[name], value)

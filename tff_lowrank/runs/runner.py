@@ -82,8 +82,10 @@ def train(
     )
     try:
       with CONTEXTS[spec.context]():
-        run = loop.Loop(spec, task or build_task(spec), folder, saving, is_enough, identity)
-        record.update('running', client_memory=run.client_memory)
+        task = task or build_task(spec)
+        run = loop.Loop(spec, task, folder, saving, is_enough, identity)
+        metric = dict(name=task.objective.main, is_fraction=task.objective.is_fraction)
+        record.update('running', client_memory=run.client_memory, metric=metric)
         run.go(label, stop)
       plots.plot_accuracy({label: folder}, folder / 'plots')
       if spec.freezing_settings is not None:

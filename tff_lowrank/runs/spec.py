@@ -132,6 +132,11 @@ class RunSpec(settings.Settings):
   patience: int | None = _run(
     None, 'Ends the run after so many evaluations without a better accuracy.', at_least=1
   )
+  client_metrics: bool = _run(
+    False,
+    'Record loss, accuracy and examples of each client that took part, with the model that it '
+    'would use, after each round that is evaluated: client_metrics.parquet.',
+  )
   model_family: str = _model(
     'original',
     "The layers of the task's model; some methods have their own.",
@@ -165,8 +170,7 @@ class RunSpec(settings.Settings):
       left_out.append('fedpara_tanh')
     if self.client_rate_decay == 1:
       left_out.append('client_rate_decay')
-    if not self.task_args:
-      left_out.append('task_args')
+    left_out += [name for name in ('task_args', 'client_metrics') if not names[name]]
     left_out += [
       name for name in ('server_epsilon', 'stop_at_accuracy', 'patience') if names[name] is None
     ]

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -82,6 +82,77 @@ def build_evaluation(
   return evaluate
 
 
+def _build_metrics_of_clients(
+  model: tff.learning.models.FunctionalModel, process: learning.ClientStatefulLearningProcess
+) -> tff.Computation:
+  """`(<S@SERVER, C@CLIENTS, {B*}@CLIENTS> -> metrics@CLIENTS)`, of each client's own model."""
+  metrics_on = _build_metrics_on(model)
+  state_type, memory_type = process.get_client_model_weights.type_signature.parameter
+
+  @tff.federated_computation(
+    tff.FederatedType(state_type, tff.SERVER),
+    tff.FederatedType(memory_type, tff.CLIENTS),
+    tff.FederatedType(metrics_on.type_signature.parameter[1], tff.CLIENTS),
+  )
+  def metrics_of_clients(state, memory, batches):
+    state = tff.federated_broadcast(state)
+    own = tff.federated_map(process.get_client_model_weights, (state, memory))
+    return tff.federated_map(metrics_on, (own, batches))
+
+  return metrics_of_clients
+
+
+def _build_dataset(
+  data: arrays.ExampleClientData, preprocess: Callable[[Any], Any], batch_size: int
+) -> Callable[[str], tf.data.Dataset]:
+  """From a client's id to all of its examples, as an evaluation takes them."""
+
+  def dataset(client_id):
+    examples = data.examples(client_id)
+    prepared = preprocess(collections.OrderedDict(x=examples.x, y=examples.y))
+    return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)
+
+  return dataset
+
+
+class ClientMetrics(NamedTuple):
+  """Of a client's own model on `examples` examples of it."""
+
+  client: str
+  loss: float
+  accuracy: float
+  examples: int
+
+
+def build_client_evaluation(
+  model: tff.learning.models.FunctionalModel,
+  process: learning.ClientStatefulLearningProcess,
+  data: arrays.ExampleClientData,
+  preprocess: Callable[[Any], Any],
+  *,
+  batch_size: int = BATCH_SIZE,
+) -> Callable[[Any, Callable[[Sequence[str]], list[Any]], Sequence[str]], list[ClientMetrics]]:
+  """A function `(state, read, client_ids) -> metrics` of each client's own model, a client each.
+
+  The arguments, and what a client's own model is, are those of `build_personal_evaluation`; `data`
+  has the examples. Clients without examples are left out.
+  """
+  metrics_of_clients = _build_metrics_of_clients(model, process)
+  dataset = _build_dataset(data, preprocess, batch_size)
+
+  def evaluate(state, read, client_ids):
+    chosen = [client for client in client_ids if data.num_examples(client)]
+    if not chosen:
+      return []
+    found = metrics_of_clients(state, read(chosen), [dataset(client) for client in chosen])
+    return [
+      ClientMetrics(client, float(m['loss']), float(m['accuracy']), data.num_examples(client))
+      for client, m in zip(chosen, found, strict=True)
+    ]
+
+  return evaluate
+
+
 def build_personal_evaluation(
   model: tff.learning.models.FunctionalModel,
   process: learning.ClientStatefulLearningProcess,
@@ -125,30 +196,13 @@ def build_personal_evaluation(
     raise ValueError(f'None of {len(test.client_ids)} clients has test examples.')
   weights = [test.num_examples(c) for c in client_ids]
 
-  def dataset(client_id):
-    examples = test.examples(client_id)
-    prepared = preprocess(collections.OrderedDict(x=examples.x, y=examples.y))
-    return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)
-
-  datasets = [dataset(c) for c in client_ids]
-  metrics_on = _build_metrics_on(model)
-  state_type, memory_type = process.get_client_model_weights.type_signature.parameter
-
-  @tff.federated_computation(
-    tff.FederatedType(state_type, tff.SERVER),
-    tff.FederatedType(memory_type, tff.CLIENTS),
-    tff.FederatedType(metrics_on.type_signature.parameter[1], tff.CLIENTS),
-  )
-  def metrics_of_clients(state, memory, batches):
-    state = tff.federated_broadcast(state)
-    own = tff.federated_map(process.get_client_model_weights, (state, memory))
-    return tff.federated_map(metrics_on, (own, batches))
-
+  datasets = [*map(_build_dataset(test, preprocess, batch_size), client_ids)]
+  metrics_of_clients = _build_metrics_of_clients(model, process)
   trained_metrics_of_clients = None
   if client_optimizer is not None:
     training = frozen.build_training(model, client_optimizer)
-
-    round_type = state_type.client_work
+    metrics_on = _build_metrics_on(model)
+    round_type = metrics_of_clients.type_signature.parameter[0].member.client_work
     if (training.schedule is None) == isinstance(round_type, tff.TensorType):
       raise ValueError('`client_optimizer` must be that of `process`: only one has a schedule.')
 
