@@ -6,12 +6,18 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from tff_lowrank import methods
+from tff_lowrank import runs
+
 README = (pathlib.Path(__file__).parents[1] / 'README.md').read_text()
 
 
-def test_example(capsys):
+def test_example(capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)  # One trains into a folder.
   examples = re.findall(r'```python\n(.*?)```', README, re.S)
-  first = next(code for code in examples if 'lbgm' in code)
+  own = next(code for code in examples if 'from_client_data' in code)
+  assert len(own.splitlines()) <= 40
+  first = next(code for code in examples if 'lbgm' in code and code is not own)
   assert len([line for line in first.splitlines() if line]) <= 20
   keras_model = tf.keras.Sequential([tf.keras.layers.Dense(64, input_shape=(32,))])
   names = dict(keras_model=keras_model)
@@ -23,6 +29,17 @@ def test_example(capsys):
   x = tf.ones([1, 32])
   np.testing.assert_allclose(names['served'](x), names['twin'](x), atol=1e-5)
   assert 'freezing' in str(names['process'].initialize.type_signature)
+  assert (tmp_path / 'runs' / 'tumours' / 'report.html').exists()
+  cautious = runs.train('digits', names['RECORD'], tmp_path / 'own', rounds=1)
+  assert cautious.settings['cautious_rate'] == 0.5
+
+
+def test_the_table_of_methods_is_that_of_the_records():
+  for record in methods.METHODS.values():
+    ways = (('up', record.takes_uplink), ('down', record.takes_downlink))
+    codecs = ' and '.join(way for way, is_taken in ways if is_taken) or 'none'
+    flags = ', '.join(f'`--{name}`' for name in record.setting_names)
+    assert f'| `{record.name}` | {record.about} | {record.source} | {flags} | {codecs} |' in README
 
 
 def test_paths_and_presets_exist():

@@ -44,8 +44,16 @@ def source(text: str) -> dict[str, str]:
   Raises ValueError as `load`.
   """
   load(text)
-  module_name = text.partition(':')[0]
-  file = getattr(sys.modules[module_name], '__file__', None)
+  return _source_of_module(text.partition(':')[0])
+
+
+def source_of(function: Any) -> dict[str, str]:
+  """As `source`, of the module in which a function was defined."""
+  return _source_of_module(getattr(function, '__module__', None) or '')
+
+
+def _source_of_module(module_name: str) -> dict[str, str]:
+  file = getattr(sys.modules.get(module_name), '__file__', None)
   if file is None:  # As of an interactive session.
     return {}
   path = pathlib.Path(file).resolve()

@@ -5,7 +5,6 @@ import pathlib
 import sys
 import textwrap
 
-from absl import flags
 import pandas as pd
 import pytest
 
@@ -128,4 +127,3 @@ def test_a_method_of_the_user_s_own_in_all_binaries(tmp_path, monkeypatch, capsy
   ):
     assert binaries.status('train', *arguments, more) == 2
     assert sentence in capsys.readouterr().err.replace('--own', 'own')
-  assert 'own_half_share' in flags.FLAGS

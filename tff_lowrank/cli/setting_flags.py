@@ -18,7 +18,7 @@ def define(setting: settings.Setting, group: str) -> None:
   Raises ValueError if another setting, or another flag, is called so.
   """
   name, default, about = setting.name, setting.default, setting.about
-  if name in _DEFINED or name in flags.FLAGS:
+  if name in flags.FLAGS:
     if _DEFINED.get(name) != setting:
       raise ValueError(f'A setting is called {name}, as another flag is. Give it another name.')
     return

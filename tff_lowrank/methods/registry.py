@@ -32,11 +32,13 @@ METHODS: Mapping[str, method_lib.Method] = dict(
 [BASELINE] = (record for record in METHODS.values() if record.is_baseline)
 
 
-def find(name: str) -> method_lib.Method:
-  """The method called `name`, or the record that `package.module:RECORD` names.
+def find(name: str | method_lib.Method) -> method_lib.Method:
+  """The method called `name`, or the record that `package.module:RECORD` names, or is.
 
   Raises ValueError if there is none.
   """
+  if isinstance(name, method_lib.Method):
+    return name
   if name in METHODS:
     return METHODS[name]
   if not objects.is_name(name):

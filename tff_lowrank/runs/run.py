@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tff_lowrank import methods
 from tff_lowrank import tasks
 from tff_lowrank.reports import curves
 from tff_lowrank.reports import report
@@ -72,7 +73,7 @@ class Run:
 
 def train(
   task: str | tasks.Task,
-  method: str,
+  method: str | methods.Method,
   folder: str | os.PathLike,
   *,
   saving: saving_lib.Saving | None = None,
@@ -82,7 +83,7 @@ def train(
 
   Args:
     task: What to learn: a `Task`, the name of one, or `package.module:FUNCTION`.
-    method: A name of `methods.METHODS`, or `package.module:RECORD`.
+    method: A `Method`, the name of one in `methods.METHODS`, or `package.module:RECORD`.
     folder: Of this one run; made if needed.
     saving: How it is kept safe.
     **given: Settings by name, of `RunSpec` and of the method: `rounds=60, lbgm_threshold=0.4`.

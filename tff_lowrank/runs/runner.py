@@ -122,7 +122,9 @@ def _sources(spec: spec_lib.RunSpec, task: tasks.Task | None) -> dict[str, dict[
       found['task'] = dict(sha256=task.digest())
     elif objects.is_name(spec.task):
       found['task'] = objects.source(spec.task)
-    if objects.is_name(spec.method):
+    if spec.own_method is not None:
+      found['method'] = objects.source_of(spec.own_method.build)
+    elif objects.is_name(spec.method):
       found['method'] = objects.source(spec.method)
   return found
 

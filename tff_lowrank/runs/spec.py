@@ -29,6 +29,7 @@ class RunSpec(settings.Settings):
   """The settings of one run. `make` makes one whose settings go together.
 
   own: the method's own settings, of the class that its record names.
+  own_method: the method, where it is an object of the user's and `method` its name.
   """
 
   method: str
@@ -158,6 +159,8 @@ class RunSpec(settings.Settings):
     at_least=1,
   )
 
+  own_method: methods.Method | None = None
+
   def as_dict(self) -> dict[str, Any]:
     """The settings that mean something under the method, for the record of a run."""
     names = {name: getattr(self, name) for name in settings.of(RunSpec)}
@@ -184,7 +187,7 @@ class RunSpec(settings.Settings):
   @property
   def record(self) -> methods.Method:
     """The method."""
-    return methods.find(self.method)
+    return self.own_method or methods.find(self.method)
 
   @property
   def gamma(self) -> float | None:
@@ -245,9 +248,10 @@ def as_setting_errors(what: str = '') -> Any:
     raise settings.SettingError(f'{what}: {e}' if what else str(e)) from e
 
 
-def check_name(name: str, method: str) -> None:
+def check_name(name: str, method: str | methods.Method) -> None:
   """Raises SettingError if `name` is no setting that means something under the method."""
-  own = methods.find(method).setting_names
+  record = methods.find(method)
+  own, method = record.setting_names, record.name
   if name in settings.of(RunSpec) or name in own:
     return
   owners = methods.owners(name)
@@ -262,7 +266,7 @@ def check_name(name: str, method: str) -> None:
 
 
 def make(
-  method: str = methods.BASELINE.name,
+  method: str | methods.Method = methods.BASELINE.name,
   given: Mapping[str, Any] | None = None,
   task: tasks.Task | None = None,
 ) -> RunSpec:
@@ -282,7 +286,12 @@ def make(
     _check_is_whole(given)
     given['task'] = task.name
   own = record.settings(**{n: given.pop(n) for n in record.setting_names if n in given})
-  spec = RunSpec(method, own, **given)
+  if isinstance(method, methods.Method):
+    if methods.METHODS.get(method.name, method) is not method:
+      raise settings.SettingError(f'A method of this package is called {method.name!r}, too.')
+    spec = RunSpec(method.name, own, own_method=method, **given)
+  else:
+    spec = RunSpec(method, own, **given)
   if task is not None:
     spec = dataclasses.replace(spec, partition=tasks.NATURAL)
   elif spec.partition is None:
