@@ -14,8 +14,6 @@ run.json. --measure also trains with each setting, as long, and adds what was me
 
 import collections
 from collections.abc import Callable, Iterator, Sequence
-import dataclasses
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -105,13 +103,14 @@ def _of_smaller_model(candidate: _Candidate, task: tasks.Task) -> tuple[dict[str
   A smaller model saves the same share of all bytes as of parameters. No error is known.
   """
   spec = candidate.spec
-  build_model = functools.partial(
-    task.keras_model_fn, family=spec.model_family, gamma=spec.gamma, tanh=spec.tanh
+  smaller = tasks.prepare(
+    task, seed=spec.seed, model_family=spec.model_family, gamma=spec.gamma, tanh=spec.tanh
   )
-  saved = _saved(build_model().count_params(), task.keras_model_fn().count_params())
+  sizes = [x.keras_model_fn().count_params() for x in (smaller, task)]
+  saved = _saved(*sizes)
   savings = {name: saved for name in ('uplink_saved', 'total_saved', 'late_total_saved')}
   row = dict(method=candidate.method, setting=candidate.setting, **savings)
-  return row, dataclasses.replace(task, keras_model_fn=build_model)
+  return row, smaller
 
 
 def _suggest(table: pd.DataFrame, tolerance: float) -> pd.Series:

@@ -39,6 +39,8 @@ for _name in methods.METHODS:
 
 def _add_own_methods(arguments: Sequence[str]) -> None:
   """Defines the flags of users' own methods, before the command line that names them is parsed."""
+  for name in _METHODS.keys() - methods.METHODS.keys():  # Of a command line parsed before.
+    del _METHODS[name]
   for argument in arguments:
     name, _, value = argument.lstrip('-').partition('=')
     if argument.startswith('-') and name in ('method', 'methods'):

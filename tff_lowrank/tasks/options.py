@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
+import inspect
 
 import tensorflow as tf
 
@@ -37,7 +39,8 @@ def prepare(
     seed: Decides the clients, and the examples that are held out.
     client_test_fraction: In [0, 1): the share of each client's own examples that it does not
       train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
-    model_family: Of `models.families.FAMILIES`. All but `'original'` convert the Keras model, each
+    model_family: Of `models.families.FAMILIES`. All but `'original'` build the model with such
+      layers where `keras_model_fn` takes a `family`, as named tasks' do, or else convert it, each
       time that it is built, by `layers.to_fedpara` or `layers.to_low_rank`, whose `Conversion`
       says what becomes of each layer. All weights are initialised anew.
     gamma: In [0, 1], FedPara's rank hyper-parameter, for all families but `'original'`.
@@ -72,6 +75,9 @@ def prepare(
 def _converted(
   task: task_lib.Task, model_family: str, gamma: float, tanh: bool
 ) -> Callable[[], tf.keras.Model]:
+  if 'family' in inspect.signature(task.keras_model_fn).parameters:  # As this package's models.
+    return functools.partial(task.keras_model_fn, family=model_family, gamma=gamma, tanh=tanh)
+
   def build() -> tf.keras.Model:
     model = task.keras_model_fn()
     try:
