@@ -20,6 +20,11 @@ SPENT = {'rounds': ('rounds', 1), 'bytes': ('MB', 1e6), 'seconds': ('s', 1)}
 _LEDGER = pa.schema(dict(round=pa.int64(), client=pa.string(), direction=pa.string(),
                          bytes=pa.int64()))  # fmt: skip
 
+# What columns of bits were called in ledgers of earlier versions -> what they are called.
+_NEW_NAMES = {
+  kind: f'{kind}_bits' for kind in ('payload', 'index_or_mask', 'flag', 'scalar', 'catch_up')
+}
+
 
 def read_record(run: pathlib.Path) -> dict[str, Any]:
   """What run.json says, with the flags' `method` and `seed`; FileNotFoundError without one."""
@@ -48,6 +53,15 @@ def read_ledger(run: pathlib.Path) -> pd.DataFrame:
   path = run / run_files.LEDGER
   with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
     table = file.read(_LEDGER.names, use_threads=False).cast(_LEDGER)
+    return table.to_pandas(use_threads=False)
+
+
+def read_whole_ledger(run: pathlib.Path) -> pd.DataFrame:
+  """All columns of all messages of a run: see `ledger.Ledger`."""
+  path = run / run_files.LEDGER
+  with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
+    table = file.read(use_threads=False)
+    table = table.rename_columns([_NEW_NAMES.get(name, name) for name in table.column_names])
     return table.to_pandas(use_threads=False)
 
 
