@@ -38,6 +38,25 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
   return record
 
 
+def named(runs: Iterable[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
+  """Labelled run folders by the name of the run, LABEL-seedN.
+
+  Raises ValueError if two are called alike, or there are none.
+  """
+  found = {}
+  for label, run in runs:
+    name = f'{label}-seed{read_record(run)["flags"]["seed"]}'
+    if name in found:
+      raise ValueError(
+        f'Runs that are compared must differ in label or seed, found {name} in {found[name]} and '
+        f'in {run}.'
+      )
+    found[name] = run
+  if not found:
+    raise ValueError('Expected runs to compare, found none.')
+  return found
+
+
 def read_metrics(run: pathlib.Path) -> pd.DataFrame:
   """The run's metrics.csv with what all rounds so far spent: `rounds` and `bytes`, both ways."""
   metrics = run_files.read_metrics(run)
