@@ -33,9 +33,8 @@ def fedpara(tmp_path_factory):
   """A run of a factorised model, whose best round is not its last."""
   folder = tmp_path_factory.mktemp('fedpara')
   saving = runs.Saving(keep_best=True)
-  return runs.train(
-    'digits', 'fedpara', folder, saving=saving, **small.FAST | dict(rounds=4, seed=2)
-  )
+  given = small.FAST | dict(rounds=4, seed=3, client_learning_rate=1.0)
+  return runs.train('digits', 'fedpara', folder, saving=saving, **given)
 
 
 @pytest.fixture(scope='module')
@@ -142,7 +141,7 @@ def test_the_composed_model_is_the_same(fedpara):
 
 def test_the_best_model(fedpara):
   accuracies = fedpara.metrics['eval_accuracy']
-  assert fedpara.record['best_round'] == accuracies.idxmax() + 1
+  assert fedpara.record['best_round'] == accuracies.idxmax() + 1 < len(accuracies)
   found = small.accuracy(fedpara.load_model('best'), digits())
   assert found == pytest.approx(accuracies.max(), abs=1e-6)
 
