@@ -12,8 +12,8 @@ import tensorflow_federated as tff
 
 from tff_lowrank import objectives
 from tff_lowrank.datasets import arrays
-from tff_lowrank.models import losses
 from tff_lowrank.models import requirements
+from tff_lowrank.tasks import functional_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Task:
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
     """The model, with initial weights that `seed` decides. Its metrics: the objective's.
 
+    Its weights are in Keras's order.
+
     What is minimised is the objective's loss plus the model's own losses, as of regularisers.
 
     Raises ValueError if it cannot be trained, or does not fit the test examples.
@@ -65,8 +67,8 @@ class Task:
     tf.keras.utils.set_random_seed(seed)
     keras_model = self.keras_model_fn()
     prepared = self.check_model(keras_model, self.test)
-    return tff.learning.models.functional_model_from_keras(
-      losses.with_own_losses(keras_model),
+    return functional_model.from_keras(
+      keras_model,
       loss_fn=self.objective.loss,
       input_spec=tf.nest.map_structure(
         lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared
