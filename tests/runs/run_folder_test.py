@@ -52,7 +52,9 @@ def test_what_is_damaged_is_not_complete(folder, caplog):
   with open(folder / 'metrics.csv', 'a') as file:
     file.write('3\n')
   assert not run_folder.is_complete(make(), folder)
-  assert any('metrics.csv' in r.getMessage() for r in caplog.records if r.levelno == logging.WARNING)
+  assert any(
+    'metrics.csv' in r.getMessage() for r in caplog.records if r.levelno == logging.WARNING
+  )
 
 
 def test_metrics_that_are_no_file(tmp_path):
