@@ -48,11 +48,21 @@ def test_ledger_books_every_message(tmp_path):
   assert book.total_bytes(ledger.UPLINK) == 9 + 5
   assert book.total_bytes(ledger.DOWNLINK) == 8
   book.write(tmp_path / 'ledger.parquet')
-  table = pq.read_table(tmp_path / 'ledger.parquet').to_pandas()
-  assert list(table.columns) == [
-    'round', 'client', 'direction', 'payload', 'index_or_mask', 'flag', 'scalar', 'catch_up',
-    'bytes', 'official_units',
-  ]  # fmt: skip
+  found = pq.read_table(tmp_path / 'ledger.parquet')
+  assert {field.name: field.metadata[b'unit'].decode() for field in found.schema} == {
+    'round': 'round',
+    'client': 'none',
+    'direction': 'none',
+    'payload_bits': 'bit',
+    'index_or_mask_bits': 'bit',
+    'flag_bits': 'bit',
+    'scalar_bits': 'bit',
+    'catch_up_bits': 'bit',
+    'bytes': 'byte',
+    'official_units': "of the method's paper",
+  }
+  table = found.to_pandas()
+  assert table['payload_bits'].tolist() == [64, 64, 0]
   np.testing.assert_array_equal(table['bytes'], [9, 8, 5])
   assert table['client'].tolist() == ['a', 'a', 'b']
 
@@ -94,3 +104,24 @@ def test_drained_entries_make_the_same_file(tmp_path):
   assert pq.read_table(tmp_path / 'empty.parquet').schema == found.schema
   again = ledger.Ledger({ledger.UPLINK: 14})
   assert (again.total_bytes(ledger.UPLINK), again.total_bytes(ledger.DOWNLINK)) == (14, 0)
+
+
+def test_goes_on_with_a_stream_of_earlier_names(tmp_path):
+  """As of a run that was begun with them."""
+  book = ledger.Ledger()
+  whole = ledger.Ledger()
+  stream = b''
+  for r in (1, 2):
+    for one in (book, whole):
+      one.enter(r, 'a', ledger.UPLINK, as_ints(ledger.price(payload=8 * r, flag=1)), r)
+    entries = book.to_table()
+    new = book.drain()
+    if r == 1:
+      entries = entries.rename_columns([n.removesuffix('_bits') for n in entries.column_names])
+      [batch] = entries.to_batches()
+      stream += batch.schema.serialize().to_pybytes() + batch.serialize().to_pybytes()
+    else:
+      stream += new
+  (tmp_path / 'stream').write_bytes(stream)
+  ledger.write_drained(str(tmp_path / 'stream'), str(tmp_path / 'ledger.parquet'))
+  assert pq.read_table(tmp_path / 'ledger.parquet').equals(whole.to_table())

@@ -100,12 +100,18 @@ def to_bytes(bits: int) -> int:
   return (int(bits) + 7) // 8
 
 
+def column(kind: str) -> str:
+  """The ledger's column of the bits of one of `KINDS`."""
+  return f'{kind}_bits'
+
+
 class Ledger:
   """What crossed the wire, an entry per round, client and direction.
 
   Entries are kept in memory until they are drained.
-  Columns of `to_table()`: `round`, `client`, `direction`, the kinds in bits, `bytes`, and
-  `official_units`, the same message in the unit and by the convention of its method's paper.
+  Columns of `to_table()`: `round`, `client`, `direction`, the bits of each kind as `payload_bits`
+  and so on, `bytes`, and `official_units`, the same message in the unit and by the convention of
+  its method's paper. The metadata of each field of the schema has its `unit`.
   """
 
   def __init__(self, total_bytes: Mapping[str, int] | None = None):
@@ -127,12 +133,12 @@ class Ledger:
       round=round_num,
       client=client,
       direction=direction,
-      **{kind: int(bits[kind]) for kind in KINDS},
+      **{column(kind): int(bits[kind]) for kind in KINDS},
       bytes=length,
       official_units=int(official_units),
     )
-    for name, column in self._columns.items():
-      column.append(entry[name])
+    for name, cells in self._columns.items():
+      cells.append(entry[name])
     self._total_bytes[direction] += length
     return length
 
@@ -150,8 +156,8 @@ class Ledger:
   def drain(self) -> bytes:
     """Takes the entries out, as what `write_drained` finds in a stream; totals stay."""
     (batch,) = self.to_table().to_batches() or [pa.RecordBatch.from_pylist([], _SCHEMA)]
-    for column in self._columns.values():
-      column.clear()
+    for cells in self._columns.values():
+      cells.clear()
     return batch.serialize().to_pybytes()
 
 
@@ -161,17 +167,29 @@ def stream_header() -> bytes:
 
 
 def write_drained(stream: str, path: str) -> None:
-  """Writes a stream's entries as the parquet file that `Ledger.write` writes, piece by piece."""
+  """Writes a stream's entries as the parquet file that `Ledger.write` writes, piece by piece.
+
+  Columns are known by their order: in streams of earlier versions some are called otherwise.
+  """
   # Opened here: pyarrow takes some paths for addresses.
   with open(stream, 'rb') as source, open(path, 'wb') as target:
     with pq.ParquetWriter(target, _SCHEMA) as writer:
       if source.peek(1):
         for batch in pa.ipc.open_stream(source):
-          writer.write_batch(batch)
+          writer.write_batch(pa.RecordBatch.from_arrays(batch.columns, schema=_SCHEMA))
+
+
+def _field(name: str, kind: pa.DataType, unit: str) -> pa.Field:
+  return pa.field(name, kind, metadata=dict(unit=unit))
 
 
 _SCHEMA = pa.schema(
-  [('round', pa.int64()), ('client', pa.string()), ('direction', pa.string())]
-  + [(kind, pa.int64()) for kind in KINDS]
-  + [('bytes', pa.int64()), ('official_units', pa.int64())]
+  [
+    _field('round', pa.int64(), 'round'),
+    _field('client', pa.string(), 'none'),
+    _field('direction', pa.string(), 'none'),
+    *(_field(column(kind), pa.int64(), 'bit') for kind in KINDS),
+    _field('bytes', pa.int64(), 'byte'),
+    _field('official_units', pa.int64(), "of the method's paper"),
+  ]
 )

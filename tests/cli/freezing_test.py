@@ -35,7 +35,7 @@ def test_run_folder(tmp_path):
   np.testing.assert_allclose(metrics['uplink_bytes'], 2 * 4 * active)
   ledger = pd.read_parquet(tmp_path / 'ledger.parquet')
   down = ledger[ledger['direction'] == 'downlink']
-  assert (down['catch_up'] > 0).any() and (down['index_or_mask'] > 0).any()
+  assert (down['catch_up_bits'] > 0).any() and (down['index_or_mask_bits'] > 0).any()
   flags = json.loads((tmp_path / 'run.json').read_text())['flags']
   assert flags['apf_stability_threshold'] == 0.5 and flags['apf_control'] == 'aimd'
   for plot in PLOTS:

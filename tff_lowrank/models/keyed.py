@@ -71,6 +71,6 @@ def for_functional(
   given = losses.with_own_losses(model)
   if not any(isinstance(part, layers.StatelessDropout) for part in model.submodules):
     return given, input_spec
-  build = given if given is not model else lambda: losses.copy_of(model)
+  build = given if given is not model else losses.copier(model)
   spec = batch_with(input_spec['x'], tf.TensorSpec([], tf.int64), input_spec['y'])
   return lambda: _Keyed(build()), spec

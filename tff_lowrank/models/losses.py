@@ -1,8 +1,10 @@
-"""Losses that a Keras model has of its own, in a model that TFF makes functional."""
+"""What of a Keras model TFF would lose in making it functional: its own losses, what is frozen."""
 
 from collections.abc import Callable
 
 import tensorflow as tf
+
+from tff_lowrank.models import copies
 
 
 @tf.custom_gradient
@@ -32,12 +34,20 @@ class _WithOwnLosses(tf.keras.Model):
     return output
 
 
-def copy_of(model: tf.keras.Model) -> tf.keras.Model:
-  """A copy of `model`; in TensorFlow's graphs its weights are fresh, otherwise those of `model`."""
-  copy = tf.keras.models.clone_model(model)
-  if tf.executing_eagerly():  # TFF takes the initial weights from here.
-    copy.set_weights(model.get_weights())
-  return copy
+def copier(model: tf.keras.Model) -> Callable[[], tf.keras.Model]:
+  """A function that builds copies of `model`, as `copies.cloner`.
+
+  In TensorFlow's graphs the weights of a copy are fresh, otherwise those of `model`.
+  """
+  clone = copies.cloner(model)
+
+  def build() -> tf.keras.Model:
+    copy = clone()
+    if tf.executing_eagerly():  # TFF takes the initial weights from here.
+      copy.set_weights(model.get_weights())
+    return copy
+
+  return build
 
 
 def with_own_losses(model: tf.keras.Model) -> Callable[[], tf.keras.Model] | tf.keras.Model:
@@ -49,7 +59,13 @@ def with_own_losses(model: tf.keras.Model) -> Callable[[], tf.keras.Model] | tf.
   their gradient along, which is added to that of any loss of the output. What is measured is as
   without them, as it is of `from_keras_model`.
 
+  Layers that are frozen are frozen there too: see `copies.cloner`.
+
   Returns:
-    `model` if it has no losses of its own; else a function that builds a copy of it.
+    `model` if it has no losses of its own and nothing frozen; else a function that builds a copy.
   """
-  return (lambda: _WithOwnLosses(copy_of(model))) if model.losses else model
+  has_losses = bool(model.losses)
+  if not has_losses and not copies.has_frozen(model):
+    return model
+  build = copier(model)
+  return (lambda: _WithOwnLosses(build())) if has_losses else build

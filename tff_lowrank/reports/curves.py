@@ -20,6 +20,11 @@ SPENT = {'rounds': ('rounds', 1), 'bytes': ('MB', 1e6), 'seconds': ('s', 1)}
 _LEDGER = pa.schema(dict(round=pa.int64(), client=pa.string(), direction=pa.string(),
                          bytes=pa.int64()))  # fmt: skip
 
+# What columns of bits were called in ledgers of earlier versions -> what they are called.
+_NEW_NAMES = {
+  kind: f'{kind}_bits' for kind in ('payload', 'index_or_mask', 'flag', 'scalar', 'catch_up')
+}
+
 
 def read_record(run: pathlib.Path) -> dict[str, Any]:
   """What run.json says, with the flags' `method` and `seed`; FileNotFoundError without one."""
@@ -31,6 +36,25 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
     if not isinstance(record['flags'].get(name), kind):
       raise files.FileError(path, f'a --{name} among its flags', repr(record['flags'].get(name)))
   return record
+
+
+def named(runs: Iterable[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
+  """Labelled run folders by the name of the run, LABEL-seedN.
+
+  Raises ValueError if two are called alike, or there are none.
+  """
+  found = {}
+  for label, run in runs:
+    name = f'{label}-seed{read_record(run)["flags"]["seed"]}'
+    if name in found:
+      raise ValueError(
+        f'Runs that are compared must differ in label or seed, found {name} in {found[name]} and '
+        f'in {run}.'
+      )
+    found[name] = run
+  if not found:
+    raise ValueError('Expected runs to compare, found none.')
+  return found
 
 
 def read_metrics(run: pathlib.Path) -> pd.DataFrame:
@@ -48,6 +72,15 @@ def read_ledger(run: pathlib.Path) -> pd.DataFrame:
   path = run / run_files.LEDGER
   with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
     table = file.read(_LEDGER.names, use_threads=False).cast(_LEDGER)
+    return table.to_pandas(use_threads=False)
+
+
+def read_whole_ledger(run: pathlib.Path) -> pd.DataFrame:
+  """All columns of all messages of a run: see `ledger.Ledger`."""
+  path = run / run_files.LEDGER
+  with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
+    table = file.read(use_threads=False)
+    table = table.rename_columns([_NEW_NAMES.get(name, name) for name in table.column_names])
     return table.to_pandas(use_threads=False)
 
 

@@ -147,5 +147,5 @@ def write_comparison(
     page.heading('Runs'),
     page.table(table_lib.shown(table, budget)),
   ]
-  page.write(path, 'Comparison', [*parts, *_settings({f.name: f for _, f in runs})])
+  page.write(path, 'Comparison', [*parts, *_settings(curves_lib.named(runs))])
   return path

@@ -11,6 +11,7 @@ from tff_lowrank.reports import freezing_plots
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import report
 from tff_lowrank.reports import table as table_lib
+from tff_lowrank.runs import spec as spec_lib
 from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import network as network_lib
 
@@ -59,8 +60,11 @@ def write(
     at: What they are compared at equal amounts of: `'rounds'`, `'bytes'` or `'seconds'`.
     budget: How much; what the run that spent least had spent in all, if None.
 
-  Raises FileError if a file of a run cannot be used.
+  Raises FileError if a file of a run cannot be used, and SettingError for runs that are alike in
+  label and seed.
   """
+  with spec_lib.as_setting_errors():
+    named = curves.named(runs)
   network = network or network_lib.Network()
   if budget is None:
     chosen = curves.cheapest(at, [curves.read_curve(run, network) for _, run in runs])
@@ -76,7 +80,6 @@ def write(
     )
     for suffix, content in contents.items():
       file_operations.replace(folder / f'{name}.{suffix}', content)
-  named = {run.name: run for _, run in runs}
   drawn = plots.plot_accuracy(named, folder / 'plots')
   drawn += freezing_plots.plot_comparison(named, folder / 'plots')
   drawn.append(report.write_comparison(runs, folder / report.FILE, network, chosen))

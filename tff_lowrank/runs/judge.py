@@ -27,14 +27,18 @@ class Judge:
     return self._best_round
 
   def see(self, row: Mapping[str, Any]) -> bool:
-    """Takes in a row of metrics; whether it is the best so far. Without evaluation, it is not."""
-    value = row[self.column]
-    if value is None or value != value:  # Empty, or NaN.
+    """Takes in a row of metrics; whether it is the best so far.
+
+    Without evaluation, or with an accuracy of NaN, it is not. Read from a file, both are NaN.
+    """
+    value, number = row[self.column], int(row['round'])
+    is_number = value is not None and value == value
+    if value is None or not (is_number or self._spec.is_evaluated(number)):
       return False
-    self._last = value
-    is_best = self._best is None or value > self._best
+    is_best = is_number and (self._best is None or value > self._best)
+    self._last = value if is_number else self._last
     if is_best:
-      self._best, self._best_round, self._since_best = value, int(row['round']), 0
+      self._best, self._best_round, self._since_best = value, number, 0
     else:
       self._since_best += 1
     return is_best
@@ -45,6 +49,8 @@ class Judge:
     if spec.stop_at_accuracy is not None and (self._last or 0) >= spec.stop_at_accuracy:
       return f'its accuracy, {self._last:.4f}, is at least stop_at_accuracy={spec.stop_at_accuracy}'
     if spec.patience is not None and self._since_best >= spec.patience:
+      if self._best is None:
+        return f'none of the first {self._since_best} evaluations had a number as accuracy'
       return (
         f'none of the last {spec.patience} evaluations was better than that of round '
         f'{self._best_round}'

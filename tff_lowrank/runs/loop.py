@@ -243,8 +243,11 @@ class Loop:
           found = measure_clients(done.state, store.read, done.client_ids)
           self._client_log.add(last, found)
       row = recorder.record(done, evaluated)
-      if self._judge.see(row) and self._saving.keep_best:
-        self._save_model(model_files.save_best, done.state)
+      if self._judge.see(row):
+        if self._saving.keep_best:
+          self._save_model(model_files.save_best, done.state)
+        else:  # Kept before, of a round that is no longer the best.
+          model_files.remove(self._folder, 'best')
       enough = self._is_enough(row) or self._judge.reason_to_stop() is not None
       for client_id, report in zip(done.client_ids, done.reports, strict=True):
         down, up = (

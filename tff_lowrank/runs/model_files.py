@@ -54,6 +54,11 @@ def save_best(folder: pathlib.Path, task: tasks.Task, weights: Any) -> None:
   save(folder, 'best', with_weights(task, weights))
 
 
+def remove(folder: pathlib.Path, name: str) -> None:
+  """Removes the model of that name, if there is one."""
+  (folder / FILES[name]).unlink(missing_ok=True)
+
+
 def load(folder: pathlib.Path, name: str) -> tf.keras.Model:
   """The model of that name, one of `FILES`; raises FileNotFoundError if the run has none."""
   if name not in FILES:

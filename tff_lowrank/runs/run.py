@@ -120,13 +120,15 @@ def compare(
 
   Args:
     runs: By label, such as the method with what was set; or a list, whose labels are the methods.
-      Runs of one label must have different seeds.
+      Runs of one label must have different seeds. Savings are told against runs of FedAvg whose
+      label is that method's name.
     folder: Where to; made if needed.
     network: For the simulated time.
     at: What they are compared at equal amounts of: `'rounds'`, `'bytes'` or `'seconds'`.
     budget: How much; what the run that spent least had spent in all, if None.
 
-  Raises FileError if a file of a run cannot be used.
+  Raises FileError if a file of a run cannot be used, and SettingError for runs that are alike in
+  label and seed, or none.
   """
   pairs = (
     [*runs.items()] if isinstance(runs, Mapping) else [(r.settings['method'], r) for r in runs]

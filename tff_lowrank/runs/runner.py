@@ -23,7 +23,7 @@ from tff_lowrank.runs import spec as spec_lib
 from tff_lowrank.simulation import folder_lock
 from tff_lowrank.simulation import stopping
 
-CONTEXTS = dict(local=execution.set_local_context, stock=execution.stock_context)
+CONTEXTS = dict(local=execution.create_local_context, stock=execution.stock_context)
 
 
 def train(

@@ -12,8 +12,8 @@ import tensorflow_federated as tff
 
 from tff_lowrank import objectives
 from tff_lowrank.datasets import arrays
-from tff_lowrank.models import keyed
 from tff_lowrank.models import requirements
+from tff_lowrank.tasks import functional_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Task:
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
     """The model, with initial weights that `seed` decides. Its metrics: the objective's.
 
+    Its weights are in Keras's order.
+
     What is minimised is the objective's loss plus the model's own losses, as of regularisers.
     If the model has a `layers.StatelessDropout`, its batches have a key; see `models.keyed`.
 
@@ -66,14 +68,12 @@ class Task:
     tf.keras.utils.set_random_seed(seed)
     keras_model = self.keras_model_fn()
     prepared = self.check_model(keras_model, self.test)
-    model, input_spec = keyed.for_functional(
+    return functional_model.from_keras(
       keras_model,
-      tf.nest.map_structure(lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared),
-    )
-    return tff.learning.models.functional_model_from_keras(
-      model,
       loss_fn=self.objective.loss,
-      input_spec=input_spec,
+      input_spec=tf.nest.map_structure(
+        lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), prepared
+      ),
       metrics_constructor=self.objective.metrics,
     )
 
