@@ -34,8 +34,9 @@ table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabula
 th, td { padding: .3rem .55rem; border-bottom: 1px solid #e6e8eb; text-align: right; }
 th { border-bottom: 2px solid #9aa0a6; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
 th:first-child, td:first-child, .words th, .words td { text-align: left; }
-.words td { white-space: normal; overflow-wrap: break-word; max-width: 60rem; }
+.words td { white-space: normal; overflow-wrap: anywhere; max-width: 60rem; min-width: 6rem; }
 tbody tr:hover { background: #f6f8fa; }
 """
 
