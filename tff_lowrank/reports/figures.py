@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import html
-import textwrap
 
 import pandas as pd
 from plotly import graph_objects
@@ -34,7 +33,7 @@ def as_text(text: str) -> str:
 
 def _name(text: str) -> str:
   """An entry of the legend, in lines."""
-  return '<br>'.join(map(as_text, textwrap.wrap(text, _LEGEND_WIDTH))) or as_text(text)
+  return '<br>'.join(map(as_text, styles.wrapped(text, _LEGEND_WIDTH)))
 
 
 def _line(style: styles.Style) -> dict[str, object]:
@@ -58,9 +57,7 @@ def layout(x: str, y: str) -> dict[str, object]:
     margin=dict(l=55, r=10, t=_ABOVE),
     xaxis=dict(title=dict(text=x, standoff=8), rangemode='tozero', **axis),
     yaxis=dict(title=dict(text=as_text(y), standoff=8), **axis),
-    legend=dict(
-      yanchor='top', y=-_AXIS / _PLOT, x=0, xref='container', tracegroupgap=0, font_size=12,
-    ),
+    legend=dict(x=0, y=-_AXIS / _PLOT, yanchor='top', tracegroupgap=0, font_size=12),
     hovermode='closest',
   )  # fmt: skip
 

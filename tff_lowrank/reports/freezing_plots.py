@@ -86,7 +86,7 @@ def plot_effective_perturbation(runs: curves.Runs, path: pathlib.Path) -> pathli
     freezing = [rows for rows in metrics[label] if 'stability_threshold' in rows]
     if freezing:
       threshold = curves.mean_curve(freezing, 'stability_threshold')
-      axes.plot(threshold['rounds'], threshold['middle'], color=style.color, lw=0.8)
+      axes.plot(threshold['rounds'], threshold['middle'], **{**plots.line(style), 'linewidth': 0.8})
   axes.set_ylabel(f'{PERTURBATION.title()} (thin: threshold)')
   axes.set_ylim(bottom=0)
   plots.add_legend(figure, axes)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import io
 import pathlib
-import textwrap
 
 import matplotlib
 
@@ -69,7 +68,7 @@ def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
   """A legend of the lines of `axes`, in room that is added to the figure below its plots."""
   handles, names = axes.get_legend_handles_labels()
   columns = 2 if max(map(len, names), default=0) <= _HALF_LINE else 1
-  names = [textwrap.fill(name, 2 * _HALF_LINE) for name in names]
+  names = ['\n'.join(styles.wrapped(name, 2 * _HALF_LINE)) for name in names]
   lines = -(-sum(name.count('\n') + 1 for name in names) // columns)
   figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (lines + 1))
   figure.legend(
@@ -165,16 +164,18 @@ def plot_front(
   figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
   for i, row in summary.iterrows():
     style = chosen[row['method']]
+    point = dict(color=style.color, linestyle='none')
     axes.errorbar(
-      megabytes[i], values[i], xerr=row['total_bytes_ci95'] / 1e6,
-      yerr=width[i], color=style.color, marker=style.marker,
-      markersize=8, elinewidth=1, capsize=2, linestyle='none', label=as_text(row['method']),
-      fillstyle={'yes': 'full', 'open': 'left', 'no': 'none'}[row['pareto']],
+      megabytes[i], values[i], xerr=row['total_bytes_ci95'] / 1e6, yerr=width[i], elinewidth=1,
+      capsize=2, **point,
+    )  # fmt: skip
+    axes.plot(
+      megabytes[i], values[i], marker=style.marker, markersize=8, label=as_text(row['method']),
+      fillstyle={'yes': 'full', 'open': 'left', 'no': 'none'}[row['pareto']], **point,
     )  # fmt: skip
   draw_steps(axes, megabytes, values)
-  axes.set_title(
-    'Filled: on the Pareto front; half filled: the seeds do not decide', fontsize='small'
-  )
+  about = 'Filled: on the Pareto front; half filled: the seeds do not decide'
+  axes.set_title(about, fontsize='small')
   kind = 'personal ' * (judged != 'final_accuracy')
   axes.set_ylabel(as_text(metric.title(f'final {kind}test')))
   axes.set_xlabel(AXES['vs_bytes'][1])

@@ -1,6 +1,8 @@
 """How labels are drawn: each looks the same in every picture of a comparison, PNG or page."""
 
 from collections.abc import Iterable
+import re
+import textwrap
 from typing import NamedTuple
 
 # Okabe and Ito's colours without yellow: told apart under the common kinds of colour blindness.
@@ -69,6 +71,22 @@ def _style(index: int) -> Style:
 def of(labels: Iterable[str]) -> dict[str, Style]:
   """The style of each label, by their order. No two of the first 63 labels look the same."""
   return {label: _style(i) for i, label in enumerate(dict.fromkeys(labels))}
+
+
+def pieces(label: str) -> list[str]:
+  """A label in the parts between which a line may end: after spaces, colons and the like."""
+  return re.findall(r'[^\s:=,(]*[\s:=,(]+|[^\s:=,(]+', label)
+
+
+def wrapped(label: str, width: int) -> list[str]:
+  """A label in lines of at most `width` characters."""
+  lines = ['']
+  for piece in pieces(label):
+    if lines[-1] and len(lines[-1] + piece.rstrip()) > width:
+      lines.append('')
+    *full, rest = textwrap.wrap(lines[-1] + piece, width, drop_whitespace=False) or ['']
+    lines[-1:] = [*full, rest]
+  return [line.strip() for line in lines]
 
 
 def band_alpha(count: int) -> float:
