@@ -68,13 +68,13 @@ def read_record(run: pathlib.Path) -> dict[str, Any]:
 
 
 def metric(runs: Iterable[pathlib.Path]) -> Metric:
-  """What runs call accuracy; all names, by "or" and without a unit, if they differ."""
+  """What runs call accuracy, by default that; all names, without a unit, if they differ."""
   found = dict.fromkeys(
     Metric(**read_record(run).get('metric', {'name': 'accuracy', 'unit': 'fraction'}))
     for run in runs
   )
-  if len(found) == 1:
-    return next(iter(found))
+  if len(found) < 2:
+    return next(iter(found), Metric())
   names, units = (list(dict.fromkeys(parts)) for parts in zip(*found, strict=True))
   return Metric(' or '.join(names), units[0] if len(units) == 1 else '')
 

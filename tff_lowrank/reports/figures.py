@@ -62,7 +62,7 @@ def layout(x: str, y: str) -> dict[str, object]:
   )  # fmt: skip
 
 
-def _make_room(figure: graph_objects.Figure) -> graph_objects.Figure:
+def make_room(figure: graph_objects.Figure) -> graph_objects.Figure:
   """The figure, as high as its legend needs."""
   names = [trace.name or '' for trace in figure.data if trace.showlegend is not False]
   lines = sum(name.count('<br>') + 1 for name in names)
@@ -143,7 +143,7 @@ def means(
   kind = 'personal ' * (column == 'eval_personal_accuracy')
   figure, places = _draw(drawn, metric.title(f'{kind}test'), metric, runs)
   _add_axis_buttons(figure, places, budget)
-  return _make_room(figure)
+  return make_room(figure)
 
 
 def clients(
@@ -161,7 +161,7 @@ def clients(
   figure, places = _draw(found, metric.title("clients'"), metric, runs)
   for trace, place in zip(figure.data, places, strict=True):
     trace.x = place['rounds']
-  return _make_room(figure)
+  return make_room(figure)
 
 
 def _mark(budget: curves_lib.Budget | None, axis: str) -> list[dict[str, object]]:
@@ -218,7 +218,7 @@ def front(summary: pd.DataFrame, metric: curves_lib.Metric) -> graph_objects.Fig
       error_x=dict(array=[row.total_bytes_ci95 / 1e6], thickness=1),
       hovertemplate=f'%{{y:.2f}}{as_text(metric.sign)} for %{{x:.5g}} MB<extra>{name}</extra>',
     )  # fmt: skip
-  return _make_room(figure)
+  return make_room(figure)
 
 
 def add_steps(figure: graph_objects.Figure, costs: pd.Series, values: pd.Series) -> None:
@@ -245,4 +245,4 @@ def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph
       marker=dict(symbol=f'{style.symbol}-open', size=sizes.tolist(), line_width=2),
     )  # fmt: skip
   figure.update_layout(yaxis_rangemode='tozero')
-  return _make_room(figure)
+  return make_room(figure)
