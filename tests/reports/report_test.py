@@ -3,7 +3,6 @@
 import html
 from html import parser
 import json
-import pathlib
 import re
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 from tests.reports.run_folders import write_run
 from tff_lowrank.reports import curves
 from tff_lowrank.reports import report
+from tff_lowrank.reports import styles
 from tff_lowrank.simulation import network
 
 HOSTILE = '<script>document.title="broken"</script><img src=x onerror=\'document.title="broken"\'>'
@@ -92,29 +92,32 @@ def test_comparison_in_a_browser(tmp_path, browser):
   assert_needs_no_other_file(path.read_text())
   seen = opened(browser, path, tmp_path / 'profile')
   assert '<title>Comparison</title>' in seen  # No injected script ran.
-  # The mean and band of fed_avg, and two accuracies of the other; a point each, and the front.
-  first, second = seen.split('<div class="plot">')[1:]
-  assert first.count('<g class="trace scatter') == 4
-  assert second.count('<g class="trace scatter') == 3
-  for plot in (first, second):
+  # The mean and band of fed_avg, and the other's mean; its personal accuracy; a point each, and the
+  # front.
+  first, personal, front = seen.split('<div class="plot">')[1:]
+  assert first.count('<g class="trace scatter') == 3
+  assert personal.count('<g class="trace scatter') == 1
+  assert front.count('<g class="trace scatter') == 3
+  for plot in (first, front):
     assert plot.count('class="main-svg"') >= 2
     assert 'Traffic, up and down (MB)' in plot
     assert re.search(r'<path class="point', plot)
-  assert 'Simulated time (s)' in first and 'Test accuracy (%)' in first
+  assert 'Test accuracy (%)' in first and 'Personal test accuracy (%)' in personal
   # As text: in the legend by plotly, in tables and flags by the page.
   legend = re.findall(r'<text class="legendtext"[^>]*>(.*?)</text>', first)
-  assert [html.unescape(name) for name in legend] == ['fed_avg', HOSTILE, f'{HOSTILE} (personal)']
+  shown = [html.unescape(re.sub('<.*?>', '', name)) for name in legend]
+  assert shown == ['fed_avg', ''.join(line for line in styles.wrapped(HOSTILE, 38))]
   assert '<img' not in seen and '<script>document' not in seen
-  escaped = html.escape(HOSTILE, quote=False)
-  assert seen.count(f'<td>{escaped}</td>') == 2  # Methods and runs.
-  assert seen.count(f'data_dir={escaped}</td>') == 1  # The flags of this run.
+  cells = [html.unescape(cell.replace('<wbr>', '')) for cell in re.findall('<td>(.*?)</td>', seen)]
+  assert cells.count(HOSTILE) == 2  # Methods and runs.
+  assert sum(cell.endswith(f'data_dir={HOSTILE}') for cell in cells) == 1  # The flags of this run.
 
 
 def test_comparison_says_all_that_is_known(tmp_path):
-  text = without_data(comparison(tmp_path).read_text())
+  text = without_data(comparison(tmp_path).read_text()).replace('<wbr>', '')
   for known in (
     'Compared at 0.02 MB', '3 Mbit/s up', '0.6500 ± 0.6353', '0123abc', '/device:CPU:0', 'seed',
-    '2 methods, 2 seeds, 3 runs', 'Pareto front',
+    '2 methods, 2 seeds, 3 runs', 'Pareto front of accuracy against bytes: a method is compared',
   ):  # fmt: skip
     assert known in text, known
 
@@ -123,8 +126,9 @@ def test_data_cannot_end_its_script(tmp_path):
   text = comparison(tmp_path).read_text()
   blocks = re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL)
   names = [trace.get('name') for block in blocks for trace in json.loads(block)['data']]
-  assert names.count(html.escape(HOSTILE, quote=False)) == 2
-  assert len(blocks) == 2 and not any('<' in block for block in blocks)
+  escaped = '<br>'.join(html.escape(x, quote=False) for x in styles.wrapped(HOSTILE, 38))
+  assert names.count(escaped) == 3
+  assert len(blocks) == 3 and not any('<' in block for block in blocks)
 
 
 def test_a_run_in_a_browser(tmp_path, browser):
@@ -146,8 +150,3 @@ def test_curves_are_means_with_intervals(tmp_path):
   # fed_avg: rounds; 4 clients' worth of 4,000 bytes a round; b's 9,000 and 3,000 bytes at 9 and
   # 3 Mbit/s.
   assert by_axis == [[1, 2], pytest.approx([0.016, 0.032]), pytest.approx([0.016, 0.032])]
-
-
-def test_a_folder_without_a_run_is_told(tmp_path):
-  with pytest.raises(FileNotFoundError, match='Expected the folder of a run'):
-    curves.read_record(pathlib.Path(tmp_path))

@@ -54,7 +54,7 @@ def plot_savings(
   about = 'Hollow: predicted; ' + 'filled: measured; ' * is_measured + '*: suggested'
   left.set_title(about, fontsize='small')
   if is_measured:
-    panels[0, 1].set_xlabel(plots.as_text(f'{metric.name} lost'))
+    panels[0, 1].set_xlabel(plots.as_text(f'Lost {metric.name}'))
     panels[0, 1].set_title('Measured in one training; not predicted', fontsize='small')
     panels[0, 1].axvline(0, color='grey', lw=1)
   for axes in panels[0]:

@@ -43,6 +43,12 @@ def _line(style: styles.Style) -> dict[str, object]:
   return dict(color=style.color, dash=dash, width=width)
 
 
+def _sizes(style: styles.Style, count: int) -> list[float]:
+  """Of a curve's markers in pixels, 0 where there is none."""
+  marked = range(count)[style.marked(count)]
+  return [1.5 * style.size if i in marked else 0 for i in range(count)]
+
+
 def _faint(color: str, alpha: float) -> str:
   red, green, blue = (int(color[j : j + 2], 16) for j in (1, 3, 5))
   return f'rgba({red},{green},{blue},{alpha:.3f})'
@@ -95,11 +101,10 @@ def _curve(
   """A line with hollow markers, staggered between labels, and what is said of its points."""
   ends = curve[['low', 'high']].itertuples(index=False)
   texts = ['' if pd.isna(low) else f' ({low:.2f} to {high:.2f})' for low, high in ends]
-  sizes = pd.Series(0, range(len(curve)))
-  sizes.iloc[style.marked(len(curve))] = 9
+  sizes = _sizes(style, len(curve))
   return graph_objects.Scatter(
     y=curve['middle'], name=_name(name), mode='lines+markers', line=_line(style),
-    marker=dict(symbol=f'{style.symbol}-open', size=sizes.tolist(), line_width=2), legendgroup=name,
+    marker=dict(symbol=f'{style.symbol}-open', size=sizes, line_width=2), legendgroup=name,
     customdata=list(zip(curve['rounds'], texts, strict=True)),
     hovertemplate=f'%{{y:.2f}}{as_text(metric.sign)}%{{customdata[1]}}<br>%{{x:.5g}}, '
     f'round %{{customdata[0]}}<extra>{_name(name)}</extra>',
@@ -238,11 +243,10 @@ def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph
   figure = graph_objects.Figure(layout=layout(AXES['rounds'][0], y))
   for (column, name), style in zip(columns.items(), styles.of(columns).values(), strict=True):
     rows = metrics.dropna(subset=column)
-    sizes = pd.Series(0, range(len(rows)))
-    sizes.iloc[style.marked(len(rows))] = 9
+    sizes = _sizes(style, len(rows))
     figure.add_scatter(
       x=rows['round'], y=rows[column], name=_name(name), line=_line(style), mode='lines+markers',
-      marker=dict(symbol=f'{style.symbol}-open', size=sizes.tolist(), line_width=2),
+      marker=dict(symbol=f'{style.symbol}-open', size=sizes, line_width=2),
     )  # fmt: skip
   figure.update_layout(yaxis_rangemode='tozero')
   return make_room(figure)

@@ -29,13 +29,13 @@ body { margin: 1.5rem auto; max-width: 80rem; padding: 0 1rem; background: #fff;
        font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
-p { margin: .4rem 0; max-width: 60rem; color: #3c4043; }
+p { margin: .4rem 0; max-width: 60rem; color: #3c4043; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: .4rem 0 1.2rem; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid #e6e8eb; text-align: right; }
 th { border-bottom: 2px solid #9aa0a6; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
-td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 11rem; }
+td:first-child { white-space: normal; }
 th:first-child, td:first-child, .words th, .words td { text-align: left; }
 .words td { white-space: normal; overflow-wrap: anywhere; max-width: 60rem; min-width: 6rem; }
 tbody tr:hover { background: #f6f8fa; }

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use('Agg')
 
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 import numpy as np
 
 from tff_lowrank.reports import plots
@@ -43,6 +44,7 @@ def plot_partition(
   left, *right = axes[0]
   left.hist(sizes, bins=min(30, len(np.unique(sizes))))
   left.set(xlabel='Examples', ylabel='Clients')
+  left.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
   left.set_title(f'Of {which}', fontsize='small')
   for axis in right:
     rows = label_counts[:_MAX_ROWS]

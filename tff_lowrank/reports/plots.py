@@ -34,9 +34,9 @@ _FIRST_WIDTH, _WIDTH = 2.6, 1.5
 
 
 def as_text(text: str) -> str:
-  """So that matplotlib, which reads formulas between dollars, shows `text` as it is."""
+  """So that matplotlib, to which dollars and a _ in front mean something, shows `text` as it is."""
   plain = ' '.join(text.encode(errors='replace').decode().split())
-  return plain.replace('$', r'\$')
+  return (' ' if plain.startswith('_') else '') + plain.replace('$', r'\$')
 
 
 def line(style: styles.Style) -> dict[str, object]:
@@ -58,8 +58,8 @@ def draw(
 ) -> None:
   """Draws `middle` and the area from `low` to `high` of a curve, with hollow markers."""
   axes.plot(
-    x, curve['middle'], marker=style.marker, markevery=style.marked(len(x)), markersize=6,
-    fillstyle='none', label=as_text(label), **line(style),
+    x, curve['middle'], marker=style.marker, markevery=style.marked(len(x)), markersize=style.size,
+    markeredgewidth=1.5, fillstyle='none', label=as_text(label), **line(style),
   )  # fmt: skip
   axes.fill_between(x, curve['low'], curve['high'], color=style.color, alpha=alpha, lw=0)
 

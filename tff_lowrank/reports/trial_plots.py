@@ -82,6 +82,8 @@ def _shown(trials: pd.DataFrame, metric: curves.Metric) -> pd.DataFrame:
   texts = numbers.assign(total_bytes=numbers['total_bytes'] / 1e6)
   for name, form in forms.items():
     texts[name] = texts[name].map(form.format, na_action='ignore')
+  for name in _parameters(trials):
+    texts[name] = [f'{x:.6g}' if isinstance(x, float) else x for x in texts[name]]
   texts = texts.assign(best=texts['is_best'].map({True: 'yes', False: ''})).drop(columns='is_best')
   names = {'final_accuracy': metric.name, 'total_bytes': 'total MB'}
   return texts.astype(object).fillna('').rename(columns=names)
@@ -111,12 +113,13 @@ def write_page(
   by_bytes = _figure(found, 'megabytes', figures.AXES['bytes'][0], y)
   if len(found):
     figures.add_steps(by_bytes, found['megabytes'], found['value'])
-  by_trial = _figure(found, 'trial', 'Trial', y)
+  by_trial = _figure(found, 'trial', 'Trial', y).update_xaxes(rangemode='normal')
   by_trial.add_scatter(
     x=found['trial'], y=found['best'], mode='lines', line=dict(shape='hv', dash='dash', width=1),
     line_color='#9aa0a6', name='best so far', hoverinfo='skip',
   )  # fmt: skip
-  counts = ', '.join(f'{n} {state}' for state, n in trials['state'].value_counts().items())
+  states = trials['state'].replace('fail', 'failed').value_counts()
+  counts = ', '.join(f'{n} {state}' for state, n in states.items())
   parts = [
     page.paragraph(f'{about} {len(trials)} trials: {counts}. {ABOUT}.'),
     page.heading(f'Final {metric.name} against traffic'),
