@@ -63,8 +63,9 @@ def _figure(found: pd.DataFrame, x: str, title: str, y: str) -> graph_objects.Fi
   for is_best, color, symbol in ((False, _TRIAL, 'circle-open'), (True, _BEST, 'circle')):
     rows = found[found['is_best'] == is_best]
     figure.add_scatter(
-      x=rows[x], y=rows['value'], mode='markers', name='best' if is_best else 'other trials',
-      marker=dict(color=color, symbol=symbol, size=10), customdata=rows[['text']],
+      x=rows[x].tolist(), y=rows['value'].tolist(), mode='markers',
+      name='best' if is_best else 'other trials',
+      marker=dict(color=color, symbol=symbol, size=10), customdata=rows[['text']].values.tolist(),
       hovertemplate='%{customdata[0]}<extra></extra>',
     )  # fmt: skip
   return figure
@@ -86,7 +87,7 @@ def _shown(trials: pd.DataFrame, metric: curves.Metric) -> pd.DataFrame:
     texts[name] = [f'{x:.6g}' if isinstance(x, float) else x for x in texts[name]]
   texts = texts.assign(best=texts['is_best'].map({True: 'yes', False: ''})).drop(columns='is_best')
   names = {'final_accuracy': metric.name, 'total_bytes': 'total MB'}
-  return texts.astype(object).fillna('').rename(columns=names)
+  return texts.astype(object).where(texts.notna(), '').rename(columns=names)
 
 
 def write_page(
