@@ -27,19 +27,40 @@ def browser():
   return found
 
 
-def opened(browser, page, profile):
+def opened(browser, page, profile, *options):
   """The document of a page after its scripts have run, without a network."""
   done = subprocess.run(
     [
       browser, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
       '--disable-background-networking', '--disable-component-update', '--disable-sync',
       f'--user-data-dir={profile}', '--host-resolver-rules=MAP * ~NOTFOUND',
-      '--virtual-time-budget=10000', '--dump-dom', page.as_uri(),
+      '--virtual-time-budget=10000', '--dump-dom', *options, page.as_uri(),
     ],
     capture_output=True, text=True, timeout=120,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   return done.stdout
+
+
+# Says how wide the document in a frame and the texts of its legends are.
+MEASURE = """
+<iframe id="frame" src="{page}" style="border:0; width:{width}px; height:9000px"></iframe>
+<script>
+addEventListener('load', () => setTimeout(() => {{
+  const inside = frame.contentDocument;
+  const texts = [...inside.querySelectorAll('.legendtext')].map(x => x.getBoundingClientRect());
+  const plots = [...inside.querySelectorAll('.plot')].map(x => x.getBoundingClientRect());
+  const legends = [...inside.querySelectorAll('g.legend')].map(x => x.getBoundingClientRect());
+  document.title = JSON.stringify({{
+    document: inside.documentElement.scrollWidth,
+    texts: Math.max(...texts.map(x => x.right)),
+    drawn: Math.min(...[...inside.querySelectorAll('.bglayer .bg, .plotbg, .nsewdrag')]
+      .map(x => x.getBoundingClientRect().width)),
+    below: Math.max(...legends.map((x, i) => x.bottom - plots[i].bottom)),
+    legends: texts.length,
+  }});
+}}, 3000));
+</script>"""
 
 
 class Tags(parser.HTMLParser):
@@ -150,3 +171,25 @@ def test_curves_are_means_with_intervals(tmp_path):
   # fed_avg: rounds; 4 clients' worth of 4,000 bytes a round; b's 9,000 and 3,000 bytes at 9 and
   # 3 Mbit/s.
   assert by_axis == [[1, 2], pytest.approx([0.016, 0.032]), pytest.approx([0.016, 0.032])]
+
+
+@pytest.mark.parametrize('width', [400, 1280])
+def test_thirteen_methods_of_long_names_fit_a_page(tmp_path, browser, width):
+  runs = []
+  for i in range(13):
+    label = f'fed_avg:uplink=error_feedback(top_k(0.{i}1,qsgd(7))):client_learning_rate=0.{i}'
+    for seed in (1, 2):
+      accuracies = [0.1 * seed, 0.02 * i + 0.3 * seed]
+      run = write_run(tmp_path / f'{i}-{seed}', seed, 1000 + i, 3000, accuracies, clients=[[0.5]])
+      runs.append((label, run))
+  page = tmp_path / report.FILE
+  report.write_comparison(runs, page, network.Network(), curves.Budget('rounds', 2))
+  frame = tmp_path / 'frame.html'
+  frame.write_text(MEASURE.format(page=page.as_uri(), width=width))
+  options = ('--allow-file-access-from-files', '--window-size=1400,1000')
+  seen = opened(browser, frame, tmp_path / 'profile', *options)
+  found = json.loads(html.unescape(re.search('<title>(.*?)</title>', seen).group(1)))
+  assert found['document'] <= width and found['texts'] <= width
+  assert found['legends'] == 13 + 14 + 13  # The front is one more.
+  assert found['drawn'] > width / 2
+  assert found['below'] <= 0

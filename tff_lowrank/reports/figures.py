@@ -46,7 +46,7 @@ def _line(style: styles.Style) -> dict[str, object]:
 def _sizes(style: styles.Style, count: int) -> list[float]:
   """Of a curve's markers in pixels, 0 where there is none."""
   marked = range(count)[style.marked(count)]
-  return [1.5 * style.size if i in marked else 0 for i in range(count)]
+  return [1.2 * style.size if i in marked else 0 for i in range(count)]
 
 
 def _faint(color: str, alpha: float) -> str:
