@@ -46,6 +46,8 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   assert 0 < errors['apf_stability_threshold=0.3'] < errors['lbgm_threshold=0.2'] < 1
   suggested = table[table['suggested']]
   assert (suggested['error'] <= 0.05).all() and suggested['method'].is_unique
+  assert (table['measured_accuracy'][0] - suggested['measured_accuracy'] <= 0.02).all()
+  assert (tmp_path / 'plots' / 'savings.png').stat().st_size > 1000
   layers = pd.read_csv(tmp_path / 'layers.csv')
   assert layers['shape'].tolist() == ['64x64', '64', '64x10', '10']
   assert layers['consecutive_overlap'].between(0, 1).all()
@@ -56,6 +58,22 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   assert not {record.tried[0] for record in advise.TRIED.values()} & set(flags)
   text = (tmp_path / 'advice.md').read_text()
   assert 'measured total saved' in text and '| 0 | 64x64 |' in text
+
+
+def test_none_is_suggested_that_was_measured_to_be_harmful():
+  nan = np.nan
+  table = pd.DataFrame(
+    dict(
+      method=['fed_avg', 'a', 'a', 'a', 'b', 'c'],
+      total_saved=[nan, 0.1, 0.3, 0.5, 0.2, 0.2],
+      error=[nan, 0.0, 0.04, 0.06, 0.0, 0.0],
+      measured_accuracy=[0.9, 0.95, 0.88, 0.9, 0.86, nan],
+    )
+  )
+  assert advise._suggest(table, 0.05, 0.03).tolist() == [False, False, True, False, True, True]
+  table['measured_total_saved'] = table['total_saved']
+  assert advise._suggest(table, 0.05, 0.03).tolist() == [False, False, True] + 3 * [False]
+  assert advise._suggest(table, 0.05, 0.01).tolist() == [False, True] + 4 * [False]
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_writes_tables_and_report_at_a_budget(tmp_path, capfd, monkeypatch):
   summary = pd.read_csv(tmp_path / 'summary.csv')
   assert summary['method'].tolist() == ['fed_avg', 'lbgm:rounds=2']
   assert summary['compared_accuracy'].tolist() == pytest.approx([0.23, 0.23])
-  assert summary['pareto'].tolist() == [True, True]
+  assert summary['pareto'].tolist() == ['yes', 'yes']
   # Student's t for one degree of freedom: 12.706.
   half = 12.706 * 0.02 / 2
   assert summary['compared_accuracy_ci95'].tolist() == pytest.approx([half] * 2, rel=1e-4)

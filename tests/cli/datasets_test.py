@@ -3,14 +3,12 @@ import http.server
 import threading
 
 from matplotlib import image
-import numpy as np
 import pytest
 
 from tests.cli import binaries
 from tests.datasets import shakespeare_test
 from tff_lowrank.datasets import catalog
 from tff_lowrank.datasets import download
-from tff_lowrank.reports import partition_plots
 
 
 def run(tmp_path, *arguments):
@@ -29,7 +27,7 @@ def test_describes_a_partition(tmp_path, capsys):
   run(tmp_path, '--describe', '--task=digits', '--partition=shards:2', '--num_clients=5')
   printed = capsys.readouterr().out
   assert '5 clients, 360 central test examples' in printed
-  assert 'Of all clients: 1,437 training examples' in printed
+  assert 'Of all 5 clients: 1,437 training examples' in printed
   assert 'Different labels of a client: 2 to 2' in printed
   picture = image.imread(tmp_path / 'out' / 'digits.png')
   assert picture.std() > 0.1
@@ -40,7 +38,7 @@ def test_describes_a_sample_of_many_clients(tmp_path, capsys):
   run(tmp_path, '--describe', '--task=shakespeare', '--partition=natural', excerpt,
       '--max_clients=2')  # fmt: skip
   printed = capsys.readouterr().out
-  assert '3 clients' in printed and 'Of 2 random clients' in printed
+  assert '3 clients' in printed and 'Of 2 random clients of 3' in printed
   assert (tmp_path / 'out' / 'shakespeare.png').exists()
 
 
@@ -100,17 +98,3 @@ def test_downloads(tmp_path, monkeypatch, capsys):
 def test_refuses_wrong_use(tmp_path, arguments, message):
   with pytest.raises(binaries.USAGE_ERRORS, match=message):
     run(tmp_path, *arguments)
-
-
-def test_picture_shows_shares_of_labels(tmp_path, monkeypatch):
-  shown = {}
-
-  def keep(figure, path, **kwargs):
-    left, right, *_ = figure.axes
-    shown.update(bars=sum(p.get_height() for p in left.patches), image=right.images[0].get_array())
-
-  monkeypatch.setattr(partition_plots.plt.Figure, 'savefig', keep)
-  counts = np.array([[3, 1], [0, 0], [0, 8]])
-  partition_plots.plot_partition(counts.sum(1), counts, 'x', tmp_path / 'x.png')
-  assert shown['bars'] == 3
-  np.testing.assert_array_equal(shown['image'], [[0.75, 0.25], [0, 0], [0, 1]])

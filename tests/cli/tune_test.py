@@ -67,7 +67,10 @@ def test_means_over_seeds_and_the_front(tmp_path, pretended, capsys):
   expected = [by_epochs[1]] + [by_epochs[2]] * (by_epochs[2] > by_epochs[1])
   assert best['final_accuracy'].tolist() == pytest.approx(expected)
   assert (tmp_path / 'trial-0007' / 'seed3' / 'run.json').exists()
-  assert 'Trial 7: accuracy' in capsys.readouterr().out
+  printed = capsys.readouterr().out
+  assert 'Trial 7: accuracy' in printed
+  for name in ('plots/trials.png', 'report.html'):
+    assert f'Wrote {tmp_path / name}' in printed and (tmp_path / name).exists()
 
 
 def test_the_commands_train_the_trials_again(tmp_path, pretended):

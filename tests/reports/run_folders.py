@@ -8,7 +8,10 @@ from tff_lowrank import ledger
 from tff_lowrank.reports import run_files
 
 
-def write_run(folder, seed, up, down, accuracies, personal=None, dropped=0, **flags):
+def write_run(
+  folder, seed, up, down, accuracies, personal=None, dropped=0, metric=None, clients=None,
+  columns=None, **flags,
+):  # fmt: skip
   """Writes a run of two clients, a and b, of which b sends and is sent three times what a is.
 
   Args:
@@ -19,6 +22,9 @@ def write_run(folder, seed, up, down, accuracies, personal=None, dropped=0, **fl
     accuracies: Of each round's evaluation; None if there was none.
     personal: Personal accuracy of all evaluations, or None.
     dropped: Clients that are dropped in each round.
+    metric: What run.json says that the accuracy is, or None.
+    clients: Of each round the accuracies of its clients, or None.
+    columns: More columns of metrics.csv.
     **flags: More of the run's settings.
   """
   folder.mkdir(parents=True)
@@ -44,7 +50,7 @@ def write_run(folder, seed, up, down, accuracies, personal=None, dropped=0, **fl
         cumulative_downlink_bytes=book.total_bytes(ledger.DOWNLINK),
       )
     )
-  pd.DataFrame(rows).to_csv(folder / 'metrics.csv', index=False)
+  pd.DataFrame(rows).assign(**(columns or {})).to_csv(folder / 'metrics.csv', index=False)
   book.write(folder / 'ledger.parquet')
   record = dict(
     flags=dict(method='fed_avg', seed=seed, **flags),
@@ -56,6 +62,16 @@ def write_run(folder, seed, up, down, accuracies, personal=None, dropped=0, **fl
     status='completed',
     wall_seconds=1.5,
   )
+  if metric is not None:
+    record['metric'] = metric
+  if clients is not None:
+    pd.DataFrame(
+      [
+        dict(round=r, client=f'c{i}', loss=1 - accuracy, accuracy=accuracy, examples=10)
+        for r, found in enumerate(clients, start=1)
+        for i, accuracy in enumerate(found)
+      ]
+    ).to_parquet(folder / run_files.CLIENTS, index=False)
   (folder / 'run.json').write_text(json.dumps(record))
   run_files.write_sums(folder)
   return folder

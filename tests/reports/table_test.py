@@ -55,7 +55,7 @@ def test_methods_with_personal_models_are_compared_by_them(tmp_path):
   ]
   rows = table.build_table(runs, network.Network())
   assert rows['compared_accuracy'].tolist() == [0.7, 0.8, 0.6]
-  assert table.build_summary(rows)['pareto'].tolist() == [False, True, False]
+  assert table.build_summary(rows)['pareto'].tolist() == ['no', 'yes', 'no']
   rows = table.build_table(
     [*runs, ('lbgm', write_run(tmp_path / 'l', 1, 2, 9, [0.8, 0.8]))], network.Network()
   )
@@ -97,7 +97,7 @@ def test_summary_by_hand(tmp_path):
   assert pd.isna(summary.loc['lbgm', 'final_accuracy_ci95'])
   assert summary.loc['lbgm', 'total_bytes'] == pytest.approx(17e6 / 3)
   assert pd.isna(summary.loc['worse', 'final_accuracy_ci95'])
-  assert summary['pareto'].tolist() == [True, False, True]
+  assert summary['pareto'].tolist() == ['yes', 'no', 'yes']
   lines = table.to_markdown(summary.reset_index()).splitlines()
   assert lines[0].startswith('| method | seeds | accuracy | up MB |')
   assert lines[2].startswith('| fed_avg | 3 | 0.9200 ± 0.0497 | 4.000 ± 0.000 |')

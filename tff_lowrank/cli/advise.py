@@ -5,11 +5,13 @@
 records all updates of a run of --rounds by FedAvg and replays on them what each method would have
 sent: LBGM's rule and APF's checks at several thresholds, and codecs; what FedPara sends follows
 from its model. A setting's error is the share of the energy of the mean updates that it would have
-lost; of each method the setting is suggested that saves most within --tolerance.
+lost; of each method the setting is suggested that saves most within --tolerance. What a setting
+costs in accuracy is not predicted: --measure also trains with each setting, as long, and none is
+suggested whose accuracy was lower than FedAvg's by more than --max_accuracy_loss.
 Updates stay in memory: two models for each round and client in it.
 
-Writes DIR/advice.csv and advice.md (a row for each setting), layers.csv (a row for each tensor) and
-run.json. --measure also trains with each setting, as long, and adds what was measured.
+Writes DIR/advice.csv and advice.md (a row for each setting), layers.csv (a row for each tensor),
+plots/savings.png (what was predicted, and what was measured) and run.json.
 """
 
 import collections
@@ -30,6 +32,7 @@ from tff_lowrank.analysis import replay
 from tff_lowrank.cli import entry
 from tff_lowrank.cli import float_flags
 from tff_lowrank.cli import run_flags
+from tff_lowrank.reports import advice_plots
 from tff_lowrank.reports import advice_table
 from tff_lowrank.runs import provenance
 from tff_lowrank.runs import recording
@@ -43,6 +46,12 @@ _TOLERANCE = float_flags.define(
   'Share of the energy of the mean updates that a suggested setting may lose.',
   lower_bound=0,
   upper_bound=1,
+)
+_MAX_LOSS = float_flags.define(
+  'max_accuracy_loss',
+  0.02,
+  "How far a suggested setting's accuracy may be below FedAvg's, by --measure.",
+  lower_bound=0,
 )
 _MEASURE = flags.DEFINE_boolean(
   'measure', False, 'Also train with each setting, and say what it saved.'
@@ -113,11 +122,17 @@ def _of_smaller_model(candidate: _Candidate, task: tasks.Task) -> tuple[dict[str
   return row, smaller
 
 
-def _suggest(table: pd.DataFrame, tolerance: float) -> pd.Series:
-  """bool: of each method the setting that saves most with at most `tolerance` lost."""
+def _suggest(table: pd.DataFrame, tolerance: float, max_loss: float) -> np.ndarray:
+  """bool: of each method the setting that saves most with at most `tolerance` of energy lost.
+
+  Where settings were measured, none whose accuracy is no number, or below FedAvg's in the first row
+  by more than `max_loss`.
+  """
   allowed = table[(table['error'] <= tolerance) & (table['total_saved'] > 0)]
-  best = allowed.groupby('method')['total_saved'].idxmax()
-  return table.index.isin(best)
+  if 'measured_total_saved' in table:
+    lost = table['measured_accuracy'][0] - allowed['measured_accuracy']
+    allowed = allowed[lost <= max_loss]
+  return table.index.isin(allowed.groupby('method')['total_saved'].idxmax())
 
 
 def _measure(
@@ -166,13 +181,14 @@ def _layer_rows(rounds: list[replay.Round], spec: spec_lib.RunSpec) -> Iterator[
 
 
 def _write(table: pd.DataFrame, layer_table: pd.DataFrame, folder: pathlib.Path) -> str:
-  text = advice_table.to_markdown(table, layer_table)
+  text = advice_table.to_markdown(table, layer_table, _MAX_LOSS.value)
   for name, content in {
     'advice.csv': table.to_csv(index=False),
     'layers.csv': layer_table.to_csv(index=False),
     'advice.md': text,
   }.items():
     file_operations.replace(folder / name, content.encode())
+  advice_plots.plot_savings(table, folder / 'plots' / 'savings.png')
   return text
 
 
@@ -199,7 +215,7 @@ def main(argv: Sequence[str]) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   used = collections.ChainMap(base.as_dict(), *(c.spec.as_dict() for c in candidates))
   settings = {name: value for name, value in used.items() if name not in _NAMES}
-  settings |= dict(tolerance=_TOLERANCE.value, measure=_MEASURE.value)
+  settings |= {flag.name: flag.value for flag in (_TOLERANCE, _MAX_LOSS, _MEASURE)}
   with provenance.recorded(folder / 'run.json', settings):
     task, rounds = runner.build_task(base), []
     trainings = 1 + len(candidates) * _MEASURE.value
@@ -218,7 +234,7 @@ def main(argv: Sequence[str]) -> None:
             measured_accuracy=found['accuracy'],
           )
     table = pd.DataFrame(rows)
-    table['suggested'] = _suggest(table, _TOLERANCE.value)
+    table['suggested'] = _suggest(table, _TOLERANCE.value, _MAX_LOSS.value)
     freezing = next(c.spec for c in candidates if c.spec.freezing_settings is not None)
     print(_write(table, pd.DataFrame(_layer_rows(rounds, freezing)), folder))
   print(f'Wrote {folder}')

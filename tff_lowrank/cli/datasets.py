@@ -120,7 +120,8 @@ def describe(task: tasks.Task, max_clients: int, title: str, folder: pathlib.Pat
   examples = [task.train.examples(client_id) for client_id in read]
   sizes = np.array([len(split.y) for split in examples])
   print(f'{title}: {len(ids):,} clients, {len(task.test.y):,} central test examples')
-  which = 'all clients' if len(read) == len(ids) else f'{len(read):,} random clients'
+  is_all = len(read) == len(ids)
+  which = f'all {len(ids):,} clients' if is_all else f'{len(read):,} random clients of {len(ids):,}'
   print(f'Of {which}: {sizes.sum():,} training examples; of a client, by percentile:')
   print('  ' + ', '.join(f'{q} %: {np.percentile(sizes, q):g}' for q in _QUANTILES))
   counts = _label_counts(examples)
@@ -133,7 +134,7 @@ def describe(task: tasks.Task, max_clients: int, title: str, folder: pathlib.Pat
     labels = np.count_nonzero(counts, axis=1)
     print(f'Different labels of a client: {labels.min()} to {labels.max()}')
   path = folder / f'{task.name}.png'
-  partition_plots.plot_partition(sizes, counts, title, path)
+  partition_plots.plot_partition(sizes, counts, title, path, which, read)
   print(f'Wrote {path}')
 
 

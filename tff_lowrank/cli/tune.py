@@ -10,8 +10,10 @@ models of their own, their accuracy counts.
 
 Trials go to DIR/trial-NUMBER, with a run folder for each seed; the study is DIR/study.sqlite.
 DIR/trials.csv has a row a trial, DIR/pareto.csv and DIR/pareto.md the trials that no other beats
-in both objectives, with the commands that train them again. The same command goes on with a study
-that was interrupted, to the trials that it would have made, and one with more --trials adds to it.
+in both objectives, with the commands that train them again; DIR/plots/trials.png and
+DIR/report.html show them. Trials are compared by their means over seeds, whatever the intervals.
+The same command goes on with a study that was interrupted, to the trials that it would have made,
+and one with more --trials adds to it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +45,7 @@ from tff_lowrank.cli import seeds_flag
 from tff_lowrank.reports import curves
 from tff_lowrank.reports import run_files
 from tff_lowrank.reports import table
+from tff_lowrank.reports import trial_plots
 from tff_lowrank.runs import run_folder
 from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
@@ -317,6 +320,16 @@ def _write_tables(
   return text
 
 
+def _draw(
+  study: optuna.Study, method: str, seeds: Sequence[int], folder: pathlib.Path
+) -> list[pathlib.Path]:
+  """Draws all trials, under the name that their runs have for the accuracy."""
+  runs = (path.parent for path in folder.glob(f'trial-*/seed*/{run_files.RECORD}'))
+  metric = curves.metric([*runs][:1])
+  about = f'{method}, searched over {_SEARCH.value}; {len(seeds)} seeds a trial.'
+  return trial_plots.plot_search(_trials_table(study), folder, metric, about)
+
+
 def main(argv: Sequence[str]) -> None:
   del argv
   if not _SEARCH.value:
@@ -340,7 +353,10 @@ def main(argv: Sequence[str]) -> None:
         _run_trial(study, method, dimensions, seeds, folder)
         _write_tables(study, method, seeds, folder)
       best = _write_tables(study, method, seeds, folder)
-  print(f'\n{best}\nWrote {folder / "pareto.md"}')
+      drawn = _draw(study, method, seeds, folder)
+  print(f'\n{best}')
+  for path in (folder / 'pareto.md', *drawn):
+    print(f'Wrote {path}')
 
 
 def run() -> None:

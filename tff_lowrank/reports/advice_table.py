@@ -2,17 +2,36 @@
 
 import pandas as pd
 
+from tff_lowrank.reports import curves
+
 
 def _percent(value: float) -> str:
   return '' if pd.isna(value) else f'{100 * value:.1f} %'
 
 
-def _settings(table: pd.DataFrame) -> list[str]:
+def _verdict(is_suggested: bool, is_measured: bool, is_harmful: bool, name: str) -> str:
+  if is_suggested:
+    return 'suggested' if is_measured else f'suggested; its {name} was not measured'
+  return f'loses too much {name}' if is_harmful else ''
+
+
+def _about(table: pd.DataFrame, max_loss: float, name: str) -> str:
+  """What is known of accuracies."""
+  text = f'What a setting costs in {name} is not predicted. '
+  if 'measured_total_saved' not in table:
+    return text + 'It was not measured: --measure trains with each setting.'
+  return text + (
+    'It was measured in one training each, which has noise of its own. None is suggested whose '
+    f"{name} was below FedAvg's by more than {max_loss:g} (--max_accuracy_loss)."
+  )
+
+
+def _settings(table: pd.DataFrame, max_loss: float, name: str) -> list[str]:
   is_checked = 'measured_total_saved' in table
   columns = ['method', 'setting', 'uplink saved', 'total saved', 'total saved, last half', 'error']
   if is_checked:
     columns += ['measured uplink saved', 'measured total saved']
-  columns += ['accuracy', '']
+  columns += [name, '']
   lines = [f'| {" | ".join(columns)} |', '|---|---' + '|---:' * (len(columns) - 3) + '|---|']
   for row in table.itertuples():
     error = '' if pd.isna(row.error) else f'{row.error:.3f}'
@@ -21,7 +40,10 @@ def _settings(table: pd.DataFrame) -> list[str]:
     if is_checked:
       cells += [_percent(row.measured_uplink_saved), _percent(row.measured_total_saved)]
     accuracy = '' if pd.isna(row.measured_accuracy) else f'{row.measured_accuracy:.4f}'
-    cells += [accuracy, 'suggested' if row.suggested else '']
+    is_harmful = (
+      is_checked and not table['measured_accuracy'][0] - row.measured_accuracy <= max_loss
+    )
+    cells += [accuracy, _verdict(bool(row.suggested), is_checked, is_harmful, name)]
     lines.append(f'| {" | ".join(cells)} |')
   return lines
 
@@ -40,9 +62,27 @@ def _layers(table: pd.DataFrame) -> list[str]:
   return lines
 
 
-def to_markdown(table: pd.DataFrame, layers: pd.DataFrame) -> str:
-  """The settings, then the tensors; see `experiments.advise`.
+def to_markdown(
+  table: pd.DataFrame,
+  layers: pd.DataFrame,
+  max_loss: float,
+  metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
+) -> str:
+  """The settings, what is known of accuracies, then the tensors; see `experiments.advise`.
+
+  Args:
+    table: A row for each setting, FedAvg's first.
+    layers: A row for each tensor.
+    max_loss: How far the accuracy of a setting may be below FedAvg's.
+    metric: What the accuracy is.
 
   N95, N99 and ranks are of the mean updates, overlaps of each client's updates with the one before.
   """
-  return '\n'.join([*_settings(table), '', *_layers(layers)]) + '\n'
+  parts = [
+    *_settings(table, max_loss, metric.name),
+    '',
+    _about(table, max_loss, metric.name),
+    '',
+    *_layers(layers),
+  ]
+  return '\n'.join(parts) + '\n'

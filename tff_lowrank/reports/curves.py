@@ -1,9 +1,9 @@
 """What a run had spent after each round, and how good its model was. Reads run folders only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from tff_lowrank import files
 from tff_lowrank.reports import run_files
+from tff_lowrank.reports import statistics
 from tff_lowrank.simulation import network as network_lib
 
 # What a run spends, with its unit and how many of the curve's make one of these.
@@ -24,6 +25,38 @@ _LEDGER = pa.schema(dict(round=pa.int64(), client=pa.string(), direction=pa.stri
 _NEW_NAMES = {
   kind: f'{kind}_bits' for kind in ('payload', 'index_or_mask', 'flag', 'scalar', 'catch_up')
 }
+# What is read of the metrics of clients.
+_CLIENTS = pa.schema(dict(round=pa.int64(), client=pa.string(), loss=pa.float64(),
+                          accuracy=pa.float64(), examples=pa.int64()))  # fmt: skip
+
+Runs = Sequence[tuple[str, pathlib.Path]]
+"""Runs to compare: label of the method and run folder; a method has as many as seeds."""
+
+
+class Metric(NamedTuple):
+  """What the columns called `accuracy` hold.
+
+  name: `'accuracy'` for most tasks, or such as `'recall at 5'`.
+  unit: `'fraction'`, shown in percent, or another, shown as it is; empty for none.
+  """
+
+  name: str = 'accuracy'
+  unit: str = 'fraction'
+
+  def shown(self, values: Any) -> Any:
+    """Series or frames of values as they are shown; what is beyond a fraction is cut off."""
+    return 100 * values.clip(0, 1) if self.unit == 'fraction' else values
+
+  @property
+  def sign(self) -> str:
+    """What to write after a number that is shown."""
+    return ' %' if self.unit == 'fraction' else f' {self.unit}'.rstrip()
+
+  def title(self, before: str = '') -> str:
+    """What to write on an axis, such as `'Test accuracy (%)'`."""
+    unit = f' ({self.sign.strip()})' if self.sign else ''
+    text = f'{before} {self.name}{unit}'.strip()
+    return text[:1].upper() + text[1:]
 
 
 def read_record(run: pathlib.Path) -> dict[str, Any]:
@@ -57,6 +90,18 @@ def named(runs: Iterable[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
   return found
 
 
+def metric(runs: Iterable[pathlib.Path]) -> Metric:
+  """What runs call accuracy, by default that; all names, without a unit, if they differ."""
+  found = dict.fromkeys(
+    Metric(**read_record(run).get('metric', {'name': 'accuracy', 'unit': 'fraction'}))
+    for run in runs
+  )
+  if len(found) < 2:
+    return next(iter(found), Metric())
+  names, units = (list(dict.fromkeys(parts)) for parts in zip(*found, strict=True))
+  return Metric(' or '.join(names), units[0] if len(units) == 1 else '')
+
+
 def read_metrics(run: pathlib.Path) -> pd.DataFrame:
   """The run's metrics.csv with what all rounds so far spent: `rounds` and `bytes`, both ways."""
   metrics = run_files.read_metrics(run)
@@ -82,6 +127,41 @@ def read_whole_ledger(run: pathlib.Path) -> pd.DataFrame:
     table = file.read(use_threads=False)
     table = table.rename_columns([_NEW_NAMES.get(name, name) for name in table.column_names])
     return table.to_pandas(use_threads=False)
+
+
+def read_clients(run: pathlib.Path) -> pd.DataFrame | None:
+  """`round`, `client`, `loss`, `accuracy` and `examples` of clients; None if the run has none."""
+  path = run / run_files.CLIENTS
+  if not path.exists():
+    return None
+  expected = 'the metrics of clients'
+  with files.reading(path, expected), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
+    table = file.read(_CLIENTS.names, use_threads=False).cast(_CLIENTS)
+    return table.to_pandas(use_threads=False)
+
+
+def spread(clients: pd.DataFrame, column: str) -> pd.DataFrame:
+  """Of the clients of each round (`rounds`) the median as `middle`, 10 % `low` and 90 % `high`."""
+  by_round = clients.dropna(subset=column).groupby('round')[column]
+  ends = dict(low=by_round.quantile(0.1), high=by_round.quantile(0.9))
+  return (
+    by_round.median().rename('middle').to_frame().assign(**ends).rename_axis('rounds').reset_index()
+  )
+
+
+def mean_curve(curves: Sequence[pd.DataFrame], column: str) -> pd.DataFrame:
+  """The mean over runs of `column`, by round, where all of them have a value.
+
+  Columns: what was spent, as far as the curves say (`rounds`, `bytes`, `uplink_bytes` so far,
+  `seconds`), the mean as `middle`, and the ends of its 95 % interval, `low` and `high`, which are
+  NaN of one run.
+  """
+  rows = pd.concat(curves).dropna(subset=column).groupby('round')
+  spent = [name for name in (*SPENT, 'cumulative_uplink_bytes') if name in curves[0]]
+  count, mean = rows[column].count(), rows[column].mean()
+  half = statistics.half_width(rows[column].std(), count)
+  found = rows[spent].mean().assign(middle=mean, low=mean - half, high=mean + half)
+  return found.rename(columns={'cumulative_uplink_bytes': 'uplink_bytes'})[count == len(curves)]
 
 
 def round_seconds(

@@ -1,6 +1,6 @@
 """The interactive figures of the reports."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import html
 
 import pandas as pd
@@ -8,20 +8,22 @@ from plotly import graph_objects
 
 from tff_lowrank.reports import curves as curves_lib
 from tff_lowrank.reports import statistics
+from tff_lowrank.reports import styles
 from tff_lowrank.reports import table as table_lib
 
+# The titles of x axes, and what is short enough for the buttons of a narrow page.
 AXES = {
-  'rounds': 'Rounds',
-  'bytes': 'Traffic, up and down (MB)',
-  'seconds': 'Simulated time (s)',
+  'rounds': ('Rounds', 'Rounds'),
+  'bytes': ('Traffic, up and down (MB)', 'Traffic'),
+  'seconds': ('Simulated time (s)', 'Time'),
 }
-_COLORS = (
-  '#4269d0', '#e8743b', '#2f9e63', '#d6336c', '#7b5ea7', '#8a5a44', '#0f9fb5', '#a08800', '#5c6770',
-  '#111111', '#9ec1ff', '#ffb48a', '#7fd3a2', '#ff9fc0', '#c4aee8', '#c9a08c', '#7edbe6', '#d9cf6b',
-)  # fmt: skip
 _GRID = '#e6e8eb'
-# Heights in pixels: what is above the plot, the plot, its axis, and an entry of the legend below.
-_ABOVE, _PLOT, _AXIS, _ENTRY = 50, 350, 60, 21
+# Heights in pixels: what is above the plot, the plot, its axis, and a line of the legend below.
+_ABOVE, _PLOT, _AXIS, _LINE = 75, 350, 75, 19
+# Characters of a line of the legend: a page of 400 pixels has room for them.
+_LEGEND_WIDTH = 38
+# In pixels. The first label's line, which is solid, is seen beside dashed ones in its place.
+_FIRST_WIDTH, _WIDTH = 4, 2
 
 
 def as_text(text: str) -> str:
@@ -29,13 +31,27 @@ def as_text(text: str) -> str:
   return html.escape(text, quote=False)
 
 
-def color(i: int) -> str:
-  return _COLORS[i % len(_COLORS)]
+def _name(text: str) -> str:
+  """An entry of the legend, in lines."""
+  return '<br>'.join(map(as_text, styles.wrapped(text, _LEGEND_WIDTH)))
 
 
-def _faint(i: int) -> str:
-  red, green, blue = (int(color(i)[j : j + 2], 16) for j in (1, 3, 5))
-  return f'rgba({red},{green},{blue},0.18)'
+def _line(style: styles.Style) -> dict[str, object]:
+  """How plotly draws a line of a style."""
+  width = _WIDTH if style.dash else _FIRST_WIDTH
+  dash = ','.join(f'{_WIDTH * x:g}px' for x in style.dash) or 'solid'
+  return dict(color=style.color, dash=dash, width=width)
+
+
+def _sizes(style: styles.Style, count: int) -> list[float]:
+  """Of a curve's markers in pixels, 0 where there is none."""
+  marked = range(count)[style.marked(count)]
+  return [1.2 * style.size if i in marked else 0 for i in range(count)]
+
+
+def _faint(color: str, alpha: float) -> str:
+  red, green, blue = (int(color[j : j + 2], 16) for j in (1, 3, 5))
+  return f'rgba({red},{green},{blue},{alpha:.3f})'
 
 
 def layout(x: str, y: str) -> dict[str, object]:
@@ -44,84 +60,113 @@ def layout(x: str, y: str) -> dict[str, object]:
   return dict(
     template='none',
     font=dict(family='system-ui, sans-serif', size=13, color='#202124'),
-    margin=dict(l=70, r=20, t=_ABOVE),
-    xaxis=dict(title=dict(text=x), rangemode='tozero', **axis),
-    yaxis=dict(title=dict(text=y), **axis),
-    legend=dict(yanchor='top', y=-_AXIS / _PLOT, x=0, tracegroupgap=0),
+    margin=dict(l=55, r=10, t=_ABOVE),
+    xaxis=dict(title=dict(text=x, standoff=8), rangemode='tozero', **axis),
+    yaxis=dict(title=dict(text=as_text(y), standoff=8), **axis),
+    legend=dict(x=0, y=-_AXIS / _PLOT, yanchor='top', tracegroupgap=0, font_size=12),
     hovermode='closest',
-  )
+  )  # fmt: skip
 
 
-def _make_room(figure: graph_objects.Figure) -> graph_objects.Figure:
+def make_room(figure: graph_objects.Figure) -> graph_objects.Figure:
   """The figure, as high as its legend needs."""
-  entries = sum(trace.showlegend is not False for trace in figure.data)
-  below = _AXIS + _ENTRY * (entries + 1)
-  return figure.update_layout(height=_ABOVE + _PLOT + below, margin_b=below)
-
-
-def mean_curve(curves: Sequence[pd.DataFrame], column: str) -> pd.DataFrame:
-  """The mean over runs of `column`, by round, where all of them have a value.
-
-  Columns: what was spent (`rounds`, `bytes`, `seconds`), `mean`, and `half`, half the 95 %
-  interval, NaN of one run.
-  """
-  rows = pd.concat(curves).dropna(subset=column).groupby('round')
-  count = rows[column].count()
-  found = rows[list(curves_lib.SPENT)].mean().assign(mean=rows[column].mean())
-  found['half'] = statistics.half_width(rows[column].std(), count)
-  return found[count == len(curves)]
+  names = [trace.name or '' for trace in figure.data if trace.showlegend is not False]
+  lines = sum(name.count('<br>') + 1 for name in names)
+  below = _AXIS + _LINE * (lines + 1)
+  return figure.update_layout(height=_ABOVE + _PLOT + below, margin_b=below, showlegend=True)
 
 
 def _by_axis(curve: pd.DataFrame) -> dict[str, list[float]]:
-  return {name: list(curve[name] / size) for name, (_, size) in curves_lib.SPENT.items()}
+  return {
+    name: list(curve[name] / size)
+    for name, (_, size) in curves_lib.SPENT.items()
+    if name in curve
+  }  # fmt: skip
 
 
-def _band(name: str, curve: pd.DataFrame, i: int) -> graph_objects.Scatter:
-  """The interval around a curve, as far as accuracies go: an area that goes there and back."""
-  low, high = curve['mean'] - curve['half'], curve['mean'] + curve['half']
+def _band(
+  name: str, curve: pd.DataFrame, style: styles.Style, alpha: float
+) -> graph_objects.Scatter:
+  """The area between the ends of a curve's intervals, which goes there and back."""
+  ends = pd.concat([curve['low'], curve['high'][::-1]])
   return graph_objects.Scatter(
-    y=100 * pd.concat([low, high[::-1]]).clip(0, 1), fill='toself', fillcolor=_faint(i),
-    line_width=0, mode='lines', hoverinfo='skip', showlegend=False, legendgroup=name,
+    y=ends, fill='toself', fillcolor=_faint(style.color, alpha), line_width=0,
+    mode='lines', hoverinfo='skip', showlegend=False, legendgroup=name,
   )  # fmt: skip
 
 
-def _line(name: str, curve: pd.DataFrame, i: int, dash: str) -> graph_objects.Scatter:
-  halves = ['' if pd.isna(half) else f' ± {100 * half:.2f}' for half in curve['half']]
+def _curve(
+  name: str, curve: pd.DataFrame, style: styles.Style, metric: curves_lib.Metric
+) -> graph_objects.Scatter:
+  """A line with hollow markers, staggered between labels, and what is said of its points."""
+  ends = curve[['low', 'high']].itertuples(index=False)
+  texts = ['' if pd.isna(low) else f' ({low:.2f} to {high:.2f})' for low, high in ends]
+  sizes = _sizes(style, len(curve))
   return graph_objects.Scatter(
-    y=100 * curve['mean'], name=name, mode='lines+markers', line=dict(color=color(i), dash=dash),
-    marker_size=4, legendgroup=name, customdata=list(zip(curve['rounds'], halves, strict=True)),
-    hovertemplate='%{y:.2f}%{customdata[1]} %<br>%{x:.5g}, round %{customdata[0]}'
-    f'<extra>{name}</extra>',
+    y=curve['middle'], name=_name(name), mode='lines+markers', line=_line(style),
+    marker=dict(symbol=f'{style.symbol}-open', size=sizes, line_width=2), legendgroup=name,
+    customdata=list(zip(curve['rounds'], texts, strict=True)),
+    hovertemplate=f'%{{y:.2f}}{as_text(metric.sign)}%{{customdata[1]}}<br>%{{x:.5g}}, '
+    f'round %{{customdata[0]}}<extra>{_name(name)}</extra>',
   )  # fmt: skip
 
 
-def accuracy(
+def _draw(
+  drawn: Mapping[str, pd.DataFrame], y: str, metric: curves_lib.Metric, labels: Iterable[str]
+) -> tuple[graph_objects.Figure, list[dict[str, list[float]]]]:
+  """A figure of curves by label, in the styles of `labels`, and the x of its traces by axis."""
+  chosen = styles.of(labels)
+  traces, places = [], []
+  for label, curve in drawn.items():
+    columns = ['middle', 'low', 'high']
+    curve = curve.assign(**metric.shown(curve[columns]))
+    places.append(_by_axis(curve))
+    traces.append(_curve(label, curve, chosen[label], metric))
+    if curve['low'].notna().any():
+      places.append(_by_axis(pd.concat([curve, curve[::-1]])))
+      alpha = styles.band_alpha(len(chosen))
+      traces.append(_band(label, curve, chosen[label], alpha))
+  return graph_objects.Figure(traces, layout(AXES['rounds'][0], y)), places
+
+
+def means(
   runs: Mapping[str, Sequence[pd.DataFrame]],
-  columns: Mapping[str, str],
+  column: str,
+  metric: curves_lib.Metric,
   budget: curves_lib.Budget | None = None,
 ) -> graph_objects.Figure:
-  """Accuracies against rounds, bytes or seconds, which buttons choose.
+  """A test accuracy against rounds, bytes or seconds, which buttons choose.
 
   Args:
-    runs: Name -> the curves of its runs, drawn as their mean with its 95 % interval.
-    columns: Which accuracies, at most two: the column and what is added to the name.
+    runs: Label -> the curves of its runs, drawn as their mean with its 95 % interval.
+    column: Which accuracy.
+    metric: What it is.
     budget: Where the runs are compared, marked by a line; its axis is chosen first.
   """
-  traces, places = [], []
-  for i, (method, curves) in enumerate(runs.items()):
-    for (column, addition), dash in zip(columns.items(), ('solid', 'dot'), strict=False):
-      curve = mean_curve(curves, column)
-      if curve.empty:
-        continue
-      name = as_text(f'{method} {addition}'.strip())
-      places.append(_by_axis(curve))
-      traces.append(_line(name, curve, i, dash))
-      if curve['half'].notna().any():
-        places.append(_by_axis(pd.concat([curve, curve[::-1]])))
-        traces.append(_band(name, curve, i))
-  figure = graph_objects.Figure(traces, layout(AXES['rounds'], 'Test accuracy (%)'))
+  found = {label: curves_lib.mean_curve(curves, column) for label, curves in runs.items()}
+  drawn = {label: curve for label, curve in found.items() if not curve.empty}
+  kind = 'personal ' * (column == 'eval_personal_accuracy')
+  figure, places = _draw(drawn, metric.title(f'{kind}test'), metric, runs)
   _add_axis_buttons(figure, places, budget)
-  return _make_room(figure)
+  return make_room(figure)
+
+
+def clients(
+  runs: Mapping[str, Sequence[pd.DataFrame]], metric: curves_lib.Metric
+) -> graph_objects.Figure:
+  """Accuracies of clients by round: the median, and the area from 10 % to 90 % of them.
+
+  Args:
+    runs: Label -> what `curves.read_clients` gives of its runs, taken together; perhaps of none.
+    metric: What their accuracy is.
+  """
+  found = {
+    label: curves_lib.spread(pd.concat(group), 'accuracy') for label, group in runs.items() if group
+  }
+  figure, places = _draw(found, metric.title("clients'"), metric, runs)
+  for trace, place in zip(figure.data, places, strict=True):
+    trace.x = place['rounds']
+  return make_room(figure)
 
 
 def _mark(budget: curves_lib.Budget | None, axis: str) -> list[dict[str, object]]:
@@ -141,58 +186,67 @@ def _add_axis_buttons(
   first = budget.spent if budget else 'rounds'
   for trace, place in zip(figure.data, places, strict=True):
     trace.x = place[first]
-  figure.update_layout(xaxis_title_text=AXES[first], shapes=_mark(budget, first))
+  figure.update_layout(xaxis_title_text=AXES[first][0], shapes=_mark(budget, first))
   buttons = [
     dict(
-      label=title,
+      label=short,
       method='update',
       args=[
         {'x': [place[axis] for place in places]},
         {'xaxis.title.text': title, 'xaxis.autorange': True, 'shapes': _mark(budget, axis)},
       ],
     )
-    for axis, title in AXES.items()
+    for axis, (title, short) in AXES.items()
   ]
-  menu = dict(type='buttons', direction='right', x=0, xanchor='left', y=1.13, yanchor='top',
+  menu = dict(type='buttons', direction='right', x=0, xanchor='left', y=1.02, yanchor='bottom',
               buttons=buttons, active=list(AXES).index(first), bgcolor='#ffffff',
               bordercolor='#c4c7cc', font_size=12, pad=dict(t=0, b=0))  # fmt: skip
   figure.update_layout(updatemenus=[menu])
 
 
-def pareto(summary: pd.DataFrame) -> graph_objects.Figure:
-  """Mean final accuracy against mean total traffic, a point a method, and the front as steps."""
+def front(summary: pd.DataFrame, metric: curves_lib.Metric) -> graph_objects.Figure:
+  """Mean final accuracy against mean total traffic, a point a method, and the means' front."""
   judged = table_lib.judged_by(summary)
-  megabytes, percent = summary['total_bytes'] / 1e6, 100 * summary[judged]
-  width = 100 * summary[f'{judged}_ci95']
-  title = f'Final {"personal " * (judged != "final_accuracy")}test accuracy (%)'
-  figure = graph_objects.Figure(layout=layout(AXES['bytes'], title))
-  front = summary['pareto']
-  order = megabytes[front].sort_values().index
-  figure.add_scatter(
-    x=megabytes[order], y=percent[order], mode='lines', line=dict(shape='hv', dash='dash'),
-    line_color='#9aa0a6', name='Pareto front', hoverinfo='skip',
-  )  # fmt: skip
+  megabytes, values = summary['total_bytes'] / 1e6, metric.shown(summary[judged])
+  width = metric.shown(summary[f'{judged}_ci95'])
+  kind = 'personal ' * (judged != 'final_accuracy')
+  figure = graph_objects.Figure(layout=layout(AXES['bytes'][0], metric.title(f'final {kind}test')))
+  add_steps(figure, megabytes, values)
+  chosen = styles.of(summary['method'])
+  states = {'yes': '', 'open': '-open-dot', 'no': '-open'}
   for i, row in enumerate(summary.itertuples()):
-    name = as_text(row.method)
+    name, style = _name(row.method), chosen[row.method]
     figure.add_scatter(
-      x=[row.total_bytes / 1e6], y=[percent.iloc[i]], name=name, mode='markers',
-      marker=dict(size=11, color=color(i), symbol='circle' if row.pareto else 'circle-open'),
+      x=[megabytes.iloc[i]], y=[values.iloc[i]], name=name, mode='markers',
+      marker=dict(size=11, color=style.color, symbol=style.symbol + states[row.pareto]),
       error_y=dict(array=[width.iloc[i]], thickness=1),
       error_x=dict(array=[row.total_bytes_ci95 / 1e6], thickness=1),
-      hovertemplate=f'%{{y:.2f}} % for %{{x:.5g}} MB<extra>{name}</extra>',
+      hovertemplate=f'%{{y:.2f}}{as_text(metric.sign)} for %{{x:.5g}} MB<extra>{name}</extra>',
     )  # fmt: skip
-  if megabytes.max() > 10 * megabytes.min() > 0:
+  return make_room(figure)
+
+
+def add_steps(figure: graph_objects.Figure, costs: pd.Series, values: pd.Series) -> None:
+  """The front of low cost and high value as steps; a logarithmic axis for very unlike costs."""
+  is_best = statistics.is_on_pareto_front(costs, values)
+  order = costs[is_best].sort_values().index
+  figure.add_scatter(
+    x=costs[order], y=values[order], mode='lines', line=dict(shape='hv', dash='dash', width=1),
+    line_color='#9aa0a6', name='front of the means', hoverinfo='skip',
+  )  # fmt: skip
+  if costs.max() > 10 * costs.min() > 0:
     figure.update_xaxes(type='log')
-  return _make_room(figure)
 
 
 def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph_objects.Figure:
   """Columns of metrics.csv against the round; `columns` maps each to its name in the legend."""
-  figure = graph_objects.Figure(layout=layout(AXES['rounds'], y))
-  for i, (column, name) in enumerate(columns.items()):
+  figure = graph_objects.Figure(layout=layout(AXES['rounds'][0], y))
+  for (column, name), style in zip(columns.items(), styles.of(columns).values(), strict=True):
     rows = metrics.dropna(subset=column)
+    sizes = _sizes(style, len(rows))
     figure.add_scatter(
-      x=rows['round'], y=rows[column], name=as_text(name), line_color=color(i), mode='lines'
-    )
-  figure.update_layout(showlegend=True, yaxis_rangemode='tozero')
-  return _make_room(figure)
+      x=rows['round'], y=rows[column], name=_name(name), line=_line(style), mode='lines+markers',
+      marker=dict(symbol=f'{style.symbol}-open', size=sizes, line_width=2),
+    )  # fmt: skip
+  figure.update_layout(yaxis_rangemode='tozero')
+  return make_room(figure)

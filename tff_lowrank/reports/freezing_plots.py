@@ -1,6 +1,6 @@
 """Plots of freezing after APF's paper (Chen et al., ICDCS 2021). Reads run folders only."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import contextlib
 import pathlib
 
@@ -17,7 +17,10 @@ from tff_lowrank.freezing import null_noise
 from tff_lowrank.reports import curves
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import run_files
+from tff_lowrank.reports import styles
 
+FROZEN = curves.Metric('frozen parameters')
+PERTURBATION = curves.Metric('effective perturbation', '')
 NULL_LABEL = 'pure noise, at the first threshold'
 
 
@@ -30,7 +33,7 @@ def null_curve(run: pathlib.Path) -> np.ndarray:
 
   Under `aimd` at the run's first threshold, whatever the run's control.
   """
-  flags, num_rounds = _flags(run), len(plots.read_metrics(run))
+  flags, num_rounds = _flags(run), len(curves.read_metrics(run))
   every = flags['apf_check_every']
   by_check = null_noise.simulate(
     max(num_rounds // every, 1),
@@ -42,47 +45,50 @@ def null_curve(run: pathlib.Path) -> np.ndarray:
   return np.where(checks > 0, by_check[np.maximum(checks, 1) - 1], 0.0)
 
 
-def plot_accuracy_and_frozen(runs: Mapping[str, pathlib.Path], path: pathlib.Path) -> pathlib.Path:
+def plot_accuracy_and_frozen(
+  runs: curves.Runs,
+  path: pathlib.Path,
+  metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
+) -> pathlib.Path:
   """Accuracy above and frozen fraction below, by round, with the null curve of the first run.
 
-  Runs that freeze nothing, FedAvg's, are drawn above only. Returns `path`.
+  Means over seeds. Runs that freeze nothing, FedAvg's, are drawn above only. Returns `path`.
   """
   figure, (above, below) = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
-  is_first = True
-  for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
-    rows = plots.read_metrics(run)
-    evaluated = rows.dropna(subset='eval_accuracy')
-    above.plot(evaluated['round'], 100 * evaluated['eval_accuracy'], **style)
-    if 'frozen_fraction' not in rows:
-      continue
-    below.plot(rows['round'], 100 * rows['frozen_fraction'], **style)
-    if is_first:
-      curve = dict(color='grey', linestyle='--')
-      below.plot(rows['round'], 100 * null_curve(run), **curve)
-      above.plot([], [], label=NULL_LABEL, **curve)  # For the legend.
-      is_first = False
-  above.set_ylabel('Test accuracy (%)')
-  below.set_ylabel('Frozen parameters (%)')
-  below.set_xlabel('Round')
-  for axes in (above, below):
-    axes.grid(alpha=0.3)
+  metrics = plots.by_label(runs, curves.read_metrics)
+  if plots.draw_means(above, metrics, 'eval_accuracy', metric):
+    above.set_title(plots.INTERVAL, fontsize='small')
+  plots.draw_means(below, metrics, 'frozen_fraction', FROZEN)
+  null = null_curve(next(run for _, run in runs if _freezes(run)))
+  for axes, x, y in ((below, range(1, len(null) + 1), 100 * null), (above, [], [])):
+    axes.plot(x, y, color='grey', linestyle=':', label=NULL_LABEL)  # Above for the legend.
+  above.set_ylabel(plots.as_text(metric.title('test')))
+  above.set_xlabel('')
+  below.set_ylabel(FROZEN.title())
   plots.add_legend(figure, above)
   return plots.save(figure, path)
 
 
-def plot_effective_perturbation(
-  runs: Mapping[str, pathlib.Path], path: pathlib.Path
-) -> pathlib.Path:
-  """Mean effective perturbation by round, dashed the threshold, as the paper's Fig. 2."""
+def _freezes(run: pathlib.Path) -> bool:
+  return 'frozen_fraction' in curves.read_metrics(run)
+
+
+def plot_effective_perturbation(runs: curves.Runs, path: pathlib.Path) -> pathlib.Path:
+  """Mean effective perturbation by round, thin the threshold, as the paper's Fig. 2.
+
+  Of several seeds the mean; labels of which no run freezes anything are left out.
+  """
   figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
-  for run, style in zip(runs.values(), plots.styles(runs).values(), strict=True):
-    rows = plots.read_metrics(run)
-    axes.plot(rows['round'], rows['effective_perturbation'], **style)
-    axes.plot(rows['round'], rows['stability_threshold'], linestyle='--', color=style['color'])
-  axes.set_xlabel('Round')
-  axes.set_ylabel('Effective perturbation (dashed: threshold)')
+  metrics = plots.by_label(runs, curves.read_metrics)
+  if plots.draw_means(axes, metrics, 'effective_perturbation', PERTURBATION):
+    axes.set_title(plots.INTERVAL, fontsize='small')
+  for label, style in styles.of(metrics).items():
+    freezing = [rows for rows in metrics[label] if 'stability_threshold' in rows]
+    if freezing:
+      threshold = curves.mean_curve(freezing, 'stability_threshold')
+      axes.plot(threshold['rounds'], threshold['middle'], **{**plots.line(style), 'linewidth': 0.8})
+  axes.set_ylabel(f'{PERTURBATION.title()} (thin: threshold)')
   axes.set_ylim(bottom=0)
-  axes.grid(alpha=0.3)
   plots.add_legend(figure, axes)
   return plots.save(figure, path)
 
@@ -156,25 +162,29 @@ def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   return plots.save(figure, path)
 
 
-def plot_run(run: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
+def plot_run(
+  run: pathlib.Path,
+  folder: pathlib.Path,
+  metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
+) -> list[pathlib.Path]:
   """All plots of one run that freezes; returns the files written to `folder`."""
-  label = _flags(run)['method']
+  runs = [(_flags(run)['method'], run)]
   return [
-    plot_accuracy_and_frozen({label: run}, folder / 'frozen_fraction.png'),
-    plot_effective_perturbation({label: run}, folder / 'effective_perturbation.png'),
+    *plot_comparison(runs, folder, metric),
     plot_stabilisation(run, folder / 'stabilisation.png'),
     plot_parameters(run, folder / 'parameters.png'),
   ]
 
 
-def plot_comparison(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
-  """Plots of several runs together, as far as they freeze; returns the files written."""
-  freezing = {
-    label: run for label, run in runs.items() if 'frozen_fraction' in plots.read_metrics(run)
-  }
-  if not freezing:
+def plot_comparison(
+  runs: curves.Runs,
+  folder: pathlib.Path,
+  metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
+) -> list[pathlib.Path]:
+  """Plots of labelled runs together, as far as they freeze; returns the files written."""
+  if not any(_freezes(run) for _, run in runs):
     return []
   return [
-    plot_accuracy_and_frozen(runs, folder / 'frozen_fraction.png'),
-    plot_effective_perturbation(freezing, folder / 'effective_perturbation.png'),
+    plot_accuracy_and_frozen(runs, folder / 'frozen_fraction.png', metric),
+    plot_effective_perturbation(runs, folder / 'effective_perturbation.png'),
   ]

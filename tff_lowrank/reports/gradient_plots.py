@@ -21,6 +21,7 @@ import pandas as pd
 from tff_lowrank import files
 from tff_lowrank.analysis import gradient_space
 from tff_lowrank.reports import plots
+from tff_lowrank.reports import styles
 
 FILE = 'gradient_space.npz'
 COMPONENTS = 'components.csv'
@@ -153,16 +154,18 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   titles = dict(n95='N95', n99='N99', consecutive='|cos| with the gradient before')
   figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout='constrained')
   for axes, (column, title) in zip(panels, titles.items(), strict=True):
-    for name, part in table.groupby('history', sort=False):
-      style = dict(color='black', lw=2, zorder=3) if name == MEAN else dict(alpha=0.8)
-      axes.plot(part['gradients'], part[column], label=name, **style)
+    for name, style in styles.of(table['history']).items():  # First the mean's, which is solid.
+      part = table[table['history'] == name]
+      axes.plot(
+        part['gradients'], part[column], label=plots.as_text(name), marker=style.marker,
+        markevery=style.marked(len(part)), fillstyle='none', **plots.line(style),
+      )  # fmt: skip
     axes.set_title(title)
     axes.set_xlabel('Gradients so far')
     if column != 'consecutive':
       axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
-  handles, names = panels[0].get_legend_handles_labels()
-  figure.legend(handles[:12], names[:12], loc='outside right', fontsize='small')
+  plots.add_legend(figure, panels[0])
   return plots.save(figure, path)
 
 

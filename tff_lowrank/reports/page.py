@@ -10,6 +10,7 @@ import pandas as pd
 from plotly import graph_objects
 from plotly import offline
 
+from tff_lowrank.reports import styles
 from tff_lowrank.simulation import file_operations
 
 _DRAW = """
@@ -28,14 +29,15 @@ body { margin: 1.5rem auto; max-width: 80rem; padding: 0 1rem; background: #fff;
        font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0 0 .5rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .4rem; }
-p { margin: .4rem 0; max-width: 60rem; color: #3c4043; }
+p { margin: .4rem 0; max-width: 60rem; color: #3c4043; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: .4rem 0 1.2rem; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .55rem; border-bottom: 1px solid #e6e8eb; text-align: right; }
 th { border-bottom: 2px solid #9aa0a6; font-weight: 600; vertical-align: bottom; }
 td { white-space: nowrap; }
+td:first-child { white-space: normal; }
 th:first-child, td:first-child, .words th, .words td { text-align: left; }
-.words td { white-space: normal; overflow-wrap: break-word; max-width: 60rem; }
+.words td { white-space: normal; overflow-wrap: anywhere; max-width: 60rem; min-width: 6rem; }
 tbody tr:hover { background: #f6f8fa; }
 """
 
@@ -48,11 +50,20 @@ def heading(text: str) -> str:
   return f'<h2>{html.escape(text)}</h2>'
 
 
+def _breakable(text: str) -> str:
+  """`text`, of which a narrow column may make several lines."""
+  return '<wbr>'.join(map(html.escape, styles.pieces(text)))
+
+
 def table(texts: pd.DataFrame, is_words: bool = False) -> str:
   """A table of texts: the first column, or with `is_words` every one, is on the left."""
 
   def row(cells: Iterable[object], tag: str) -> str:
-    return f'<tr>{"".join(f"<{tag}>{html.escape(str(c))}</{tag}>" for c in cells)}</tr>'
+    texts = [
+      html.escape(str(cell)) if i and not is_words else _breakable(str(cell))
+      for i, cell in enumerate(cells)
+    ]
+    return f'<tr>{"".join(f"<{tag}>{text}</{tag}>" for text in texts)}</tr>'
 
   rows = '\n'.join(row(cells, 'td') for cells in texts.itertuples(index=False))
   return (

@@ -1,5 +1,6 @@
 """A picture of how examples lie on clients."""
 
+from collections.abc import Sequence
 import pathlib
 
 import matplotlib
@@ -7,15 +8,23 @@ import matplotlib
 matplotlib.use('Agg')
 
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 import numpy as np
 
 from tff_lowrank.reports import plots
 
 _MAX_ROWS = 50
+# So many of them are named, by at most so many characters.
+_MAX_NAMES, _MAX_NAME = 25, 20
 
 
 def plot_partition(
-  sizes: np.ndarray, label_counts: np.ndarray | None, title: str, path: pathlib.Path
+  sizes: np.ndarray,
+  label_counts: np.ndarray | None,
+  title: str,
+  path: pathlib.Path,
+  which: str,
+  clients: Sequence[str],
 ) -> None:
   """Draws how many examples clients have and, if there are labels, of which ones.
 
@@ -24,6 +33,8 @@ def plot_partition(
     label_counts: [num_clients, num_classes], or None. The first 50 clients are drawn.
     title: Of the picture.
     path: The PNG to write; its folder is made.
+    which: What clients these are, such as `'all 20 clients'`.
+    clients: The name of each.
   """
   columns = 1 if label_counts is None else 2
   figure, axes = plt.subplots(
@@ -33,10 +44,18 @@ def plot_partition(
   left, *right = axes[0]
   left.hist(sizes, bins=min(30, len(np.unique(sizes))))
   left.set(xlabel='Examples', ylabel='Clients')
+  left.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+  left.set_title(f'Of {which}', fontsize='small')
   for axis in right:
     rows = label_counts[:_MAX_ROWS]
     shares = rows / np.maximum(rows.sum(1, keepdims=True), 1)
     image = axis.imshow(shares, aspect='auto', interpolation='nearest', vmin=0)
     axis.set(xlabel='Label', ylabel='Client')
+    shown = range(0, len(rows), -(-len(rows) // _MAX_NAMES))
+    axis.set_yticks(shown, [plots.as_text(clients[i][:_MAX_NAME]) for i in shown], fontsize='small')
+    is_all = len(rows) == len(label_counts)
+    axis.set_title(
+      f'Of {which}' if is_all else f'Of the first {len(rows)} of {which}', fontsize='small'
+    )
     figure.colorbar(image, ax=axis, label="Share of the client's labels")
   plots.save(figure, path)

@@ -1,6 +1,6 @@
 """Plots of run folders. Reads files only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import io
 import pathlib
 
@@ -12,50 +12,68 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 import pandas as pd
 
-from tff_lowrank.reports import curves
+from tff_lowrank.reports import curves as curves_lib
+from tff_lowrank.reports import statistics
+from tff_lowrank.reports import styles
+from tff_lowrank.reports import table as table_lib
 from tff_lowrank.simulation import file_operations
 
+# File -> what of a mean curve is on the x axis, its title, and how many make one of its units.
 AXES = {
-  'accuracy_vs_uplink': ('uplink_megabytes', 'Cumulative uplink (MB)'),
-  'accuracy_vs_bytes': ('megabytes', 'Cumulative traffic, up and down (MB)'),
-  'accuracy_vs_round': ('round', 'Round'),
+  'vs_uplink': ('uplink_bytes', 'Cumulative uplink (MB)', 1e6),
+  'vs_bytes': ('bytes', 'Cumulative traffic, up and down (MB)', 1e6),
+  'vs_round': ('rounds', 'Round', 1),
 }
+INTERVAL = "Lines: means over seeds; shaded: 95 % intervals of the mean (Student's t)"
 
-# Characters of a legend in half the width of a figure, and the height of its rows in inches.
+# Characters of a legend in half the width of a figure, and the height of its lines in inches.
 _HALF_LINE = 42
-_LEGEND_ROW = 0.18
+_LEGEND_LINE = 0.18
+# In points. The first label's line, which is solid, is seen beside dashed ones in its place.
+_FIRST_WIDTH, _WIDTH = 2.6, 1.5
 
 
-def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
-  """The metrics of a run folder, with traffic so far in 10^6 bytes.
+def as_text(text: str) -> str:
+  """So that matplotlib, to which dollars and a _ in front mean something, shows `text` as it is."""
+  plain = ' '.join(text.encode(errors='replace').decode().split())
+  return (' ' if plain.startswith('_') else '') + plain.replace('$', r'\$')
 
-  `uplink_megabytes`, and `megabytes` in both directions.
-  """
-  metrics = curves.read_metrics(folder)
-  return metrics.assign(
-    uplink_megabytes=metrics['cumulative_uplink_bytes'] / 1e6, megabytes=metrics['bytes'] / 1e6
+
+def line(style: styles.Style) -> dict[str, object]:
+  """How matplotlib draws a line of a style."""
+  return dict(
+    color=style.color,
+    linestyle=(0, style.dash) if style.dash else '-',
+    linewidth=_WIDTH if style.dash else _FIRST_WIDTH,
   )
 
 
-def styles(labels: Iterable[str]) -> dict[str, dict[str, object]]:
-  """How to draw each run called METHOD-seedN: a colour a method, named once in the legend."""
-  colors = [*plt.get_cmap('tab10').colors, *plt.get_cmap('Dark2').colors]
-  drawn, chosen = {}, {}
-  for label in labels:
-    method = label.rpartition('-seed')[0] or label
-    chosen[label] = dict(label='_' if method in drawn else method)
-    drawn.setdefault(method, colors[len(drawn) % len(colors)])
-    chosen[label]['color'] = drawn[method]
-  return chosen
+def draw(
+  axes: plt.Axes,
+  x: pd.Series,
+  curve: pd.DataFrame,
+  label: str,
+  style: styles.Style,
+  alpha: float = styles.band_alpha(1),
+) -> None:
+  """Draws `middle` and the area from `low` to `high` of a curve, with hollow markers."""
+  axes.plot(
+    x, curve['middle'], marker=style.marker, markevery=style.marked(len(x)), markersize=style.size,
+    markeredgewidth=1.5, fillstyle='none', label=as_text(label), **line(style),
+  )  # fmt: skip
+  axes.fill_between(x, curve['low'], curve['high'], color=style.color, alpha=alpha, lw=0)
 
 
 def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
   """A legend of the lines of `axes`, in room that is added to the figure below its plots."""
   handles, names = axes.get_legend_handles_labels()
   columns = 2 if max(map(len, names), default=0) <= _HALF_LINE else 1
-  rows = -(-len(names) // columns)
-  figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * rows)
-  figure.legend(handles, names, loc='outside lower center', fontsize='small', ncols=columns)
+  names = ['\n'.join(styles.wrapped(name, 2 * _HALF_LINE)) for name in names]
+  lines = -(-sum(name.count('\n') + 1 for name in names) // columns)
+  figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * (lines + 1))
+  figure.legend(
+    handles, names, loc='outside lower center', fontsize='small', ncols=columns, handlelength=4
+  )
 
 
 def save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
@@ -68,21 +86,109 @@ def save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def plot_accuracy(runs: Mapping[str, pathlib.Path], folder: pathlib.Path) -> list[pathlib.Path]:
-  """Draws evaluation accuracy against traffic and rounds, a line for each named run folder.
+def by_label(
+  runs: curves_lib.Runs, read: Callable[[pathlib.Path], pd.DataFrame | None]
+) -> dict[str, list[pd.DataFrame]]:
+  """What `read` finds in the runs of each label; labels of which it finds nothing are empty."""
+  found: dict[str, list[pd.DataFrame]] = {}
+  for label, run in runs:
+    rows = read(run)
+    found.setdefault(label, []).extend([] if rows is None else [rows])
+  return found
 
-  Returns the files written to `folder`.
+
+def draw_means(
+  axes: plt.Axes,
+  metrics: Mapping[str, Sequence[pd.DataFrame]],
+  column: str,
+  metric: curves_lib.Metric,
+  x: str = 'vs_round',
+) -> bool:
+  """Draws the mean of `column` over each label's runs, and says whether there are intervals.
+
+  Args:
+    axes: Where to.
+    metrics: Label -> metrics of its runs, of all labels of the comparison.
+    column: Runs without it are left out.
+    metric: What the column holds.
+    x: One of `AXES`.
   """
-  metrics = {label: read_metrics(run).dropna(subset='eval_accuracy') for label, run in runs.items()}
+  spent, title, size = AXES[x]
+  chosen, has_interval = styles.of(metrics), False
+  for label, runs in metrics.items():
+    with_column = [rows for rows in runs if column in rows]
+    if not with_column:
+      continue
+    curve = curves_lib.mean_curve(with_column, column)
+    ends = metric.shown(curve[['middle', 'low', 'high']])
+    draw(axes, curve[spent] / size, ends, label, chosen[label], styles.band_alpha(len(metrics)))
+    has_interval |= bool(ends['low'].notna().any())
+  axes.set_xlabel(title)
+  axes.grid(alpha=0.3)
+  return has_interval
+
+
+def plot_accuracy(
+  runs: curves_lib.Runs,
+  folder: pathlib.Path,
+  metric: curves_lib.Metric = curves_lib.Metric(),  # noqa: B008 (frozen)
+) -> list[pathlib.Path]:
+  """Draws test accuracies against traffic and rounds, the mean over seeds for each label.
+
+  Returns the files written to `folder`: `accuracy_*`, and `personal_accuracy_*` if there are any.
+  """
+  metrics = by_label(runs, curves_lib.read_metrics)
   written = []
-  for name, (column, axis) in AXES.items():
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
-    for rows, style in zip(metrics.values(), styles(metrics).values(), strict=True):
-      axes.plot(rows[column], 100 * rows['eval_accuracy'], marker='.', markersize=3, **style)
-    axes.set_xlabel(axis)
-    axes.set_ylabel('Test accuracy (%)')
-    axes.yaxis.set_major_locator(ticker.MaxNLocator(8))
-    axes.grid(alpha=0.3)
-    add_legend(figure, axes)
-    written.append(save(figure, folder / f'{name}.png'))
+  for column, kind in {'eval_accuracy': '', 'eval_personal_accuracy': 'personal '}.items():
+    if kind and not any(rows[column].notna().any() for group in metrics.values() for rows in group):
+      continue
+    for name in AXES:
+      figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+      if draw_means(axes, metrics, column, metric, name):
+        axes.set_title(INTERVAL, fontsize='small')
+      axes.set_ylabel(as_text(metric.title(f'{kind}test')))
+      axes.yaxis.set_major_locator(ticker.MaxNLocator(8))
+      add_legend(figure, axes)
+      written.append(save(figure, folder / f'{kind.replace(" ", "_")}accuracy_{name}.png'))
   return written
+
+
+def plot_front(
+  summary: pd.DataFrame, path: pathlib.Path, metric: curves_lib.Metric
+) -> pathlib.Path:
+  """Mean final accuracy against mean total bytes with intervals; filled: on the Pareto front."""
+  judged = table_lib.judged_by(summary)
+  chosen = styles.of(summary['method'])
+  megabytes, values = summary['total_bytes'] / 1e6, metric.shown(summary[judged])
+  width = metric.shown(summary[f'{judged}_ci95'])
+  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+  for i, row in summary.iterrows():
+    style = chosen[row['method']]
+    point = dict(color=style.color, linestyle='none')
+    axes.errorbar(
+      megabytes[i], values[i], xerr=row['total_bytes_ci95'] / 1e6, yerr=width[i], elinewidth=1,
+      capsize=2, **point,
+    )  # fmt: skip
+    axes.plot(
+      megabytes[i], values[i], marker=style.marker, markersize=8, label=as_text(row['method']),
+      fillstyle={'yes': 'full', 'open': 'left', 'no': 'none'}[row['pareto']], **point,
+    )  # fmt: skip
+  draw_steps(axes, megabytes, values)
+  about = 'Filled: on the Pareto front; half filled: the seeds do not decide'
+  axes.set_title(about, fontsize='small')
+  kind = 'personal ' * (judged != 'final_accuracy')
+  axes.set_ylabel(as_text(metric.title(f'final {kind}test')))
+  axes.set_xlabel(AXES['vs_bytes'][1])
+  axes.grid(alpha=0.3)
+  add_legend(figure, axes)
+  return save(figure, path)
+
+
+def draw_steps(axes: plt.Axes, costs: pd.Series, values: pd.Series) -> None:
+  """Draws the front of low cost and high value, and a logarithmic axis of very unlike costs."""
+  front = statistics.is_on_pareto_front(costs, values)
+  order = costs[front].sort_values().index
+  axes.step(costs[order], values[order], where='post', color='grey', ls='--', lw=1, zorder=0,
+            label='front of the means')  # fmt: skip
+  if costs.max() > 10 * costs.min() > 0:
+    axes.set_xscale('log')

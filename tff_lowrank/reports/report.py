@@ -1,11 +1,12 @@
 """What is in report.html, of one run and of a comparison. Reads run folders only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import pathlib
 from typing import Any
 
 import pandas as pd
 
+from tff_lowrank.reports import client_plots
 from tff_lowrank.reports import curves as curves_lib
 from tff_lowrank.reports import figures
 from tff_lowrank.reports import page
@@ -14,7 +15,7 @@ from tff_lowrank.simulation import network as network_lib
 
 FILE = 'report.html'
 
-_ACCURACIES = {'eval_accuracy': '', 'eval_personal_accuracy': '(personal)'}
+_ACCURACIES = {'eval_accuracy': 'Test', 'eval_personal_accuracy': 'Personal test'}
 
 
 def _about_network(network: network_lib.Network) -> str:
@@ -61,40 +62,59 @@ def _settings(runs: Mapping[str, pathlib.Path]) -> list[str]:
   ]
 
 
-def _accuracies(curves: Sequence[pd.DataFrame]) -> Mapping[str, str]:
-  """Which accuracies there are, and what to call them."""
-  return {c: name for c, name in _ACCURACIES.items() if any(x[c].notna().any() for x in curves)}
+def _accuracies(
+  curves: Mapping[str, Sequence[pd.DataFrame]],
+  metric: curves_lib.Metric,
+  budget: curves_lib.Budget | None = None,
+) -> Iterator[str]:
+  """A heading and a figure of each accuracy that there is."""
+  for column, kind in _ACCURACIES.items():
+    if any(curve[column].notna().any() for group in curves.values() for curve in group):
+      yield page.heading(f'{kind} {metric.name}')
+      yield page.figure(figures.means(curves, column, metric, budget))
 
 
-def _run_facts(curve: pd.DataFrame) -> pd.DataFrame:
+def _clients(runs: curves_lib.Runs, metric: curves_lib.Metric) -> Iterator[str]:
+  """How unlike clients are, if a run measured them."""
+  clients: dict[str, list[pd.DataFrame]] = {}
+  for label, run in runs:
+    found = curves_lib.read_clients(run)
+    clients.setdefault(label, []).extend([] if found is None else [found])
+  if any(clients.values()):
+    yield page.heading('Clients')
+    yield page.paragraph(f'{client_plots.ABOUT}; of several seeds all together.')
+    yield page.figure(figures.clients(clients, metric))
+
+
+def _run_facts(curve: pd.DataFrame, metric: curves_lib.Metric) -> pd.DataFrame:
   """The last values of a run, a row each."""
   last = curve.ffill().iloc[-1]
   facts = {
     'rounds': f'{last["rounds"]:.0f}',
-    'test accuracy': f'{last["eval_accuracy"]:.4f}',
+    f'test {metric.name}': f'{last["eval_accuracy"]:.4f}',
     'uplink': f'{last["cumulative_uplink_bytes"] / 1e6:.3f} MB',
     'downlink': f'{last["cumulative_downlink_bytes"] / 1e6:.3f} MB',
     'simulated time': f'{last["seconds"]:.1f} s',
     'time in rounds here': f'{curve["round_seconds"].sum():.1f} s',
   }
   if pd.notna(last['eval_personal_accuracy']):
-    facts['personal test accuracy'] = f'{last["eval_personal_accuracy"]:.4f}'
+    facts[f'personal test {metric.name}'] = f'{last["eval_personal_accuracy"]:.4f}'
   return pd.DataFrame({'': list(facts), 'after the last round': list(facts.values())})
 
 
 def write_run(run: pathlib.Path, label: str) -> pathlib.Path:
   """Writes the report of a run into its folder, and returns its path."""
   network = network_lib.Network()
-  curve = curves_lib.read_curve(run, network)
+  curve, metric = curves_lib.read_curve(run, network), curves_lib.metric([run])
   directions = ('uplink', 'downlink')
   curve = curve.assign(**{d: curve[f'{d}_bytes'] / 1e6 for d in directions})
   losses = {name: name.replace('_', ' ') for name in ('train_loss', 'eval_loss')}
   fractions = {name: name.replace('_', ' ') for name in curve if name.endswith('_fraction')}
   parts = [
     page.paragraph(_about_network(network)),
-    page.table(_run_facts(curve)),
-    page.heading('Accuracy'),
-    page.figure(figures.accuracy({label: [curve]}, _accuracies([curve]))),
+    page.table(_run_facts(curve, metric)),
+    *_accuracies({label: [curve]}, metric),
+    *_clients([(label, run)], metric),
     page.heading('Loss'),
     page.figure(figures.by_round(curve, losses, 'Loss')),
     page.heading('Traffic of each round, all clients together'),
@@ -110,7 +130,7 @@ def write_run(run: pathlib.Path, label: str) -> pathlib.Path:
 
 
 def write_comparison(
-  runs: Sequence[tuple[str, pathlib.Path]],
+  runs: curves_lib.Runs,
   path: pathlib.Path,
   network: network_lib.Network,
   budget: curves_lib.Budget,
@@ -128,24 +148,26 @@ def write_comparison(
   by_method: dict[str, list[pd.DataFrame]] = {}
   for label, folder in runs:
     by_method.setdefault(label, []).append(curves_lib.read_curve(folder, network))
-  curves = [curve for group in by_method.values() for curve in group]
+  metric = curves_lib.metric(folder for _, folder in runs)
   seeds = table['seed'].nunique()
   parts = [
     page.paragraph(
       f'{summary.shape[0]} methods, {seeds} {"seed" if seeds == 1 else "seeds"}, {len(runs)} runs. '
       f'Compared at {budget}: by the last evaluation for which a run had spent no more. '
-      "± and shaded areas are 95 % intervals of the mean over seeds, by Student's t."
+      "± and shaded areas are 95 % intervals of the mean over seeds, by Student's t. A method has "
+      'the same colour, marker and dashes in all pictures, also in those of the folder plots.'
     ),
     page.paragraph(_about_network(network)),
     page.heading('Methods, means over seeds'),
-    page.table(table_lib.shown(summary, budget)),
-    page.heading('Accuracy'),
-    page.figure(figures.accuracy(by_method, _accuracies(curves), budget)),
-    page.heading('Accuracy against traffic'),
-    page.paragraph('Filled: no other method is as accurate for fewer bytes.'),
-    page.figure(figures.pareto(summary)),
+    page.table(table_lib.shown(summary, budget, metric)),
+    page.paragraph(table_lib.pareto_rule(metric)),
+    *_accuracies(by_method, metric, budget),
+    page.heading(f'Final {metric.name} against traffic'),
+    page.paragraph('Filled: on the Pareto front; with a dot: open; hollow: not on it.'),
+    page.figure(figures.front(summary, metric)),
+    *_clients(runs, metric),
     page.heading('Runs'),
-    page.table(table_lib.shown(table, budget)),
+    page.table(table_lib.shown(table, budget, metric)),
   ]
   page.write(path, 'Comparison', [*parts, *_settings(curves_lib.named(runs))])
   return path

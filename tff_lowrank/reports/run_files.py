@@ -27,10 +27,10 @@ METRICS = 'metrics.csv'
 STREAM = 'ledger.arrows'
 LEDGER = 'ledger.parquet'
 FREEZING = 'freezing.npz'
-CLIENT_METRICS = 'client_metrics.parquet'
+CLIENTS = 'client_metrics.parquet'
 SUMS = 'SHA256SUMS'
 CHECKPOINTS = 'checkpoints'
-_FILES = (RECORD, METRICS, STREAM, LEDGER, FREEZING)
+_FILES = (RECORD, METRICS, STREAM, LEDGER, FREEZING, CLIENTS)
 
 # Columns of metrics.csv that reports read; in these there is a whole number in every row.
 _COUNTS = ('round', 'uplink_bytes', 'downlink_bytes', 'cumulative_uplink_bytes',
@@ -49,8 +49,11 @@ _KINDS_IF_THERE = dict(
   metric=dict,
   sources=dict,
   method=dict,
+  metric=dict,
   client_memory_identity=str,
 )
+
+_METRIC = dict(name=str, unit=str)
 
 
 def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
@@ -111,6 +114,8 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
         raise files.FileError(path, f'`{name}` as a run writes it', repr(record[name])[:80])
     if not all(isinstance(device, str) for device in record.get('devices', ())):
       raise files.FileError(path, 'names of `devices`', repr(record['devices'])[:80])
+    if 'metric' in record and {k: type(v) for k, v in record['metric'].items()} != _METRIC:
+      raise files.FileError(path, 'name and unit of `metric`', repr(record['metric'])[:80])
     if not math.isfinite(record['wall_seconds']):
       raise files.FileError(path, 'a finite `wall_seconds`', str(record['wall_seconds']))
     _check_sum(path.parent, path.name)

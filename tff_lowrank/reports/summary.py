@@ -11,9 +11,10 @@ def sentence(run: pathlib.Path) -> str:
   """Rounds, last accuracies and bytes of the run in a folder, and where everything is."""
   record, metrics = curves.read_record(run), curves.read_metrics(run)
   facts = []
+  metric = curves.metric([run]).name
   for column, name in (
-    ('eval_accuracy', 'accuracy'),
-    ('eval_personal_accuracy', 'personal accuracy'),
+    ('eval_accuracy', metric),
+    ('eval_personal_accuracy', f'personal {metric}'),
   ):
     last = curves.last(metrics[column])
     if pd.notna(last):

@@ -1,6 +1,6 @@
 """The tables of a comparison: of runs, and of methods over seeds. Reads run folders only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import pathlib
 from typing import Any
 
@@ -74,7 +74,7 @@ def _summarize_run(
 
 
 def build_table(
-  runs: Sequence[tuple[str, pathlib.Path]],
+  runs: curves_lib.Runs,
   network: network_lib.Network,
   budget: curves_lib.Budget | None = None,
 ) -> pd.DataFrame:
@@ -109,9 +109,9 @@ def build_summary(table: pd.DataFrame) -> pd.DataFrame:
   """A row for each method of `build_table`'s, in its order.
 
   `method`, `seeds` (how many), of each of `MEANS` the mean over seeds and, called `_ci95`, half
-  its 95 % interval by Student's t, empty with one seed; and `pareto`: whether no other method has
-  at least its mean final accuracy, by `judged_by`, for at most its mean total bytes. Where a seed
-  has no value, neither has the mean.
+  its 95 % interval by Student's t, empty with one seed; and `pareto`, 'yes', 'no' or 'open':
+  whether it is on the front of mean total bytes and final accuracy, by `judged_by`; see
+  `statistics.pareto_front`. Where a seed has no value, neither has the mean.
   """
   groups = table.groupby('method', sort=False)
   columns = {'seeds': groups['seed'].count()}
@@ -120,17 +120,32 @@ def build_summary(table: pd.DataFrame) -> pd.DataFrame:
     columns[name] = groups[name].mean().where(complete)
     width = statistics.half_width(groups[name].std(), columns['seeds'])
     columns[f'{name}_ci95'] = pd.Series(width, index=complete.index).where(complete)
-  columns['pareto'] = statistics.is_on_pareto_front(
-    columns['total_bytes'], columns[judged_by(table)]
+  judged = judged_by(table)
+  by_seed = (
+    table.groupby(['method', 'seed'])[judged].mean().unstack().reindex(columns['seeds'].index)
   )
+  cost = columns['total_bytes'].where(columns[judged].notna())
+  columns['pareto'] = statistics.pareto_front(cost, by_seed)
   return pd.DataFrame(columns).reset_index()
+
+
+def pareto_rule(metric: curves_lib.Metric) -> str:
+  """What the column of the Pareto front says, for people who read it."""
+  return (
+    f'Pareto front of {metric.name} against bytes: a method is compared with every other that '
+    f'needs no more bytes on average, by the 95 % interval of the difference in {metric.name} (by '
+    "seed, Student's t; where two methods do not share two seeds, that of the difference of their "
+    'means; of one seed alone, the difference itself). "no": some such method is at least as good '
+    'over all of the interval. "yes": all of them are worse over all of it. "open": the seeds do '
+    'not decide.'
+  )
 
 
 # Column -> heading, format, and what to divide by.
 _SHOWN = {
-  'final_accuracy': ('accuracy', '.4f', 1),
-  'compared_accuracy': ('accuracy at {budget}', '.4f', 1),
-  'final_personal_accuracy': ('personal accuracy', '.4f', 1),
+  'final_accuracy': ('{metric}', '.4f', 1),
+  'compared_accuracy': ('{metric} at {budget}', '.4f', 1),
+  'final_personal_accuracy': ('personal {metric}', '.4f', 1),
   'uplink_bytes': ('up MB', '.3f', 1e6),
   'downlink_bytes': ('down MB', '.3f', 1e6),
   'total_bytes': ('total MB', '.3f', 1e6),
@@ -148,7 +163,11 @@ _UNITS = {
 }
 
 
-def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.DataFrame:
+def shown(
+  table: pd.DataFrame,
+  budget: curves_lib.Budget | None = None,
+  metric: curves_lib.Metric = curves_lib.Metric(),  # noqa: B008 (frozen)
+) -> pd.DataFrame:
   """A table or summary as text under short headings, bytes in MB (10^6), `±` the 95 % interval.
 
   Empty columns are left out, and so are dropped clients if there are none, and accuracies at
@@ -165,19 +184,19 @@ def shown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> pd.Da
     if is_left_out.get(name) or table[name].isna().all():
       continue
     widths = table.get(f'{name}_ci95', pd.Series(float('nan'), table.index))
-    columns[heading.format(budget=budget)] = [
+    columns[heading.format(budget=budget, metric=metric.name)] = [
       _cell(value / size, width / size, form) + (_UNITS.get(name, '') if pd.notna(value) else '')
       for value, width in zip(table[name], widths, strict=True)
     ]
   if 'pareto' in table:
-    columns['Pareto front'] = table['pareto'].map({True: 'yes', False: ''})
+    columns['Pareto front'] = table['pareto']
   return pd.DataFrame(columns)
 
 
 def _cell(value: float, width: float, form: str) -> str:
   if pd.isna(value):
     return ''
-  return f'{value:{form}}' + ('' if pd.isna(width) else f' ± {width:{form}}')
+  return f'{value:z{form}}' + ('' if pd.isna(width) else f' ± {width:{form}}')
 
 
 def _escaped(text: str) -> str:
@@ -185,9 +204,14 @@ def _escaped(text: str) -> str:
   return ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
 
 
-def to_markdown(table: pd.DataFrame, budget: curves_lib.Budget | None = None) -> str:
-  """What `shown` gives, in Markdown."""
-  return markdown(shown(table, budget))
+def to_markdown(
+  table: pd.DataFrame,
+  budget: curves_lib.Budget | None = None,
+  metric: curves_lib.Metric = curves_lib.Metric(),  # noqa: B008 (frozen)
+) -> str:
+  """What `shown` gives, in Markdown, and the rule of the Pareto front under a summary."""
+  text = markdown(shown(table, budget, metric))
+  return text + (f'\n{pareto_rule(metric)}\n' if 'pareto' in table else '')
 
 
 def markdown(texts: pd.DataFrame) -> str:

@@ -41,5 +41,5 @@ class ClientMetricsLog:
       table = pd.read_csv(path, dtype=_TYPES, keep_default_na=False,
                           na_values=dict(loss=['nan'], accuracy=['nan']))  # fmt: skip
       content = table.to_parquet(index=False)
-      file_operations.replace(self._folder / run_files.CLIENT_METRICS, content)
+      file_operations.replace(self._folder / run_files.CLIENTS, content)
     self.log.close()

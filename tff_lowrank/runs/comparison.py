@@ -1,11 +1,11 @@
 """Compares runs: tables, plots and a page, in one folder."""
 
-from collections.abc import Sequence
 import dataclasses
 import pathlib
 
 import pandas as pd
 
+from tff_lowrank.reports import client_plots
 from tff_lowrank.reports import curves
 from tff_lowrank.reports import freezing_plots
 from tff_lowrank.reports import plots
@@ -23,12 +23,14 @@ class Comparison:
   table: a row a run, see `reports.table.build_table`.
   summary: a row a method, means over seeds.
   budget: what they are compared at.
+  metric: what the columns called accuracy hold.
   pictures: the files of plots, and last the page.
   """
 
   table: pd.DataFrame
   summary: pd.DataFrame
   budget: curves.Budget
+  metric: curves.Metric
   pictures: tuple[pathlib.Path, ...]
 
   @property
@@ -38,14 +40,14 @@ class Comparison:
 
   def to_markdown(self) -> str:
     """The table and, of several seeds, the summary."""
-    text = table_lib.to_markdown(self.table, self.budget)
+    text = table_lib.to_markdown(self.table, self.budget, self.metric)
     if self.table['seed'].nunique() > 1:
-      text += '\n' + table_lib.to_markdown(self.summary, self.budget)
+      text += '\n' + table_lib.to_markdown(self.summary, self.budget, self.metric)
     return text
 
 
 def write(
-  runs: Sequence[tuple[str, pathlib.Path]],
+  runs: curves.Runs,
   folder: pathlib.Path,
   network: network_lib.Network | None = None,
   at: str = 'rounds',
@@ -64,7 +66,7 @@ def write(
   label and seed.
   """
   with spec_lib.as_setting_errors():
-    named = curves.named(runs)
+    curves.named(runs)
   network = network or network_lib.Network()
   if budget is None:
     chosen = curves.cheapest(at, [curves.read_curve(run, network) for _, run in runs])
@@ -72,15 +74,19 @@ def write(
     chosen = curves.Budget(at, budget)
   table = table_lib.build_table(runs, network, chosen)
   summary = table_lib.build_summary(table)
+  metric = curves.metric(run for _, run in runs)
   for name, rows in dict(table=table, summary=summary).items():
     contents = dict(
       csv=rows.to_csv(index=False).encode(),
       parquet=rows.to_parquet(index=False),
-      md=table_lib.to_markdown(rows, chosen).encode(),
+      md=table_lib.to_markdown(rows, chosen, metric).encode(),
     )
     for suffix, content in contents.items():
       file_operations.replace(folder / f'{name}.{suffix}', content)
-  drawn = plots.plot_accuracy(named, folder / 'plots')
-  drawn += freezing_plots.plot_comparison(named, folder / 'plots')
+  pictures = folder / 'plots'
+  drawn = plots.plot_accuracy(runs, pictures, metric)
+  drawn.append(plots.plot_front(summary, pictures / 'pareto.png', metric))
+  drawn += client_plots.plot_clients(runs, pictures / 'clients.png', metric)
+  drawn += freezing_plots.plot_comparison(runs, pictures, metric)
   drawn.append(report.write_comparison(runs, folder / report.FILE, network, chosen))
-  return Comparison(table, summary, chosen, tuple(drawn))
+  return Comparison(table, summary, chosen, metric, tuple(drawn))

@@ -10,6 +10,8 @@ from tff_lowrank import execution
 from tff_lowrank import methods
 from tff_lowrank import objects
 from tff_lowrank import tasks
+from tff_lowrank.reports import client_plots
+from tff_lowrank.reports import curves
 from tff_lowrank.reports import freezing_plots
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import report as report_lib
@@ -84,12 +86,15 @@ def train(
       with CONTEXTS[spec.context]():
         task = task or build_task(spec)
         run = loop.Loop(spec, task, folder, saving, is_enough, identity)
-        metric = dict(name=task.objective.main, is_fraction=task.objective.is_fraction)
+        objective = task.objective
+        metric = dict(name=objective.main, unit='fraction' if objective.is_fraction else '')
         record.update('running', client_memory=run.client_memory, metric=metric)
         run.go(label, stop)
-      plots.plot_accuracy({label: folder}, folder / 'plots')
+      metric, pictures = curves.metric([folder]), folder / 'plots'
+      plots.plot_accuracy([(label, folder)], pictures, metric)
+      client_plots.plot_clients([(label, folder)], pictures / 'clients.png', metric)
       if spec.freezing_settings is not None:
-        freezing_plots.plot_run(folder, folder / 'plots')
+        freezing_plots.plot_run(folder, pictures, metric)
       report_lib.write_run(folder, label)
       record.update('completed', **run.outcome)
       run_files.write_sums(folder)

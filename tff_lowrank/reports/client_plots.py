@@ -1,0 +1,45 @@
+"""A plot of how unlike the clients of a run are. Reads run folders only."""
+
+import pathlib
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+from matplotlib import pyplot as plt
+import pandas as pd
+
+from tff_lowrank.reports import curves
+from tff_lowrank.reports import plots
+from tff_lowrank.reports import styles
+
+ABOUT = 'Of the clients measured in a round: line the median, shaded from 10 % to 90 % of them'
+
+
+def plot_clients(
+  runs: curves.Runs,
+  path: pathlib.Path,
+  metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
+) -> list[pathlib.Path]:
+  """Accuracies above and losses below of clients by round; of several seeds all together.
+
+  Returns `path` in a list, which is empty if no run measured its clients.
+  """
+  clients = plots.by_label(runs, curves.read_clients)
+  if not any(clients.values()):
+    return []
+  figure, panels = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
+  columns = dict(accuracy=metric, loss=curves.Metric('loss', ''))
+  for axes, (column, shown) in zip(panels, columns.items(), strict=True):
+    for label, style in styles.of(clients).items():
+      if not clients[label]:
+        continue
+      found = curves.spread(pd.concat(clients[label]), column)
+      curve = shown.shown(found[['middle', 'low', 'high']])
+      plots.draw(axes, found['rounds'], curve, label, style, styles.band_alpha(len(clients)))
+    axes.set_ylabel(plots.as_text(shown.title("clients'")))
+    axes.grid(alpha=0.3)
+  panels[0].set_title(ABOUT, fontsize='small')
+  panels[1].set_xlabel('Round')
+  plots.add_legend(figure, panels[0])
+  return [plots.save(figure, path)]
