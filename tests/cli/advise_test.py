@@ -64,6 +64,7 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
     (['--lbgm_threshold=0.3'], '--lbgm_threshold does nothing here: several values are tried'),
     (['--fed_prox_mu=0.3'], '--fed_prox_mu does nothing under apf, fed_avg, fedpara, lbgm'),
     (['--dropout_rate=0.3'], '--dropout_rate does nothing here'),
+    (['--patience=3'], '--patience does nothing here'),
     (['--apf_ema_decay=1'], 'apf_ema_decay must be below 1'),
   ],
 )

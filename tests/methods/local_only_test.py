@@ -17,9 +17,8 @@ def test_it_is_the_process_where_all_is_personal_and_nothing_is_sent():
   mine = cases.run(cases.build(METHOD))
   cases.assert_same(mine, cases.run(learning.build_local_only(**cases.common())))
   weights, bits = mine
-  for kept, first in zip(
-    weights[-1], cases.model(linear.keras_model).initial_weights[0], strict=True
-  ):
+  initial = cases.model(linear.keras_model).initial_weights[0]
+  for kept, first in zip(weights[-1], initial, strict=True):
     np.testing.assert_array_equal(kept, first)
   assert not any(bits[-1][0]['uplink'].values())
 
