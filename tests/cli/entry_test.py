@@ -1,9 +1,8 @@
 """What the binaries say and how they exit, as a shell sees it."""
 
 import gzip
-import json
+import os
 import pathlib
-import shlex
 import struct
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import sys
 from absl import app
 from absl import flags
 from absl.testing import flagsaver
-import pandas as pd
 import pytest
 
 from tests.cli import binaries
@@ -120,65 +118,6 @@ def test_a_truncated_data_file_ends_with_2_and_no_traceback(tmp_path):
   assert 'Traceback' not in done.stderr
 
 
-FAST = ('--task=digits', '--rounds=2', '--num_clients=4', '--clients_per_round=2',
-        '--batch_size=64')  # fmt: skip
-
-
-def shell(binary, rest, *arguments):
-  """Runs a binary in a shell, with `rest` after it; returns status, output and errors."""
-  command = shlex.join([sys.executable, '-m', f'experiments.{binary}', *FAST, *arguments])
-  done = subprocess.run(
-    ['bash', '-c', f'set -o pipefail; {command} {rest}'],
-    cwd=ROOT, capture_output=True, text=True, timeout=300,
-  )  # fmt: skip
-  return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture(scope='module')
-def metrics(tmp_path_factory):
-  """Of a run with all streams."""
-  folder = tmp_path_factory.mktemp('whole')
-  assert shell('train', '', f'--output_dir={folder}')[0] == 0
-  return read_metrics(folder)
-
-
-def read_metrics(folder):
-  return pd.read_csv(folder / 'metrics.csv').drop(columns='round_seconds')
-
-
-@pytest.mark.parametrize('closed', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
-def test_standard_streams_that_are_closed(tmp_path, metrics, closed):
-  status, _, _ = shell('train', closed, f'--output_dir={tmp_path}')
-  assert status == 0
-  pd.testing.assert_frame_equal(read_metrics(tmp_path), metrics)
-  assert (tmp_path / 'run.lock').read_text().isdecimal()
-  assert shell('train', closed, f'--output_dir={tmp_path}', '--rounds=1')[0] == entry.USAGE
-
-
-@pytest.mark.parametrize('rest', ['2>&1 | true', '2>&1 >/dev/null | head -c 1'])
-def test_readers_that_do_not_wait_for_the_output(tmp_path, rest):
-  status, _, _ = shell('compare', rest, '--methods=fed_avg,lbgm', f'--output_dir={tmp_path}')
-  assert status == 0
-  assert len(pd.read_csv(tmp_path / 'table.csv')) == 2 and (tmp_path / 'report.html').exists()
-
-
-def test_output_that_cannot_be_written(tmp_path):
-  status, _, said = shell('train', '>/dev/full', f'--output_dir={tmp_path}')
-  assert status == entry.USAGE
-  assert said.endswith(
-    "[Errno 28] No space left on device: '/dev/fd/1'\nPass --debug for the traceback.\n"
-  )
-  assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
-
-
-@pytest.mark.parametrize('flag', ['--help', '--helpfull', '--helpxml'])
-def test_help_that_cannot_be_written(flag):
-  status, _, said = shell('train', '>/dev/full', flag)
-  assert status == entry.USAGE
-  assert said.endswith("\n[Errno 28] No space left on device: '/dev/fd/1'\n")
-  assert 'Traceback' not in said and 'Exception ignored' not in said
-
-
 def no_text(path):
   path.write_bytes(b'--rounds=\xff\n')
 
@@ -210,6 +149,23 @@ def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path, capsys, make, na
   assert said[1:] == ['Pass --help for all flags.']
 
 
-@pytest.mark.parametrize('name', ['debug', 'checkpoint_every', 'keep_checkpoints'])
-def test_flags_of_all_binaries(name):
-  assert name in flags.FLAGS
+@pytest.mark.parametrize(
+  'preset, sentence',
+  [
+    ('demo', '--methods is a flag of tff-lowrank compare, not of train.'),
+    ('gradient_space_mnist', '--setting is a flag of tff-lowrank gradient-space, not of train.'),
+  ],
+)
+def test_presets_of_other_binaries(preset, sentence):
+  done = run(f'--flagfile=experiments/presets/{preset}.flags', '--output_dir=x')
+  assert done.returncode == entry.USAGE
+  assert done.stderr == f'{sentence}\nPass --help for all flags.\n'
+
+
+def test_tensorflow_s_own_warnings_are_not_shown():
+  warns = 'from tff_lowrank import cli; import tensorflow as tf; tf.get_logger().warning("x")'
+  done = subprocess.run(
+    [sys.executable, '-c', warns], cwd=ROOT, capture_output=True, text=True, timeout=300,
+    env={n: v for n, v in os.environ.items() if n != 'TF_CPP_MIN_LOG_LEVEL'},
+  )  # fmt: skip
+  assert done.returncode == 0 and not done.stderr

@@ -3,14 +3,12 @@
 import gzip
 import json
 import os
-import pathlib
 import struct
 
 import pandas as pd
 import pytest
 
 from tests.cli import binaries
-from tff_lowrank.cli import path_flag
 from tff_lowrank.datasets import mnist
 from tff_lowrank.reports import run_files
 
@@ -92,12 +90,3 @@ def test_names_that_are_no_utf_8(home):
   csv = home / NAME / 'times.csv'
   binaries.run('replay', f'--runs=~/{NAME}/{name}', f'--csv={csv}', '--output_dir=unused')
   assert b'\xff\xfe' in csv.read_bytes()
-
-
-def test_what_is_expanded(home):
-  assert path_flag.expand('~/x') == str(home / 'x')
-  assert pathlib.Path(path_flag.expand('~root')).is_absolute()
-  for name in ('~nobody-is-called-so/x', './~/x', 'x~', ''):
-    assert path_flag.expand(name) == name
-  with pytest.raises(ValueError, match='NUL'):
-    path_flag.expand('a\0b')

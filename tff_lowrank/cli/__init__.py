@@ -1,5 +1,6 @@
 """The binaries: `tff-lowrank train`, `compare`, `tune`, `replay` and others, by absl flags."""
 
+import logging
 import os
 import warnings
 
@@ -12,6 +13,9 @@ streams.open_closed()  # Here, as what is imported next may open files.
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 # What TensorFlow and XLA log of themselves. Errors reach Python as exceptions.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+# What TensorFlow warns of in Python, such as functions that are traced anew for other settings.
+logging.getLogger('tensorflow').setLevel(logging.ERROR)
 
 # What TFF imports warns of its own imports.
 warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)

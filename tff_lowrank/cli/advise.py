@@ -1,6 +1,6 @@
 """Predicts what each method would save, from a short training by FedAvg.
 
-  python -m experiments.advise --task=digits --rounds=30 --output_dir=DIR [--measure]
+  tff-lowrank advise --task=digits --rounds=30 --output_dir=DIR [--measure]
 
 records all updates of a run of --rounds by FedAvg and replays on them what each method would have
 sent: LBGM's rule and APF's checks at several thresholds, and codecs; what FedPara sends follows
@@ -60,6 +60,13 @@ _MEASURE = flags.DEFINE_boolean(
 # What methods name to be tried.
 TRIED = {name: record for name, record in methods.METHODS.items() if record.tried}
 _NAMES = ('model_family', *(record.tried[0] for record in TRIED.values()))
+# What --help leaves out.
+UNUSED = (
+  *recording.UNUSED,
+  *_NAMES,
+  *spec_lib.FAMILY_SETTINGS,
+  *run_flags.of_other_methods(list(TRIED)),
+)
 
 
 class _Candidate(NamedTuple):

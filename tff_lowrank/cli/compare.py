@@ -1,6 +1,6 @@
 """Trains several methods on the same client samples and prints one table.
 
-  python -m experiments.compare --task=digits --methods=fed_avg,lbgm --seeds=1,2 \\
+  tff-lowrank compare --task=digits --methods=fed_avg,lbgm --seeds=1,2 \\
     --output_dir=DIR
 
 A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`, or

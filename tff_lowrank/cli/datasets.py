@@ -1,9 +1,9 @@
 """Lists, describes, checks and fetches data sets.
 
-  python -m experiments.datasets --list
-  python -m experiments.datasets --check --data_dir=DIR
-  python -m experiments.datasets --download=shakespeare --data_dir=DIR
-  python -m experiments.datasets --describe --task=qmnist --partition=natural --data_dir=DIR
+  tff-lowrank datasets --list
+  tff-lowrank datasets --check --data_dir=DIR
+  tff-lowrank datasets --download=shakespeare --data_dir=DIR
+  tff-lowrank datasets --describe --task=qmnist --partition=natural --data_dir=DIR
 
 --describe loads a task as a run with the same flags would, prints how many clients and examples it
 has and of which labels, and draws the partition into --output_dir (runs/datasets).
@@ -19,6 +19,7 @@ import tqdm
 
 from tff_lowrank import files
 from tff_lowrank import methods
+from tff_lowrank import settings
 from tff_lowrank import tasks
 from tff_lowrank.cli import entry
 from tff_lowrank.cli import run_flags
@@ -27,6 +28,7 @@ from tff_lowrank.datasets import catalog
 from tff_lowrank.datasets import download
 from tff_lowrank.reports import partition_plots
 from tff_lowrank.runs import runner
+from tff_lowrank.runs import spec as spec_lib
 
 _LIST = flags.DEFINE_boolean('list', False, 'Print all data sets.')
 _CHECK = flags.DEFINE_boolean('check', False, 'Read what is in --data_dir, and say if it is sound.')
@@ -39,6 +41,12 @@ _DOWNLOAD = flags.DEFINE_enum(
 )
 _MAX_CLIENTS = flags.DEFINE_integer(
   'max_clients', 1000, 'Of more clients, --describe reads so many at random.', lower_bound=1
+)
+
+# What --help leaves out: of a run's flags, all that change nothing of its data.
+UNUSED = (
+  *({s.name for s in settings.of(spec_lib.RunSpec).values() if s.group != 'data'} - {'seed'}),
+  *run_flags.of_other_methods([]),
 )
 
 _QUANTILES = (0, 25, 50, 75, 100)

@@ -15,6 +15,7 @@ from absl import flags
 from tff_lowrank import files
 from tff_lowrank import settings
 from tff_lowrank.cli import help as help_lib
+from tff_lowrank.cli import main as commands
 from tff_lowrank.cli import streams
 from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import stopping
@@ -39,7 +40,7 @@ _FOR_USERS = (
 )
 
 
-def _on_one_line(error: BaseException) -> str:
+def _on_one_line(error: BaseException | str) -> str:
   """What an error says, with `\\n` and the like for what does not print, as in names of files."""
   return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(error))
 
@@ -70,6 +71,28 @@ def _check_flag_file(name: str, around: Collection[str] = ()) -> None:
     _check_flag_file(inner, (*around, name))
 
 
+def _command(argv: Sequence[str]) -> str:
+  """What the user typed to run the binary."""
+  path = pathlib.Path(argv[0])
+  return f'python -m {path.parent.name}.{path.stem}' if path.suffix == '.py' else argv[0]
+
+
+def _explained(error: Exception, binary: types.ModuleType | None) -> str:
+  """What is wrong with the command line; of a flag that others have, as in their presets, which."""
+  if binary is None or not isinstance(error, flags.UnrecognizedFlagError):
+    return str(error)
+  found, this = error.flagname, commands.name_of(binary)
+  owners = [
+    name
+    for name in commands.COMMANDS
+    if name != this
+    and {found, found.removeprefix('no')} & {*help_lib.flag_names(commands.binary(name))}
+  ]
+  if not owners:
+    return str(error)
+  return f'--{found} is a flag of tff-lowrank {" and ".join(owners)}, not of {this}.'
+
+
 def parse(argv: Sequence[str], binary: types.ModuleType | None = None) -> list[str]:
   """Parses the command line; without --debug, exits with one sentence if it is wrong.
 
@@ -81,7 +104,7 @@ def parse(argv: Sequence[str], binary: types.ModuleType | None = None) -> list[s
       for prepare in BEFORE_PARSING:
         prepare(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
       if binary is not None and help_lib.is_asked(argv):
-        print(help_lib.text(binary, argv[0]), flush=True)
+        print(help_lib.text(binary, commands.name_of(binary), _command(argv)), flush=True)
         sys.exit(0)
       return flags.FLAGS(argv)
     except (flags.CantOpenFlagFileError, ValueError):
@@ -94,7 +117,7 @@ def parse(argv: Sequence[str], binary: types.ModuleType | None = None) -> list[s
   except (flags.Error, ValueError) as e:
     if is_debug:
       raise
-    print(f'{_on_one_line(e)}\nPass --help for all flags.', file=sys.stderr)
+    print(f'{_on_one_line(_explained(e, binary))}\nPass --help for all flags.', file=sys.stderr)
     sys.exit(USAGE)
   except OSError as e:
     if is_debug:

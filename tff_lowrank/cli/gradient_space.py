@@ -1,7 +1,7 @@
 """Studies how many directions a training's gradients span: LBGM's paper, section 2.
 
-  python -m experiments.gradient_space --task=digits --setting=central --rounds=60 --output_dir=DIR
-  python -m experiments.gradient_space --task=digits --setting=federated --output_dir=DIR
+  tff-lowrank gradient-space --task=digits --setting=central --rounds=60 --output_dir=DIR
+  tff-lowrank gradient-space --task=digits --setting=federated --output_dir=DIR
 
 trains by FedAvg and looks at accumulated gradients, the initial model minus the trained one of
 each pass: of the one client that has all data, whose rounds are epochs (`central`); or of the mean
@@ -9,7 +9,7 @@ of each round and of single clients, in the rounds that they take part in (`fede
 studied as it is and with the momentum of the paper's scripts.
 
 Writes DIR/components.csv (N95 and N99 by round, for each tensor and the whole model), metrics.csv,
-gradient_space.npz (see `experiments.reports.gradient_plots`), run.json and plots/.
+gradient_space.npz (see `tff_lowrank.reports.gradient_plots`), run.json and plots/.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +45,8 @@ _WATCHED_CLIENTS = flags.DEFINE_integer(
   lower_bound=0,
 )
 
+# What --help leaves out.
+UNUSED = (*recording.UNUSED, *run_flags.of_other_methods([methods.BASELINE.name]))
 _OF_FEDERATED = ('clients_per_round', 'num_clients', 'partition', 'watched_clients')
 
 

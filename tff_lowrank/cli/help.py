@@ -1,4 +1,4 @@
-"""What a binary's --help prints: its flags in groups, each with its default."""
+"""What a binary's --help prints: its own flags, then others in groups, each with its default."""
 
 from collections.abc import Iterable, Sequence
 import inspect
@@ -9,14 +9,38 @@ import types
 from absl import flags
 
 _ASKED = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort')
+
+# Groups in the order in which they are shown, those of methods where METHODS is.
+_METHODS = 'METHODS'
+_ORDER = ('Run', 'Data', 'Model', _METHODS, 'Saving', 'Network')
 # Name of a group -> names of flags, in the order in which they are shown.
 _GROUPS: dict[str, list[str]] = {}
+# Name of a flag -> the methods whose setting it is.
+_METHODS_OF: dict[str, list[str]] = {}
+
+# Which the foot tells of.
+_OF_ALL = ('debug',)
+# Shown in place of a default, by what `flag_type` is.
+_STANDS_FOR = {'int': 'N', 'float': 'NUMBER', 'path': 'PATH', 'string enum': 'NAME'}
+_FOOT = (
+  'Flags are shown with their defaults, and with N, NUMBER, NAME, PATH or TEXT where they have '
+  'none. --flagfile=FILE reads flags from a file, a flag a line; --debug shows the traceback of an '
+  'error; --helpfull also lists the flags of libraries.'
+)
 
 
 def add(group: str, names: Iterable[str]) -> None:
-  """Shows flags under `group`."""
+  """Shows flags under `group`, one of `_ORDER`."""
   listed = _GROUPS.setdefault(group, [])
   listed += [name for name in names if name not in listed]
+
+
+def add_method(method: str, names: Iterable[str]) -> None:
+  """Shows flags as settings of `method`, and of others that they are also added for."""
+  for name in names:
+    owners = _METHODS_OF.setdefault(name, [])
+    if method not in owners:
+      owners.append(method)
 
 
 def is_asked(argv: Sequence[str]) -> bool:
@@ -25,39 +49,78 @@ def is_asked(argv: Sequence[str]) -> bool:
   return any(argument in _ASKED for argument in before)
 
 
-def _default(flag: flags.Flag) -> str:
-  """The default as it would be given."""
-  if flag.default is None:
-    return ''
-  values = flag.default if isinstance(flag.default, list) else [flag.default]
-  return ','.join(map(str, values))
+def flag_names(binary: types.ModuleType) -> list[str]:
+  """The flags that mean something in a binary.
+
+  They are defined in its module or in those of this package that it imports; a module's UNUSED
+  names flags that binaries that import it take out.
+  """
+  by_module = flags.FLAGS.flags_by_module_dict()
+  found, unused, seen, todo = [], {*_OF_ALL}, set(), [binary]
+  while todo:
+    module = todo.pop(0)
+    if module.__name__ in seen or not module.__name__.startswith(f'{__package__}.'):
+      continue
+    seen.add(module.__name__)
+    found += [flag.name for flag in by_module.get(module.__name__, ())]
+    unused.update(getattr(module, 'UNUSED', ()))
+    todo += [value for value in vars(module).values() if isinstance(value, types.ModuleType)]
+  return [name for name in found if name not in unused]
+
+
+def _groups(names: Sequence[str]) -> dict[str, list[str]]:
+  """Title -> those of the flags that are shown under it."""
+  titles = {}
+  for group in _ORDER:
+    if group == _METHODS:
+      for name, owners in _METHODS_OF.items():
+        title = f'Method{"s" * (len(owners) > 1)} {", ".join(owners)}'
+        titles.setdefault(title, []).append(name)
+    else:
+      titles[group] = _GROUPS.get(group, [])
+  return {title: [name for name in listed if name in names] for title, listed in titles.items()}
 
 
 def _entry(name: str, width: int) -> str:
   flag = flags.FLAGS[name]
-  about = ' '.join(flag.help.split())
+  about, shown = ' '.join(flag.help.split()), f'--{name}'
+  if isinstance(flag.parser, flags.EnumParser):
+    # absl has all values in front.
+    about = f'{about.partition(">: ")[2]} One of {", ".join(flag.parser.enum_values)}.'
   if flag.flag_type() == 'bool':
     shown = f'--[no]{name}'
     about += f' {"On" if flag.default else "Off"} by default.'
+  elif flag.default in (None, ''):
+    shown += f'={_STANDS_FOR.get(flag.flag_type(), "TEXT")}'
   else:
-    shown = f'--{name}={_default(flag)}'
-  return f'  {shown}\n' + textwrap.fill(
-    about, width, initial_indent=' ' * 6, subsequent_indent=' ' * 6, break_on_hyphens=False
-  )
+    values = flag.default if isinstance(flag.default, list) else [flag.default]
+    shown += f'={",".join(map(str, values))}'
+  return f'  {shown}\n{_filled(about, width, " " * 6)}'
 
 
-def text(module: types.ModuleType, command: str) -> str:
-  """The help of the binary in `module`, which is run as `command`."""
+def _filled(text: str, width: int, indent: str = '') -> str:
+  return textwrap.fill(
+    text, width, initial_indent=indent, subsequent_indent=indent,
+    break_on_hyphens=False, break_long_words=False,
+  )  # fmt: skip
+
+
+def _about(text: str, width: int) -> str:
+  """A docstring, wrapped but for its examples, which are indented."""
+  parts = inspect.cleandoc(text).split('\n\n')
+  return '\n\n'.join(part if part[:1] == ' ' else _filled(part, width) for part in parts)
+
+
+def text(binary: types.ModuleType, name: str, command: str) -> str:
+  """The help of a binary, called `name`, which its user runs as `command`."""
   width = min(100, shutil.get_terminal_size().columns)
-  own = [flag.name for flag in flags.FLAGS.flags_by_module_dict().get(module.__name__, ())]
-  grouped = {name for names in _GROUPS.values() for name in names}
-  groups = {f'Of {command}': [name for name in own if name not in grouped]}
-  groups |= {group: [n for n in names if n in flags.FLAGS] for group, names in _GROUPS.items()}
-  parts = [inspect.cleandoc(module.__doc__ or '')]
-  for group, names in groups.items():
-    if names:
-      parts.append('\n'.join([f'{group}:', *(_entry(name, width) for name in names)]))
-  parts.append(
-    '--flagfile=FILE reads flags from a file, a flag a line; --helpfull lists all flags.'
-  )
-  return '\n\n'.join(parts)
+  names = flag_names(binary)
+  groups = _groups(names)
+  grouped = {name for listed in groups.values() for name in listed}
+  groups = {name.capitalize(): [name for name in names if name not in grouped]} | groups
+  about = (binary.__doc__ or '').replace(f'tff-lowrank {name}', command)
+  parts = [_about(about, width)]
+  for title, listed in groups.items():
+    if listed:
+      parts.append('\n'.join([f'{title}:', *(_entry(name, width) for name in listed)]))
+  return '\n\n'.join([*parts, _filled(_FOOT, width)])

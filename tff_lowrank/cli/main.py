@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import types
 
 # Name -> module, and what it does.
 COMMANDS = {
@@ -24,6 +25,17 @@ def usage() -> str:
   )
 
 
+def binary(name: str) -> types.ModuleType:
+  """The module of a command."""
+  return importlib.import_module(f'{__package__}.{COMMANDS[name][0]}')
+
+
+def name_of(module: types.ModuleType) -> str:
+  """The command that is in a module."""
+  [name] = [n for n, (stem, _) in COMMANDS.items() if module.__name__ == f'{__package__}.{stem}']
+  return name
+
+
 def main() -> None:
   """Runs the binary that the first argument names, on the others."""
   name, *arguments = sys.argv[1:] or ['--help']
@@ -34,7 +46,7 @@ def main() -> None:
     print(f'tff-lowrank has no command {name!r}.\n\n{usage()}', file=sys.stderr)
     sys.exit(2)
   sys.argv = [f'tff-lowrank {name}', *arguments]
-  importlib.import_module(f'tff_lowrank.cli.{COMMANDS[name][0]}').run()
+  binary(name).run()
 
 
 if __name__ == '__main__':

@@ -3,7 +3,6 @@
 from absl import flags
 
 from tff_lowrank import methods
-from tff_lowrank.cli import help as help_lib
 from tff_lowrank.cli import run_flags
 
 _METHOD = flags.DEFINE_string(
@@ -11,8 +10,6 @@ _METHOD = flags.DEFINE_string(
   methods.BASELINE.name,
   f'What to train with: {", ".join(methods.METHODS)}; or package.module:RECORD of a method.',
 )
-
-help_lib.add('Run', ['method'])
 
 
 def chosen() -> str:

@@ -62,6 +62,6 @@ def chosen_one() -> network.Network:
   if len(networks) > 1:
     raise app.UsageError(
       f'--uplink_mbps, --downlink_mbps and --latency_ms: expected one network, found '
-      f'{len(networks)}; experiments.replay takes several.'
+      f'{len(networks)}; replay takes several.'
     )
   return networks[0]

@@ -21,7 +21,7 @@ class _Parser(flags.ArgumentParser):
     return expand(argument)
 
   def flag_type(self) -> str:
-    return 'string'
+    return 'path'
 
 
 def define(

@@ -1,6 +1,6 @@
 """The simulated time of recorded runs on any networks, from their ledgers, without training.
 
-  python -m experiments.replay --runs=runs/demo --uplink_mbps=3,50 --downlink_mbps=9,100 \\
+  tff-lowrank replay --runs=runs/demo --uplink_mbps=3,50 --downlink_mbps=9,100 \\
     --latency_ms=20 --compute_seconds=0.5 --csv=replay.csv
 
 --runs are folders of runs or of comparisons, by commas. Prints a row for each run and network, and

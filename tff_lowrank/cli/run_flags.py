@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import pathlib
+import re
 from typing import Any
 
 from absl import app
@@ -19,10 +20,10 @@ from tff_lowrank.runs import spec as spec_lib
 _METHODS = dict(methods.METHODS)
 
 for _setting in settings.of(spec_lib.RunSpec).values():
-  setting_flags.define(_setting, _setting.group.capitalize())
+  setting_flags.define(_setting)
+  help_lib.add(_setting.group.capitalize(), [_setting.name])
 
 _OUTPUT_DIR = path_flag.define('output_dir', None, 'Folder for all that is written.', required=True)
-help_lib.add('Run', ['output_dir'])
 
 
 def add_method(name: str) -> None:
@@ -30,7 +31,8 @@ def add_method(name: str) -> None:
   with spec_lib.as_setting_errors():
     _METHODS[name] = methods.find(name)
     for setting in settings.of(_METHODS[name].settings).values():
-      setting_flags.define(setting, f'Method {name}')
+      setting_flags.define(setting)
+  help_lib.add_method(name, _METHODS[name].setting_names)
 
 
 for _name in methods.METHODS:
@@ -41,10 +43,9 @@ def _add_own_methods(arguments: Sequence[str]) -> None:
   """Defines the flags of users' own methods, before the command line that names them is parsed."""
   for name in _METHODS.keys() - methods.METHODS.keys():  # Of a command line parsed before.
     del _METHODS[name]
-  for argument in arguments:
-    name, _, value = argument.lstrip('-').partition('=')
-    if argument.startswith('-') and name in ('method', 'methods'):
-      for text in split_at_commas(value):
+  for argument, after in zip(arguments, [*arguments[1:], ''], strict=True):
+    if found := re.fullmatch(r'--?methods?(=.*)?', argument, re.DOTALL):
+      for text in split_at_commas((found[1] or f'={after}')[1:]):
         method = split_method(text)[0]
         if ':' in method:
           add_method(method)
@@ -73,17 +74,26 @@ def given(name: str) -> bool:
   return flags.FLAGS[name].present > 0
 
 
-def check_method_flags(chosen: Sequence[str]) -> None:
-  """Raises UsageError if a flag is given that belongs to none of the methods `chosen`."""
+def of_other_methods(chosen: Sequence[str]) -> dict[str, str]:
+  """The flags that belong to none of the methods `chosen` -> a method that they belong to."""
   with spec_lib.as_setting_errors():
     used = {name for method in chosen for name in methods.find(method).setting_names}
+  found = {}
   for method, record in _METHODS.items():
     for name in record.setting_names:
-      if name not in used and given(name):
-        raise app.UsageError(
-          f'--{name} does nothing under {", ".join(sorted(set(chosen)))}; it belongs to '
-          f'--method={method}.'
-        )
+      if name not in used:
+        found.setdefault(name, method)
+  return found
+
+
+def check_method_flags(chosen: Sequence[str]) -> None:
+  """Raises UsageError if a flag is given that belongs to none of the methods `chosen`."""
+  for name, method in of_other_methods(chosen).items():
+    if given(name):
+      raise app.UsageError(
+        f'--{name} does nothing under {", ".join(sorted(set(chosen)))}; it belongs to '
+        f'--method={method}.'
+      )
 
 
 def check_unused(names: Sequence[str]) -> None:

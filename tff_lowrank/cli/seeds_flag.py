@@ -3,12 +3,11 @@
 from absl import app
 from absl import flags
 
-from tff_lowrank.cli import help as help_lib
 from tff_lowrank.cli import run_flags
 
 _SEEDS = flags.DEFINE_list('seeds', '1', 'Each method or trial is trained once with each seed.')
-
-help_lib.add('Run', ['seeds'])
+# Elsewhere it is `--seed`.
+UNUSED = ('seed',)
 
 
 def chosen() -> list[int]:

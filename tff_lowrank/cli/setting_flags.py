@@ -4,7 +4,6 @@ from absl import flags
 
 from tff_lowrank import settings
 from tff_lowrank.cli import float_flags
-from tff_lowrank.cli import help as help_lib
 from tff_lowrank.cli import path_flag
 
 flags.disclaim_key_flags()
@@ -12,8 +11,8 @@ flags.disclaim_key_flags()
 _DEFINED: dict[str, settings.Setting] = {}
 
 
-def define(setting: settings.Setting, group: str) -> None:
-  """Defines the flag that a setting is, unless it is there already, shown under `group`.
+def define(setting: settings.Setting) -> None:
+  """Defines the flag that a setting is, unless it is there already.
 
   Raises ValueError if another setting, or another flag, is called so.
   """
@@ -37,4 +36,3 @@ def define(setting: settings.Setting, group: str) -> None:
   else:
     flags.DEFINE_string(name, default, about)
   _DEFINED[name] = setting
-  help_lib.add(group, [name])

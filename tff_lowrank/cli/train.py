@@ -1,6 +1,6 @@
 """Trains one method on one task.
 
-  python -m experiments.train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
+  tff-lowrank train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
 
 writes DIR/run.json, metrics.csv, ledger.parquet, SHA256SUMS of these, tensorboard/, plots/,
 report.html and checkpoints/. The same command goes on with a run that was interrupted, and one

@@ -1,6 +1,6 @@
 """Searches for good flags of a method with Optuna.
 
-  python -m experiments.tune --task=digits --method=lbgm --rounds=20 --trials=30 --output_dir=DIR \\
+  tff-lowrank tune --task=digits --method=lbgm --rounds=20 --trials=30 --output_dir=DIR \\
     --search='client_learning_rate=log:0.001:1,lbgm_threshold=uniform:0:0.8,client_epochs=choice:1|2|5'
 
 Each trial trains with every one of --seeds; what counts is the mean. --objectives=accuracy,bytes

@@ -49,7 +49,6 @@ _KINDS_IF_THERE = dict(
   metric=dict,
   sources=dict,
   method=dict,
-  metric=dict,
   client_memory_identity=str,
 )
 

@@ -21,7 +21,8 @@ from tff_lowrank.simulation import sampling
 
 # Settings of a run that a study of FedAvg has no use for.
 UNUSED = ('client_memory', 'client_test_fraction', 'downlink', 'dropout_rate',
-          'straggler_deadline', 'uplink')  # fmt: skip
+          'evaluate_after_training', 'patience', 'stop_at_accuracy', 'straggler_deadline',
+          'uplink')  # fmt: skip
 
 
 class Measured(NamedTuple):
