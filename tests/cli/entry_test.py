@@ -162,10 +162,25 @@ def test_presets_of_other_binaries(preset, sentence):
   assert done.stderr == f'{sentence}\nPass --help for all flags.\n'
 
 
-def test_tensorflow_s_own_warnings_are_not_shown():
-  warns = 'from tff_lowrank import cli; import tensorflow as tf; tf.get_logger().warning("x")'
+LOGS = """
+import logging
+from absl import logging as absl_logging
+from tff_lowrank.cli import entry
+import tensorflow as tf
+
+def main(argv):
+  tf.get_logger().warning('Of TensorFlow.')
+  absl_logging.info('Of a library.')
+  logging.warning('%s is damaged.', 'x')
+
+logging.basicConfig()  # As a library may do.
+entry.run_without_tff(main)
+"""
+
+
+def test_warnings_of_ours_are_shown_once_and_logs_of_libraries_are_not():
   done = subprocess.run(
-    [sys.executable, '-c', warns], cwd=ROOT, capture_output=True, text=True, timeout=300,
+    [sys.executable, '-c', LOGS], cwd=ROOT, capture_output=True, text=True, timeout=300,
     env={n: v for n, v in os.environ.items() if n != 'TF_CPP_MIN_LOG_LEVEL'},
   )  # fmt: skip
-  assert done.returncode == 0 and not done.stderr
+  assert done.returncode == 0 and done.stderr == 'WARNING: x is damaged.\n'

@@ -57,7 +57,7 @@ def test_readers_that_do_not_wait_for_the_output(tmp_path, rest):
 def test_output_that_cannot_be_written(tmp_path):
   status, _, said = shell('train', '>/dev/full', f'--output_dir={tmp_path}')
   assert status == entry.USAGE
-  assert said.endswith(
+  assert said == (
     "[Errno 28] No space left on device: '/dev/fd/1'\nPass --debug for the traceback.\n"
   )
   assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
@@ -67,5 +67,4 @@ def test_output_that_cannot_be_written(tmp_path):
 def test_help_that_cannot_be_written(flag):
   status, _, said = shell('train', '>/dev/full', flag)
   assert status == entry.USAGE
-  assert said.endswith("\n[Errno 28] No space left on device: '/dev/fd/1'\n")
-  assert 'Traceback' not in said and 'Exception ignored' not in said
+  assert said == "[Errno 28] No space left on device: '/dev/fd/1'\n"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 import functools
+import logging
 import os
 import pathlib
 import re
@@ -157,11 +158,26 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
   return run_main
 
 
+def _log_warnings_once() -> None:
+  """Shows warnings as single lines, and nothing below them without --verbosity.
+
+  app.run shows more, and every line twice where a library has a handler of its own.
+  """
+  is_asked = flags.FLAGS['verbosity'].present
+  level = logging.root.level if is_asked else logging.WARNING
+  logging.basicConfig(format='%(levelname)s: %(message)s', level=level, force=True)
+
+
 def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
   """Runs the `main` of a binary that does not import TFF."""
   streams.keep_going()
-  binary = sys.modules[main.__module__]
-  app.run(guarded(main), flags_parser=functools.partial(parse, binary=binary))
+  binary, guarded_main = sys.modules[main.__module__], guarded(main)
+
+  def run_main(argv: Sequence[str]) -> None:
+    _log_warnings_once()
+    guarded_main(argv)
+
+  app.run(run_main, flags_parser=functools.partial(parse, binary=binary))
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
