@@ -10,6 +10,7 @@ from tff_lowrank.reports import client_plots
 from tff_lowrank.reports import curves as curves_lib
 from tff_lowrank.reports import figures
 from tff_lowrank.reports import page
+from tff_lowrank.reports import plots
 from tff_lowrank.reports import table as table_lib
 from tff_lowrank.simulation import network as network_lib
 
@@ -76,10 +77,7 @@ def _accuracies(
 
 def _clients(runs: curves_lib.Runs, metric: curves_lib.Metric) -> Iterator[str]:
   """How unlike clients are, if a run measured them."""
-  clients: dict[str, list[pd.DataFrame]] = {}
-  for label, run in runs:
-    found = curves_lib.read_clients(run)
-    clients.setdefault(label, []).extend([] if found is None else [found])
+  clients = plots.by_label(runs, curves_lib.read_clients)
   if any(clients.values()):
     yield page.heading('Clients')
     yield page.paragraph(f'{client_plots.ABOUT}; of several seeds all together.')
@@ -145,9 +143,7 @@ def write_comparison(
   """
   table = table_lib.build_table(runs, network, budget)
   summary = table_lib.build_summary(table)
-  by_method: dict[str, list[pd.DataFrame]] = {}
-  for label, folder in runs:
-    by_method.setdefault(label, []).append(curves_lib.read_curve(folder, network))
+  by_method = plots.by_label(runs, lambda run: curves_lib.read_curve(run, network))
   metric = curves_lib.metric(folder for _, folder in runs)
   seeds = table['seed'].nunique()
   parts = [
