@@ -131,3 +131,16 @@ def test_determination_of_equal_labels_and_of_none_is_zero():
   assert build().result() == 0
   assert measured(build(), np.ones((4, 1), np.float32), np.zeros((4, 1), np.float32)) == 0
   assert measured(build(), np.float32([[1], [2]]), np.float32([[2], [1]])) == -3
+
+
+def test_main_metrics_are_described():
+  described = [
+    objectives.CLASSIFICATION.described(),
+    objectives.MULTI_LABEL.described(),
+    objectives.REGRESSION.described(),
+  ]
+  assert described == [
+    dict(name='accuracy', unit='fraction'),
+    dict(name='recall at 5', unit='fraction'),
+    dict(name='R squared', unit=''),
+  ]

@@ -30,6 +30,10 @@ class Objective:
   main: str = 'accuracy'
   is_fraction: bool = True
 
+  def described(self) -> dict[str, str]:
+    """Name and unit of the main metric, as reports take them."""
+    return dict(name=self.main, unit='fraction' if self.is_fraction else '')
+
 
 CLASSIFICATION = Objective(
   loss=tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True),

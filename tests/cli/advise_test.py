@@ -57,7 +57,7 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   assert (flags['apf_ema_decay'], flags['lbgm_granularity']) == (0.5, 'tensor')
   assert not {record.tried[0] for record in advise.TRIED.values()} & set(flags)
   text = (tmp_path / 'advice.md').read_text()
-  assert 'measured total saved' in text and '| 0 | 64x64 |' in text
+  assert 'measured total saved' in text and '| dense/kernel | 64x64 |' in text
 
 
 def test_none_is_suggested_that_was_measured_to_be_harmful():

@@ -26,14 +26,17 @@ import pandas as pd
 import tqdm
 
 from tff_lowrank import methods
+from tff_lowrank import objectives
 from tff_lowrank import tasks
 from tff_lowrank.analysis import gradient_space
 from tff_lowrank.analysis import replay
 from tff_lowrank.cli import entry
 from tff_lowrank.cli import float_flags
 from tff_lowrank.cli import run_flags
+from tff_lowrank.models import weight_names
 from tff_lowrank.reports import advice_plots
 from tff_lowrank.reports import advice_table
+from tff_lowrank.reports import curves
 from tff_lowrank.runs import provenance
 from tff_lowrank.runs import recording
 from tff_lowrank.runs import runner
@@ -160,7 +163,9 @@ def _measure(
   return dict(up=spent[0], total=spent.sum(), accuracy=accuracy)
 
 
-def _layer_rows(rounds: list[replay.Round], spec: spec_lib.RunSpec) -> Iterator[dict[str, Any]]:
+def _layer_rows(
+  rounds: list[replay.Round], spec: spec_lib.RunSpec, names: Sequence[str]
+) -> Iterator[dict[str, Any]]:
   """What explains the advice, for each tensor."""
   means = [replay.weighted_mean(done.updates, done.weights) for done in rounds if done.updates]
   history, by_client = gradient_space.History(), {}
@@ -176,7 +181,7 @@ def _layer_rows(rounds: list[replay.Round], spec: spec_lib.RunSpec) -> Iterator[
     overlaps = [gradient_space.consecutive_overlaps(c[i]) for c in clients]
     overlaps = np.concatenate(overlaps)
     yield dict(
-      tensor=i,
+      tensor=names[i],
       shape='x'.join(map(str, means[0][i].shape)) or '1',
       size=space.size,
       n95=few,
@@ -187,15 +192,21 @@ def _layer_rows(rounds: list[replay.Round], spec: spec_lib.RunSpec) -> Iterator[
     )
 
 
-def _write(table: pd.DataFrame, layer_table: pd.DataFrame, folder: pathlib.Path) -> str:
-  text = advice_table.to_markdown(table, layer_table, _MAX_LOSS.value)
+def _write(
+  table: pd.DataFrame,
+  layer_table: pd.DataFrame,
+  objective: objectives.Objective,
+  folder: pathlib.Path,
+) -> str:
+  metric = curves.Metric(**objective.described())
+  text = advice_table.to_markdown(table, layer_table, _MAX_LOSS.value, metric)
   for name, content in {
     'advice.csv': table.to_csv(index=False),
     'layers.csv': layer_table.to_csv(index=False),
     'advice.md': text,
   }.items():
     file_operations.replace(folder / name, content.encode())
-  advice_plots.plot_savings(table, folder / 'plots' / 'savings.png')
+  advice_plots.plot_savings(table, folder / 'plots' / 'savings.png', metric)
   return text
 
 
@@ -243,7 +254,9 @@ def main(argv: Sequence[str]) -> None:
     table = pd.DataFrame(rows)
     table['suggested'] = _suggest(table, _TOLERANCE.value, _MAX_LOSS.value)
     freezing = next(c.spec for c in candidates if c.spec.freezing_settings is not None)
-    print(_write(table, pd.DataFrame(_layer_rows(rounds, freezing)), folder))
+    names = weight_names.trainable(task.keras_model_fn())
+    layer_table = pd.DataFrame(_layer_rows(rounds, freezing, names))
+    print(_write(table, layer_table, task.objective, folder))
   print(f'Wrote {folder}')
 
 

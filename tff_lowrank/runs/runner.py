@@ -86,9 +86,8 @@ def train(
       with CONTEXTS[spec.context]():
         task = task or build_task(spec)
         run = loop.Loop(spec, task, folder, saving, is_enough, identity)
-        objective = task.objective
-        metric = dict(name=objective.main, unit='fraction' if objective.is_fraction else '')
-        record.update('running', client_memory=run.client_memory, metric=metric)
+        record.update('running', client_memory=run.client_memory,
+                      metric=task.objective.described())  # fmt: skip
         run.go(label, stop)
       metric, pictures = curves.metric([folder]), folder / 'plots'
       plots.plot_accuracy([(label, folder)], pictures, metric)
