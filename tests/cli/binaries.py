@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+from unittest import mock
 
 from absl import app
 from absl import flags
@@ -9,6 +10,8 @@ from absl.testing import flagsaver
 
 from tff_lowrank import settings
 from tff_lowrank.cli import entry
+from tff_lowrank.cli import run_flags
+from tff_lowrank.cli import setting_flags
 
 # What was asked for cannot be.
 USAGE_ERRORS = (app.UsageError, settings.SettingError)
@@ -16,8 +19,9 @@ USAGE_ERRORS = (app.UsageError, settings.SettingError)
 
 @contextlib.contextmanager
 def no_flags_set():
-  """Within it no flag is set or given; afterwards they are as before."""
-  with flagsaver.flagsaver():
+  """Within it no flag is set or given; afterwards they are as before, new ones gone."""
+  registries = (run_flags._METHODS, setting_flags._DEFINED)
+  with mock.patch.dict(registries[0]), mock.patch.dict(registries[1]), flagsaver.flagsaver():
     flags.FLAGS.unparse_flags()
     for name in flags.FLAGS:
       flags.FLAGS[name].present = 0

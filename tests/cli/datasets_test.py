@@ -92,7 +92,7 @@ def test_downloads(tmp_path, monkeypatch, capsys):
     (['--check'], '--data_dir is missing'),
     (['--download=mnist'], '--data_dir is missing'),
     (['--describe', '--partition=shards:0'], 'partition: A partition must be'),
-    (['--describe', '--task=qmnist'], 'qmnist has clients of its own'),
+    (['--describe', '--task=qmnist', '--partition=iid'], 'qmnist has clients of its own'),
   ],
 )
 def test_refuses_wrong_use(tmp_path, arguments, message):

@@ -1,5 +1,4 @@
 import pathlib
-import sys
 
 from absl import app
 from absl import flags
@@ -8,6 +7,7 @@ import pytest
 from tests.cli import binaries
 from tff_lowrank import methods
 from tff_lowrank import settings
+from tff_lowrank.cli import entry
 from tff_lowrank.cli import method_flag as method_flag  # Its flag.
 from tff_lowrank.cli import run_flags
 from tff_lowrank.runs import spec as spec_lib
@@ -130,6 +130,9 @@ def test_the_folder_must_have_a_name():
   assert parsed(run_flags.output_folder) == pathlib.Path('x')
   with pytest.raises(app.UsageError, match='found an empty name'):
     parsed(run_flags.output_folder, '--output_dir=')
+  with binaries.no_flags_set(), pytest.raises(app.UsageError, match='--output_dir is missing: the'):
+    flags.FLAGS(['train'])
+    run_flags.output_folder()
 
 
 OWN_METHOD = """
@@ -146,23 +149,22 @@ METHOD = method.Method('own', 'Nothing.', 'Nobody', build=None, settings=Setting
 
 
 @pytest.mark.parametrize(
-  'form', [['--method={}'], ['--method', '{}'], ['--methods=fed_avg,{}:{}_probe=4']]
+  'form', [['--method={}'], ['--seed=1', '--method', '{}'], ['--methods=fed_avg,{}:{}_probe=4']]
 )
 def test_settings_of_the_user_s_own_methods_become_flags(tmp_path, monkeypatch, form):
   module = f'own_{len(form)}_{len(form[0])}'
   (tmp_path / f'{module}.py').write_text(OWN_METHOD.format(name=f'{module}_probe'))
   monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.setattr(run_flags, '_METHODS', dict(methods.METHODS))
   arguments = [part.format(f'{module}:METHOD', module) for part in form]
-  run_flags.entry.BEFORE_PARSING[0](arguments)
-  assert flags.FLAGS[f'{module}_probe'].default == 3
-  delattr(flags.FLAGS, f'{module}_probe')
-  del sys.modules[module]
+  with binaries.no_flags_set():
+    for prepare in entry.BEFORE_PARSING:
+      prepare(arguments)
+    assert flags.FLAGS[f'{module}_probe'].default == 3
 
 
 def test_refuses_an_own_setting_called_as_another_flag(tmp_path, monkeypatch):
   (tmp_path / 'own_clash.py').write_text(OWN_METHOD.format(name='rounds'))
   monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.setattr(run_flags, '_METHODS', dict(methods.METHODS))
-  with pytest.raises(settings.SettingError, match='A setting is called rounds, as another flag is'):
+  message = 'A setting is called rounds, as another flag is'
+  with binaries.no_flags_set(), pytest.raises(settings.SettingError, match=message):
     run_flags.add_method('own_clash:METHOD')

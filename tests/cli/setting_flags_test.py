@@ -1,17 +1,15 @@
 from absl import flags
 import pytest
 
+from tests.cli import binaries
 from tff_lowrank import settings
 from tff_lowrank.cli import setting_flags
 
 
 @pytest.fixture(autouse=True)
-def no_flags_are_left(monkeypatch):
-  monkeypatch.setattr(setting_flags, '_DEFINED', {})
-  before = {*flags.FLAGS}
-  yield
-  for name in {*flags.FLAGS} - before:
-    delattr(flags.FLAGS, name)
+def no_flags_are_left():
+  with binaries.no_flags_set():
+    yield
 
 
 def define(kind, default, **limits):

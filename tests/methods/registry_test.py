@@ -5,6 +5,7 @@ import pathlib
 import sys
 import textwrap
 
+from absl import flags
 import pandas as pd
 import pytest
 
@@ -121,9 +122,10 @@ def test_a_method_of_the_user_s_own_in_all_binaries(tmp_path, monkeypatch, capsy
   arguments = (*FAST, f'--method={named}', f'--output_dir={tmp_path / "x"}')
   capsys.readouterr()
   for more, sentence in (
-    ('--own_half_share=2', 'flag --own_half_share=2: 2.0 is not'),
+    ('--own_half_share=2', 'flag --own_half_share=2: 2.0 is not a number in the range [0, 1]'),
     ('--client_optimizer=adam', 'halves do not go with adam'),
     ('--lbgm_threshold=0.1', f'--lbgm_threshold does nothing under {named}'),
   ):
     assert binaries.status('train', *arguments, more) == 2
     assert sentence in capsys.readouterr().err
+  assert 'own_half_share' not in flags.FLAGS, 'tests leave no flags behind'

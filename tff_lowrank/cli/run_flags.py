@@ -23,7 +23,7 @@ for _setting in settings.of(spec_lib.RunSpec).values():
   setting_flags.define(_setting)
   help_lib.add(_setting.group.capitalize(), [_setting.name])
 
-_OUTPUT_DIR = path_flag.define('output_dir', None, 'Folder for all that is written.', required=True)
+_OUTPUT_DIR = path_flag.define('output_dir', None, 'Folder for all that is written.')
 
 
 def add_method(name: str) -> None:
@@ -41,9 +41,7 @@ for _name in methods.METHODS:
 
 def _add_own_methods(arguments: Sequence[str]) -> None:
   """Defines the flags of users' own methods, before the command line that names them is parsed."""
-  for name in _METHODS.keys() - methods.METHODS.keys():  # Of a command line parsed before.
-    del _METHODS[name]
-  for argument, after in zip(arguments, [*arguments[1:], ''], strict=True):
+  for argument, after in zip(arguments, [*arguments[1:], ''], strict=False):
     if found := re.fullmatch(r'--?methods?(=.*)?', argument, re.DOTALL):
       for text in split_at_commas((found[1] or f'={after}')[1:]):
         method = split_method(text)[0]
@@ -63,7 +61,9 @@ def split_method(text: str) -> tuple[str, list[str]]:
 
 
 def output_folder() -> pathlib.Path:
-  """The value of --output_dir; raises UsageError if it is empty."""
+  """The value of --output_dir; raises UsageError if it is missing or empty."""
+  if _OUTPUT_DIR.value is None:
+    raise app.UsageError('--output_dir is missing: the folder for all that is written.')
   if not _OUTPUT_DIR.value:
     raise app.UsageError('--output_dir: expected a folder, found an empty name.')
   return pathlib.Path(_OUTPUT_DIR.value)
