@@ -81,6 +81,10 @@ def train(
 ) -> Run:
   """Trains into `folder`, or goes on with what is there, as the binary `train` does.
 
+  The numbers are the binary's to the last digit where the environment has TF_NUM_INTRAOP_THREADS=1
+  before TensorFlow starts. TFF's installed context stays as it is; Python's, NumPy's and
+  TensorFlow's global random seeds are set.
+
   Args:
     task: What to learn: a `Task`, the name of one, or `package.module:FUNCTION`.
     method: A `Method`, the name of one in `methods.METHODS`, or `package.module:RECORD`.
