@@ -273,6 +273,6 @@ def test_refuses_bad_arguments(model):
   with pytest.raises(ValueError, match='one bool for each of the 2 trainable weights, found 1'):
     learning.build_personal_fed_avg(model, sgd(0.1), personal=[True])
   with pytest.raises(TypeError, match='`codec`'):
-    learning.build_personal_fed_avg(model, sgd(0.1), personal=[True] * 2, codec='top_k')
+    learning.build_personal_fed_avg(model, sgd(0.1), personal=[True] * 2, codec=0.1)
   with pytest.raises(TypeError, match='`model_fn`'):
     learning.build_personal_fed_avg(3, sgd(0.1), personal=[True] * 2)

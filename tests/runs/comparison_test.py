@@ -29,7 +29,7 @@ def test_writes_tables_plots_and_a_page(tmp_path, runs):
   assert {path.name for path in tmp_path.iterdir()} == FILES
   assert found.report == tmp_path / 'report.html'
   assert {path.stem for path in found.pictures[:-1]} == {
-    'accuracy_vs_uplink', 'accuracy_vs_bytes', 'accuracy_vs_round'
+    'accuracy_vs_uplink', 'accuracy_vs_bytes', 'accuracy_vs_round', 'pareto'
   }  # fmt: skip
   read = pd.read_csv(tmp_path / 'table.csv')
   assert read['method'].tolist() == ['fed_avg', 'other', 'other']

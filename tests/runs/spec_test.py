@@ -68,13 +68,14 @@ def test_partition_and_clients_by_default(given, partition, num_clients):
     (dict(client_rate_decay=0.9), {'client_rate_decay'}),
     (dict(server_optimizer='adam', server_epsilon=0.01), {'server_epsilon'}),
     (dict(stop_at_accuracy=0.9, patience=3), {'stop_at_accuracy', 'patience'}),
+    (dict(client_metrics=True), {'client_metrics'}),
     (dict(task='a:b', task_args='n=3'), {'task_args'}),
   ],
 )
 def test_what_means_nothing_is_not_recorded(given, names):
   absent_by_default = {
     'fedpara_gamma', 'fedpara_head_rank', 'fedpara_tanh', 'client_rate_decay', 'task_args',
-    'server_epsilon', 'stop_at_accuracy', 'patience',
+    'server_epsilon', 'stop_at_accuracy', 'patience', 'client_metrics',
   }  # fmt: skip
   recorded = spec_lib.make('fed_avg', given).as_dict()
   assert recorded.keys() & absent_by_default == names
