@@ -71,17 +71,14 @@ def test_the_demo_runs_from_the_wheel(wheel, tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_runs_in_a_fresh_environment_of_the_lock(wheel, tmp_path):
-  uv = shutil.which('uv')
-  if uv is None:
-    pytest.skip('uv is not installed')
   python = tmp_path / 'venv' / 'bin' / 'python'
-  for arguments in (
-    ['venv', '--python', sys.executable, str(tmp_path / 'venv')],
-    ['pip', 'install', '--python', str(python), '--no-deps', '--require-hashes', '-r',
-     str(ROOT / 'requirements.lock')],
-    ['pip', 'install', '--python', str(python), '--no-deps', str(wheel)],
-  ):  # fmt: skip
-    done = subprocess.run([uv, *arguments], capture_output=True, text=True, timeout=1800)
+  install = [str(python), '-m', 'pip', 'install', '--no-deps']
+  for command in (
+    [sys.executable, '-m', 'venv', str(tmp_path / 'venv')],
+    [*install, '--require-hashes', '-r', str(ROOT / 'requirements.lock')],
+    [*install, str(wheel)],
+  ):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
   environment = {name: x for name, x in os.environ.items() if name != 'PYTHONPATH'}
   (tmp_path / 'elsewhere').mkdir()

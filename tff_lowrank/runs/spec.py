@@ -1,6 +1,6 @@
 """What a run is: a frozen record of every setting that decides its numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import dataclasses
 import functools
@@ -235,7 +235,7 @@ FAMILY_SETTINGS = ('fedpara_gamma', 'fedpara_head_rank', 'fedpara_tanh')
 
 
 @contextlib.contextmanager
-def as_setting_errors(what: str = '') -> Any:
+def as_setting_errors(what: str = '') -> Iterator[None]:
   """Inside, a ValueError says that what was asked for cannot be: it becomes a SettingError.
 
   One about a file passes as it is. `what` and a colon precede the sentence.
