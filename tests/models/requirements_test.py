@@ -125,15 +125,18 @@ def test_outputs_that_are_numbers():
 @pytest.mark.parametrize(
   'last, found',
   [
-    ([layers.Dense(3, 'softmax')], 'softmax'),
-    ([layers.Dense(3, 'sigmoid')], 'sigmoid'),
-    ([layers.Dense(3), layers.Softmax()], 'softmax'),
-    ([layers.Dense(3), layers.Activation(tf.nn.softmax)], 'softmax'),
-    ([layers.Reshape((2, 2)), layers.TimeDistributed(layers.Dense(3, 'softmax'))], 'softmax'),
+    (lambda: [layers.Dense(3, 'softmax')], 'softmax'),
+    (lambda: [layers.Dense(3, 'sigmoid')], 'sigmoid'),
+    (lambda: [layers.Dense(3), layers.Softmax()], 'softmax'),
+    (lambda: [layers.Dense(3), layers.Activation(tf.nn.softmax)], 'softmax'),
+    (
+      lambda: [layers.Reshape((2, 2)), layers.TimeDistributed(layers.Dense(3, 'softmax'))],
+      'softmax',
+    ),
   ],
 )
 def test_probabilities_are_no_logits(last, found):
-  for bad in (model(*last), model(layers.Dense(4), model(*last))):
+  for bad in (model(*last()), model(layers.Dense(4), model(*last()))):
     with pytest.raises(ValueError, match=f"Model 'mine' ends in a {found}, in layer .* logits"):
       requirements.check_returns_logits(bad)
   requirements.check_returns_logits(model(layers.Dense(3, 'softmax'), layers.Dense(3)))
