@@ -149,6 +149,16 @@ def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path, capsys, make, na
   assert said[1:] == ['Pass --help for all flags.']
 
 
+def test_a_file_of_flags_may_be_a_pipe():
+  reading, writing = os.pipe()  # As of `--flagfile=<(...)` in a shell.
+  os.write(writing, b'--seed=7\n')
+  os.close(writing)
+  with binaries.no_flags_set():
+    entry.parse(['train', f'--flagfile=/dev/fd/{reading}', '--output_dir=x'])
+    assert flags.FLAGS.seed == 7
+  os.close(reading)
+
+
 @pytest.mark.parametrize(
   'preset, sentence',
   [

@@ -102,12 +102,14 @@ def parse(argv: Sequence[str], binary: types.ModuleType | None = None) -> list[s
   is_debug = any(argument in ('--debug', '-debug') for argument in argv)
   try:
     try:
+      # Read once: the file may be a pipe.
+      arguments = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
       for prepare in BEFORE_PARSING:
-        prepare(flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False))
+        prepare(arguments)
       if binary is not None and help_lib.is_asked(argv):
         print(help_lib.text(binary, commands.name_of(binary), _command(argv)), flush=True)
         sys.exit(0)
-      return flags.FLAGS(argv)
+      return flags.FLAGS([argv[0], *arguments])
     except (flags.CantOpenFlagFileError, ValueError):
       for name in _flag_files(argv):
         _check_flag_file(name)
