@@ -111,22 +111,26 @@ def read_metrics(run: pathlib.Path) -> pd.DataFrame:
   )
 
 
+def _read_parquet(path: pathlib.Path, expected: str, schema: pa.Schema | None = None) -> pa.Table:
+  """The columns of `schema`, in its types, or all; raises FileError if they are not there."""
+  # By pyarrow's data sets, as pandas reads, a short process can be aborted when it ends.
+  with files.reading(path, expected), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
+    if schema is None:
+      return file.read(use_threads=False)
+    return file.read(schema.names, use_threads=False).cast(schema)
+
+
 def read_ledger(run: pathlib.Path) -> pd.DataFrame:
   """`round`, `client`, `direction` and `bytes` of all messages of a run."""
-  # By pyarrow's data sets, as pandas reads, a short process can be aborted when it ends.
-  path = run / run_files.LEDGER
-  with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
-    table = file.read(_LEDGER.names, use_threads=False).cast(_LEDGER)
-    return table.to_pandas(use_threads=False)
+  table = _read_parquet(run / run_files.LEDGER, 'a ledger', _LEDGER)
+  return table.to_pandas(use_threads=False)
 
 
 def read_whole_ledger(run: pathlib.Path) -> pd.DataFrame:
   """All columns of all messages of a run: see `ledger.Ledger`."""
-  path = run / run_files.LEDGER
-  with files.reading(path, 'a ledger'), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
-    table = file.read(use_threads=False)
-    table = table.rename_columns([_NEW_NAMES.get(name, name) for name in table.column_names])
-    return table.to_pandas(use_threads=False)
+  table = _read_parquet(run / run_files.LEDGER, 'a ledger')
+  table = table.rename_columns([_NEW_NAMES.get(name, name) for name in table.column_names])
+  return table.to_pandas(use_threads=False)
 
 
 def read_clients(run: pathlib.Path) -> pd.DataFrame | None:
@@ -134,10 +138,7 @@ def read_clients(run: pathlib.Path) -> pd.DataFrame | None:
   path = run / run_files.CLIENTS
   if not path.exists():
     return None
-  expected = 'the metrics of clients'
-  with files.reading(path, expected), open(path, 'rb') as opened, pq.ParquetFile(opened) as file:
-    table = file.read(_CLIENTS.names, use_threads=False).cast(_CLIENTS)
-    return table.to_pandas(use_threads=False)
+  return _read_parquet(path, 'the metrics of clients', _CLIENTS).to_pandas(use_threads=False)
 
 
 def spread(clients: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -227,9 +227,11 @@ class Loop:
       )
     with spec_lib.as_setting_errors():
       evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
-    measure_clients = evaluation.build_client_evaluation(
-      self._model, self._process, task.train, task.preprocess, batch_size=task.eval_batch_size
-    )
+    measure_clients = None
+    if self._client_log is not None:
+      measure_clients = evaluation.build_client_evaluation(
+        self._model, self._process, task.train, task.preprocess, batch_size=task.eval_batch_size
+      )
     last = saved = first - 1
     enough = self._judge.reason_to_stop() is not None
 
@@ -239,7 +241,7 @@ class Loop:
       evaluated = None
       if spec.is_evaluated(last):
         evaluated = evaluate(done.state)
-        if self._client_log is not None:
+        if measure_clients is not None:
           found = measure_clients(done.state, store.read, done.client_ids)
           self._client_log.add(last, found)
       row = recorder.record(done, evaluated)

@@ -49,6 +49,24 @@ def build_server_optimizer(spec: spec_lib.RunSpec) -> tff.learning.optimizers.Op
   )
 
 
+def build_parts(
+  spec: spec_lib.RunSpec,
+  model: tff.learning.models.FunctionalModel,
+  keras_model_fn: Callable[[], tf.keras.Model],
+  num_clients: int,
+) -> methods.Parts:
+  """What the process of `spec` is built of; the arguments are those of `build_process`."""
+  return methods.Parts(
+    choice=spec.choice,
+    model=model,
+    keras_model_fn=keras_model_fn,
+    client_optimizer=build_client_optimizer(spec),
+    server_optimizer=build_server_optimizer(spec),
+    client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
+    num_clients=num_clients,
+  )
+
+
 def build_process(
   spec: spec_lib.RunSpec,
   model: tff.learning.models.FunctionalModel,
@@ -61,14 +79,4 @@ def build_process(
 
   Raises ValueError if the method has no effect on the model.
   """
-  return spec.record.build(
-    methods.Parts(
-      choice=spec.choice,
-      model=model,
-      keras_model_fn=keras_model_fn,
-      client_optimizer=build_client_optimizer(spec),
-      server_optimizer=build_server_optimizer(spec),
-      client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
-      num_clients=num_clients,
-    )
-  )
+  return spec.record.build(build_parts(spec, model, keras_model_fn, num_clients))

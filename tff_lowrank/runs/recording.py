@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_federated as tff
 
 from tff_lowrank import client_state
 from tff_lowrank import learning
 from tff_lowrank import ledger
+from tff_lowrank import methods
 from tff_lowrank import tasks
 from tff_lowrank.analysis import replay
 from tff_lowrank.runs import client_data
@@ -41,20 +41,10 @@ def _arrays(tensors: Iterable[Any]) -> list[np.ndarray]:
   return [np.asarray(x) for x in tensors]
 
 
-def _build_remembering(
-  spec: spec_lib.RunSpec, model: tff.learning.models.FunctionalModel
-) -> learning.ClientStatefulLearningProcess:
+def _build_remembering(parts: methods.Parts) -> learning.ClientStatefulLearningProcess:
   """FedAvg whose clients remember the last update that they sent: LBGM of threshold 0."""
-  return learning.build_lbgm_fed_avg(
-    model,
-    processes.build_client_optimizer(spec),
-    processes.build_server_optimizer(spec),
-    threshold=0.0,
-    inner=spec.choice.uplink,
-    downlink=spec.choice.downlink,
-    seed=spec.seed,
-    client_weighting=tff.learning.ClientWeighting[spec.client_weighting.upper()],
-  )
+  arguments = parts.both_ways
+  return learning.build_lbgm_fed_avg(inner=arguments.pop('codec'), threshold=0.0, **arguments)
 
 
 def _weight(spec: spec_lib.RunSpec, task: tasks.Task, client: str) -> float:
@@ -82,10 +72,8 @@ def record(
     clients = task.train.client_ids
     with spec_lib.as_setting_errors():
       model = task.build_model(spec.seed)
-      if keeps_updates:
-        process = _build_remembering(spec, model)
-      else:
-        process = processes.build_process(spec, model, task.keras_model_fn, len(clients))
+      parts = processes.build_parts(spec, model, task.keras_model_fn, len(clients))
+      process = _build_remembering(parts) if keeps_updates else spec.record.build(parts)
       sample = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
     evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
     state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())

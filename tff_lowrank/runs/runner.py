@@ -124,27 +124,31 @@ def _sources(spec: spec_lib.RunSpec, task: tasks.Task | None) -> dict[str, dict[
   with spec_lib.as_setting_errors():
     if task is not None:
       found['task'] = dict(sha256=task.digest())
-    elif objects.is_name(spec.task):
-      found['task'] = objects.source(spec.task)
-    if spec.own_method is not None:
-      found['method'] = objects.source_of(spec.own_method.build)
-    elif objects.is_name(spec.method):
+    elif source := tasks.source(spec.task):
+      found['task'] = source
+    if objects.is_name(spec.method):
       found['method'] = objects.source(spec.method)
+    elif spec.method not in methods.METHODS:  # An object of the user's.
+      found['method'] = objects.source_of(spec.record.build)
   return found
+
+
+def _options(spec: spec_lib.RunSpec) -> dict[str, Any]:
+  """What every task can be given: see `tasks.prepare`."""
+  return dict(
+    num_clients=spec.num_clients,
+    seed=spec.seed,
+    client_test_fraction=spec.client_test_fraction,
+    model_family=spec.model_family,
+    gamma=spec.gamma,
+    tanh=spec.tanh,
+  )
 
 
 def prepare_task(spec: spec_lib.RunSpec, task: tasks.Task) -> tasks.Task:
   """A user's task as the settings of `spec` have it; raises SettingError if they do not fit."""
   with spec_lib.as_setting_errors():
-    return tasks.prepare(
-      task,
-      num_clients=spec.num_clients,
-      seed=spec.seed,
-      client_test_fraction=spec.client_test_fraction,
-      model_family=spec.model_family,
-      gamma=spec.gamma,
-      tanh=spec.tanh,
-    )
+    return tasks.prepare(task, **_options(spec))
 
 
 def build_task(spec: spec_lib.RunSpec) -> tasks.Task:
@@ -153,13 +157,8 @@ def build_task(spec: spec_lib.RunSpec) -> tasks.Task:
     return tasks.build(
       spec.task,
       partition=spec.partition,
-      num_clients=spec.num_clients,
-      seed=spec.seed,
       data_dir=spec.data_dir,
-      client_test_fraction=spec.client_test_fraction,
-      model_family=spec.model_family,
-      gamma=spec.gamma,
-      tanh=spec.tanh,
       head_rank=None if spec.gamma is None else spec.fedpara_head_rank,
       task_args=spec.task_arguments,
+      **_options(spec),
     )

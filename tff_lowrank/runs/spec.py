@@ -29,10 +29,11 @@ class RunSpec(settings.Settings):
   """The settings of one run. `make` makes one whose settings go together.
 
   own: the method's own settings, of the class that its record names.
-  own_method: the method, where it is an object of the user's and `method` its name.
+  record: the method, of which `method` is the name.
   """
 
   method: str
+  record: methods.Method
   own: settings.Settings
   task: str = _data(
     'digits', f'What to learn: {", ".join(tasks.NAMES)}; or package.module:FUNCTION of a Task.'
@@ -159,8 +160,6 @@ class RunSpec(settings.Settings):
     at_least=1,
   )
 
-  own_method: methods.Method | None = None
-
   def as_dict(self) -> dict[str, Any]:
     """The settings that mean something under the method, for the record of a run."""
     names = {name: getattr(self, name) for name in settings.of(RunSpec)}
@@ -183,11 +182,6 @@ class RunSpec(settings.Settings):
   def is_evaluated(self, round_num: int) -> bool:
     """Whether the model is evaluated after the round."""
     return round_num == self.rounds or round_num % self.eval_every == 0
-
-  @property
-  def record(self) -> methods.Method:
-    """The method."""
-    return self.own_method or methods.find(self.method)
 
   @property
   def gamma(self) -> float | None:
@@ -289,25 +283,23 @@ def make(
   if isinstance(method, methods.Method):
     if methods.METHODS.get(method.name, method) is not method:
       raise settings.SettingError(f'A method of this package is called {method.name!r}, too.')
-    spec = RunSpec(method.name, own, own_method=method, **given)
-  else:
-    spec = RunSpec(method, own, **given)
-  if task is not None:
-    spec = dataclasses.replace(spec, partition=tasks.NATURAL)
-  elif spec.partition is None:
-    with as_setting_errors('task'):
-      spec = dataclasses.replace(spec, partition=tasks.default_partition(spec.task))
+    method = method.name
+  spec = RunSpec(method, record, own, **given)
+  default_partition = tasks.NATURAL
   if task is None:
     with as_setting_errors('task'):
-      tasks.check_name(spec.task)
+      default_partition = tasks.default_partition(spec.task)
+  if spec.partition is None:
+    spec = dataclasses.replace(spec, partition=default_partition)
+  if task is None:
     with as_setting_errors('partition'):
       tasks.check_partition(spec.task, spec.partition)
   if spec.num_clients is None:
     count = 0 if spec.partition == tasks.NATURAL else 100
     spec = dataclasses.replace(spec, num_clients=count)
-  spec = _with_family(spec, record, 'model_family' in given)
+  spec = _with_family(spec, 'model_family' in given)
   _check_family_settings(spec, given)
-  _check(spec, record)
+  _check(spec)
   return spec
 
 
@@ -318,9 +310,9 @@ def _check_is_whole(given: Mapping[str, Any]) -> None:
       raise settings.SettingError(f'{name} does nothing for a task that is an object.')
 
 
-def _with_family(spec: RunSpec, record: methods.Method, is_given: bool) -> RunSpec:
+def _with_family(spec: RunSpec, is_given: bool) -> RunSpec:
   """The spec with the family that its method has, if any, which no other may contradict."""
-  family = record.model_family or spec.model_family
+  family = spec.record.model_family or spec.model_family
   if is_given and spec.model_family != family:
     raise settings.SettingError(
       f'model_family={spec.model_family} contradicts method={spec.method}, whose models are of '
@@ -343,8 +335,9 @@ def has_family_setting(family: str, name: str) -> bool:
   return family == 'fedpara' or (family != 'original' and name != 'fedpara_tanh')
 
 
-def _check(spec: RunSpec, record: methods.Method) -> None:
+def _check(spec: RunSpec) -> None:
   """Raises SettingError if settings contradict each other or mean nothing."""
+  record = spec.record
   with as_setting_errors('uplink'):
     uplink = codecs.parse(spec.uplink)
   with as_setting_errors('downlink'):
@@ -361,7 +354,7 @@ def _check(spec: RunSpec, record: methods.Method) -> None:
     record.freezing(spec.choice)
     record.check(spec.choice)
   _check_numbers(spec)
-  _check_personal(spec, record)
+  _check_personal(spec)
 
 
 def _check_numbers(spec: RunSpec) -> None:
@@ -387,13 +380,13 @@ def _check_numbers(spec: RunSpec) -> None:
     raise settings.SettingError(f'data_dir does nothing under task={spec.task}, which is embedded.')
 
 
-def _check_personal(spec: RunSpec, record: methods.Method) -> None:
+def _check_personal(spec: RunSpec) -> None:
   if spec.evaluate_after_training and not spec.client_test_fraction:
     raise settings.SettingError(
       'evaluate_after_training tests each client on its own examples: give their share, as '
       'client_test_fraction=0.2.'
     )
-  if record.is_personal and not spec.client_test_fraction:
+  if spec.record.is_personal and not spec.client_test_fraction:
     raise settings.SettingError(
       f"method={spec.method} trains a model for each client: give the share of a client's examples "
       'to test it on, as client_test_fraction=0.2.'
