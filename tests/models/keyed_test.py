@@ -108,13 +108,13 @@ def test_xla_has_the_masks_of_tensorflow(task, monkeypatch, side_by_side, max_el
   programs_class, programs = xla.StagePrograms, []
 
   def remembered(stage, device, **_):
-    programs.append(programs_class(stage, device, side_by_side=side_by_side))
+    programs.append(programs_class(stage, device, batched=side_by_side))
     return programs[-1]
 
   monkeypatch.setattr(xla, 'StagePrograms', remembered)
   with execution.create_local_context(compile='xla'):
     found = trained(task, max_elements=max_elements)
-  assert all(p.failure is None and p.side_by_side == side_by_side for p in programs)
+  assert all(p.failure is None and p.batched == side_by_side for p in programs)
   assert any(p.num_programs for p in programs)
   with execution.create_local_context(compile='tensorflow'):
     assert_close(found, trained(task, max_elements=max_elements))

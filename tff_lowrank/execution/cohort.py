@@ -131,7 +131,7 @@ class CohortRunner:
     xla_device = device.xla()
     if xla_device is None:
       return None, f'jaxlib has no device {device.name}'
-    return xla.StagePrograms(stage, xla_device, side_by_side=not device.is_cpu), ''
+    return xla.StagePrograms(stage, xla_device, batched=not device.is_cpu), ''
 
   def _run_stage(self, stage, env, num_clients, description) -> None:
     can_merge = all(a.is_mergeable for a in stage.aggregations)

@@ -57,10 +57,10 @@ def _engine(context: context_lib.LocalContext, stage: plan_lib.Stage, device: co
   if programs.failure:
     return f'{device.name}: clients run in TensorFlow, as XLA refused: {programs.failure}'
   manner = 'one after the other'
-  if programs.side_by_side:
-    manner = 'side by side'
-  elif programs.failure_side_by_side:
-    manner += f' (not side by side: {programs.failure_side_by_side})'
+  if programs.batched:
+    manner = 'batched'
+  elif programs.failure_batched:
+    manner += f' (not batched: {programs.failure_batched})'
   return (
     f'{device.name}: clients run in XLA programs, {manner}; {programs.num_programs} compiled so far'
   )

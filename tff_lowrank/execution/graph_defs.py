@@ -151,36 +151,6 @@ def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
     node.input.extend(f'^{name}' for name in past if f'^{name}' not in node.input)
 
 
-def select_instead_of_branching(graph_def: tf.compat.v1.GraphDef) -> bool:
-  """Makes each stateless `If` of the top graph run both branches and choose from the results.
-
-  Returns whether there were any.
-  """
-  chosen = {}
-  for node in [n for n in graph_def.node if n.op == 'StatelessIf']:
-    if node.attr['Tcond'].type != tf.bool.as_datatype_enum:
-      continue
-    condition, *inputs = node.input
-    for branch in ('then_branch', 'else_branch'):
-      call = graph_def.node.add(op='PartitionedCall', name=f'{node.name}/{branch}')
-      call.input.extend(inputs)
-      call.attr['f'].CopyFrom(node.attr[branch])
-      call.attr['Tin'].CopyFrom(node.attr['Tin'])
-      call.attr['Tout'].CopyFrom(node.attr['Tout'])
-    for i, dtype in enumerate(node.attr['Tout'].list.type):
-      choice = graph_def.node.add(op='SelectV2', name=f'{node.name}/choice_{i}')
-      branches = (f'{node.name}/then_branch:{i}', f'{node.name}/else_branch:{i}')
-      choice.input.extend([condition, *branches])
-      choice.attr['T'].type = dtype
-      chosen[f'{node.name}:{i}'] = choice.name
-    graph_def.node.remove(node)
-  for node in graph_def.node:
-    for i, source in enumerate(node.input):
-      name = source if ':' in source or source.startswith('^') else f'{source}:0'
-      node.input[i] = chosen.get(name, source)
-  return bool(chosen)
-
-
 def calls_reduce(graph_def: tf.compat.v1.GraphDef) -> bool:
   return any(n.op == 'ReduceDataset' for f in graph_def.library.function for n in f.node_def)
 

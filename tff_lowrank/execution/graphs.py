@@ -65,33 +65,13 @@ class GraphFunction:
     Its variables are fed, what initialises them to no effect is gone, and what loops keep for
     their gradients has a bound.
     """
-    return self._variant(side_by_side=False)
-
-  @functools.cached_property
-  def for_xla_side_by_side(self) -> 'GraphFunction':
-    """As `for_xla`, for programs in which each operation is of all clients at once.
-
-    As they may branch differently, both branches run and give what each client needs.
-    """
-    return self._variant(side_by_side=True)
-
-  def _variant(self, side_by_side: bool) -> 'GraphFunction':
     graph_def = tf.compat.v1.GraphDef()
     graph_def.CopyFrom(self._graph_def)
     graph_defs.rename_functions(graph_def)
-    variant = copy.copy(self)
-    variant._side_by_side = side_by_side
-    feeds = [name for feed in self.feeds for name in feed.names]
-    fetches = [name for name, _ in self.fetches]
-    variant._load(variant._for_tracing(graph_def, feeds, fetches, self._init_op), for_xla=True)
-    return variant
-
-  def _for_tracing(self, graph_def, feeds, fetches, init_op) -> tf.compat.v1.GraphDef:
     tensor_lists.make_static(graph_def)
-    if self._side_by_side and graph_defs.select_instead_of_branching(graph_def):
-      graph_def = native.inline_functions(graph_def, feeds, fetches, init_op)
-      graph_defs.rename_functions(graph_def)
-    return graph_def
+    variant = copy.copy(self)
+    variant._load(graph_def, for_xla=True)
+    return variant
 
   # -- Cutting -----------------------------------------------------------------------------
 
@@ -250,7 +230,7 @@ class GraphFunction:
       feeds = [f'{n}:0' for n in names]
       graph_def = native.inline_functions(graph_def, feeds, results, '')
       graph_defs.rename_functions(graph_def)
-      graph_def = self._for_tracing(graph_def, feeds, results, '')
+      tensor_lists.make_static(graph_def)
 
     specs = [tf.TensorSpec(None, tf.as_dtype(arg.type)) for arg in signature.input_arg]
     return graph_defs.function(graph_def, [f'{n}:0' for n in names], specs, results)

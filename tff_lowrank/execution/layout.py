@@ -19,12 +19,21 @@ class Cohort:
 
   signature: all that the program depends on.
   num_clients: of which the arguments are.
+  capacity: of how many clients they could be.
+  num_steps: the number of full batches of each client; None where they differ, or may.
   arrays: in the order of the program's arguments after the server's and the aggregates.
   """
 
   signature: Any
   num_clients: int
+  capacity: int
+  num_steps: int | None
   arrays: list[np.ndarray]
+
+  @property
+  def is_full(self) -> bool:
+    """Whether every client has as many steps, and there are no more places than clients."""
+    return self.num_steps is not None
 
 
 def _bucket(size: int, base: int) -> int:
@@ -46,15 +55,17 @@ class LaidOut:
     )
     self._lock = threading.Lock()
 
-  def arrays(self, batches: list[sequences.Batches], capacity: int) -> list[np.ndarray]:
+  def arrays(
+    self, batches: list[sequences.Batches], capacity: int, is_exact: bool
+  ) -> list[np.ndarray]:
     """The clients' bounds, int32 [capacity + 1], then each component, [total, ...]."""
-    key = (capacity, *map(id, batches))
+    key = (capacity, is_exact, *map(id, batches))
     with self._lock:
       kept = self._kept.get(key)
       if kept is not None and all(r() is b for r, b in zip(kept[0], batches, strict=True)):
         self._kept.move_to_end(key)
         return kept[1]
-    arrays = _lay_out(batches, capacity)
+    arrays = _lay_out(batches, capacity, is_exact)
     with self._lock:
       references = [weakref.ref(b, lambda _: self._kept.pop(key, None)) for b in batches]
       self._kept[key] = (references, arrays)
@@ -63,11 +74,13 @@ class LaidOut:
     return arrays
 
 
-def _lay_out(batches: list[sequences.Batches], capacity: int) -> list[np.ndarray]:
+def _lay_out(
+  batches: list[sequences.Batches], capacity: int, is_exact: bool
+) -> list[np.ndarray]:
   bounds = np.zeros([capacity + 1], np.int32)
   bounds[1 : len(batches) + 1] = np.cumsum([b.num_full for b in batches])
   used = int(bounds[len(batches)])
-  total = _bucket(used, 4 if capacity == 1 else 2)
+  total = used if is_exact else _bucket(used, 4 if capacity == 1 else 2)
   arrays = [bounds]
   for component in range(len(batches[0].full)):
     parts = [b.full[component] for b in batches]
@@ -77,10 +90,29 @@ def _lay_out(batches: list[sequences.Batches], capacity: int) -> list[np.ndarray
   return arrays
 
 
-def cohort(key: Any, clients: Sequence[Sequence[Any]], laid_out: LaidOut) -> Cohort:
-  """The arguments for clients of one key, each given by its leaves."""
+def _num_steps(clients: Sequence[Sequence[Any]]) -> int | None:
+  """The number of full batches in every data set of every client, or None."""
+  counts = {
+    leaf.batches().num_full
+    for leaves in clients
+    for leaf in leaves
+    if not isinstance(leaf, tf.Tensor)
+  }
+  return counts.pop() if len(counts) == 1 else None
+
+
+def cohort(
+  key: Any, clients: Sequence[Sequence[Any]], laid_out: LaidOut, is_exact: bool = False
+) -> Cohort:
+  """The arguments for clients of one key, each given by its leaves.
+
+  `is_exact` asks for arrays of just the size that these clients need, where all have as many
+  batches: the fastest program, which serves no others. Otherwise sizes are powers of two.
+  """
+  num_steps = _num_steps(clients) if is_exact else None
+  is_exact = num_steps is not None
   # One client by itself or a block of several: few shapes, whatever the number.
-  capacity = 1 if len(clients) == 1 else _bucket(len(clients), 2)
+  capacity = len(clients) if is_exact or len(clients) == 1 else _bucket(len(clients), 2)
   arrays = []
   for position, leaf in enumerate(clients[0]):
     of_clients = [leaves[position] for leaves in clients]
@@ -91,7 +123,10 @@ def cohort(key: Any, clients: Sequence[Sequence[Any]], laid_out: LaidOut) -> Coh
       arrays.append(stacked)
       continue
     batches = [sequence.batches() for sequence in of_clients]
-    arrays += laid_out.arrays(batches, capacity)
-    arrays += batches[0].tail or []
+    arrays += laid_out.arrays(batches, capacity, is_exact)
+    for component in zip(*(b.tail or [] for b in batches), strict=True):
+      stacked = np.zeros([capacity, *component[0].shape], component[0].dtype)
+      stacked[: len(component)] = component
+      arrays.append(stacked)
   shapes = tuple(a.shape for a in arrays)
-  return Cohort((key, capacity, shapes), len(clients), arrays)
+  return Cohort((key, capacity, num_steps, shapes), len(clients), capacity, num_steps, arrays)

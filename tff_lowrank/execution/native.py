@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 import itertools
 import logging
 import os
-from typing import Any
+from typing import Any, NamedTuple
 import weakref
 
 import numpy as np
@@ -202,35 +202,75 @@ def xla_devices(kind: str) -> list[Any]:
     return []
 
 
-class XlaProgram:
-  """A program compiled by jaxlib from a `tf.function`.
+class Traced(NamedTuple):
+  """A `tf.function` as XLA takes it.
+
+  hlo: an `HloModuleProto`, serialised; its parameters are the arguments, then the variables.
+  """
+
+  hlo: bytes
+
+  @property
+  def module(self) -> str:
+    """The same in MLIR, as jaxlib's compiler takes it."""
+    from jax._src.lib import xla_client
+
+    return xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(self.hlo))
+
+
+def trace(run: Any, specs: Sequence[tf.TensorSpec]) -> tuple[Traced, Sequence[tf.Tensor]]:
+  """A Python function of tensors as XLA takes it, and the handles of its variables.
 
   jax's public way, `jax.jit(jax2tf.call_tf(f))`, turns int64 and float64 into 32 bits unless
-  all of jax is set otherwise, and takes a third longer to call. Below it lie the public methods
-  of jaxlib's client, reached through private modules.
+  all of jax is set otherwise, and takes a third longer to call.
+
+  Raises whatever TensorFlow or XLA raise where they cannot.
+  """
+  function = tf.function(run, jit_compile=True, autograph=False)
+  handles = function.get_concrete_function(*specs).captured_inputs
+  return Traced(function.experimental_get_compiler_ir(*specs)(stage='hlo_serialized')), handles
+
+
+class XlaProgram:
+  """A program compiled by jaxlib. Its client's public methods lie in private modules.
+
+  module: the program, in MLIR.
   """
 
   def __init__(
-    self, function: Any, specs: Sequence[Any], device: Any, captured: Sequence[Any] = ()
+    self, module: str, device: Any, captured: Sequence[Any] = (), is_deterministic: bool = False
   ):
-    """Compiles `function`, a `tf.function`, called with `specs`, for `device`.
+    """Compiles `module` for `device`.
 
-    `captured` are the values of the variables that it captures, in TensorFlow's order.
+    `captured` are arguments that are the same in each call, after the others. On a GPU,
+    `is_deterministic` asks XLA for kernels that give the same digits in every run.
 
-    Raises whatever TensorFlow or XLA raise if it cannot be compiled.
+    Raises whatever XLA raises if it cannot be compiled.
     """
     from jax._src.lib import xla_client
 
-    hlo = function.experimental_get_compiler_ir(*specs)(stage='hlo_serialized')
-    module = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
     options = xla_client.CompileOptions()
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
     # With several threads the order of a product's sums, and so its digits, would depend on the
     # number of cores. Clients run side by side instead.
     options.env_option_overrides = [('xla_cpu_multi_thread_eigen', False)]
+    if is_deterministic and device.platform != 'cpu':
+      options.env_option_overrides += [('xla_gpu_deterministic_ops', True)]
+    self.module = module
     self._client, self._device = device.client, device
     self._executable = self._client.compile(module, options)
     self._captured = [self.put(np.asarray(value)) for value in captured]
+
+  @property
+  def num_bytes(self) -> int | None:
+    """The memory that it needs, of its arguments, results and between; None if not known."""
+    try:
+      stats = self._executable.get_compiled_memory_stats()
+    except (AttributeError, RuntimeError):  # Not all devices say.
+      return None
+    return (
+      stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
+    )
 
   def put(self, array: Any) -> Any:
     """`array`, of NumPy, on the program's device; on the CPU it is not copied."""

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank.execution import batched_program
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import graphs
 from tff_lowrank.execution import layout
@@ -40,6 +41,8 @@ _SLOW_ON_CPU = {
 _MIN_STEPS = 16
 # There are as many programs for smaller last batches as there are smaller batches.
 _MAX_BATCH_WITH_TAIL = 64
+# How many programs are made for just the clients at hand, before sizes are rounded up.
+_MAX_EXACT = 8
 
 
 def reason_against(stage: plan_lib.Stage, on_cpu: bool) -> str | None:
@@ -89,15 +92,6 @@ def _reason_in_graph(graph: graphs.GraphFunction, on_cpu: bool) -> str | None:
   return None
 
 
-def can_run_side_by_side(stage: plan_lib.Stage) -> bool:
-  """Whether each operation of the clients' part of `stage` can be of all clients at once."""
-  steps = [*stage.clients, *(a.value for a in stage.aggregations)]
-  functions = [graph for step in steps for graph in step.graphs]
-  return not any(graph.variables for graph in functions) and not any(
-    'While' in op_type for graph in functions for op_type, _ in graph.for_xla.operations()
-  )
-
-
 def _num_loops(stage: plan_lib.Stage) -> int:
   steps = [*stage.clients, *(a.value for a in stage.aggregations)]
   return sum(len(loops) for step in steps for graph in step.graphs for loops in graph.loops)
@@ -130,16 +124,26 @@ class StagePrograms:
   They do not hold the stage, so that they are let go with it.
   """
 
-  def __init__(self, stage: plan_lib.Stage, device: Any, side_by_side: bool):
-    """`side_by_side`: whether to try programs in which all clients take each step together."""
+  def __init__(
+    self, stage: plan_lib.Stage, device: Any, batched: bool, precision: str = 'float32'
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      stage: What to run.
+      device: jaxlib's device.
+      batched: Whether to try programs in which each operation is of all clients at once.
+      precision: Of float32 products in those; one of `hlo.PRECISIONS`.
+    """
     self._device = device
+    self._precision = precision
     self._programs: dict[Any, native.XlaProgram | None] = {}
-    self.side_by_side = side_by_side and can_run_side_by_side(stage)
+    self.batched = batched
     self._num_loops = _num_loops(stage)
     self._lock = threading.Lock()
     self._laid_out = layout.LaidOut()
     self.failure: str | None = None
-    self.failure_side_by_side: str | None = None
+    self.failure_batched: str | None = None
 
   @property
   def num_programs(self) -> int:
@@ -164,9 +168,10 @@ class StagePrograms:
       leaves = xla_program.client_leaves(stage, env, client)
       with naming(client):
         key = None if self.failure else _key(leaves, self._num_loops)
-      # Clients with a smaller last batch come one by one, so that few programs serve all.
+      # One after the other, clients with a smaller last batch come one by one, so that few
+      # programs serve all.
       has_tail = key is not None and any(s.batches().tail is not None for s in _sequences(leaves))
-      group = (key, client if has_tail else None)
+      group = (key, client if has_tail and not self.batched else None)
       members, member_leaves = by_key.setdefault(group, ([], []))
       members.append(client)
       member_leaves.append(leaves)
@@ -191,16 +196,16 @@ class StagePrograms:
     Returns the flat partial aggregates, and for each client the flat values to keep; or None
     if the program could not be compiled.
     """
-    cohort = layout.cohort(key, leaves, self._laid_out)
     server = xla_program.server_leaves(stage, env)
     flat_zeros = [t for zero in zeros for t in zero]
-    signature = (
-      cohort.signature,
-      tuple((t.dtype, tuple(t.shape)) for t in itertools.chain(server, flat_zeros)),
-    )
+    shared = tuple((t.dtype, tuple(t.shape)) for t in itertools.chain(server, flat_zeros))
+    cohort = layout.cohort(key, leaves, self._laid_out, is_exact=self.batched)
+    if self.num_programs >= _MAX_EXACT and (cohort.signature, shared) not in self._programs:
+      cohort = layout.cohort(key, leaves, self._laid_out)
+    signature = (cohort.signature, shared)
     with self._lock:
       if signature not in self._programs:
-        self._programs[signature] = self._compile(stage, env, cohort, leaves[0], server, zeros)
+        self._programs[signature] = self._compile(stage, env, cohort, leaves[0], server, flat_zeros)
       program = self._programs[signature]
     if program is None:
       return None
@@ -218,24 +223,29 @@ class StagePrograms:
     ]
 
   def _compile(self, stage, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
-    specs = [tf.TensorSpec([], tf.int32)]
-    specs += [tf.TensorSpec(t.shape, t.dtype) for t in server]
-    specs += [tf.TensorSpec(t.shape, t.dtype) for zero in zeros for t in zero]
-    specs += [tf.TensorSpec(a.shape, a.dtype) for a in cohort.arrays]
-    for side_by_side in (True, False) if self.side_by_side else (False,):
-      tracer = xla_program.Tracer(side_by_side)
-      program = xla_program.program(
-        stage, env, tracer, sample, [len(zero) for zero in zeros], len(server), side_by_side
-      )
-      function = tf.function(program, jit_compile=True, autograph=False)
+    part = xla_program.ClientPart(stage, env, sample)
+    for batched in (True, False) if self.batched else (False,):
       try:
-        handles = function.get_concrete_function(*specs).captured_inputs
-        return native.XlaProgram(function, specs, self._device, tracer.initial_values(handles))
+        if batched:
+          program = batched_program.BatchedProgram(part, cohort, server, zeros, self._precision)
+          return native.XlaProgram(
+            program.lower(self._device), self._device, is_deterministic=program.may_vary
+          )
+        return self._one_after_the_other(part, cohort, server, zeros)
       except Exception as e:  # Whatever TensorFlow's bridge or XLA refuse, TensorFlow itself runs.
         failure = f'{type(e).__name__}: {str(e)[:300]}'
-      if side_by_side:
-        self.side_by_side, self.failure_side_by_side = False, failure
+      if batched:
+        self.batched, self.failure_batched = False, failure
       else:
         self.failure = failure
         logging.warning('XLA refused a program, so TensorFlow runs these clients: %s', failure)
     return None
+
+  def _one_after_the_other(self, part, cohort, server, zeros) -> native.XlaProgram:
+    specs = [tf.TensorSpec([], tf.int32)]
+    specs += [tf.TensorSpec(t.shape, t.dtype) for t in (*server, *zeros, *cohort.arrays)]
+    run = xla_program.program(part, len(server), len(zeros))
+    traced, handles = native.trace(run, specs)
+    return native.XlaProgram(
+      traced.module, self._device, part.tracer.initial_values(handles), is_deterministic=True
+    )

@@ -19,28 +19,26 @@ from tff_lowrank.execution import sequences
 class SymbolicBatches:
   """A client's data set while a program is traced.
 
-  full: for each component, the batches of several clients end to end, [total, ...].
-  low, high: int32 [], the bounds of this client's.
-  longest: int32 [], the most batches of any client, where all run side by side; else None.
+  full: for each component, batches, [total, ...]; of several clients end to end.
+  low: int32 [], where this client's begin.
+  high: where they end: int32 [], or a Python integer where all clients have as many.
   tail: for each component of a last, smaller batch, its tensor; None without one.
   """
 
   full: list[tf.Tensor]
-  low: tf.Tensor
-  high: tf.Tensor
-  longest: tf.Tensor | None
+  low: tf.Tensor | int
+  high: tf.Tensor | int
   tail: list[tf.Tensor] | None
 
 
 class Tracer(loops.Engine):
   """Runs graphs while a program is traced: over `SymbolicBatches`, with variables of its own."""
 
-  def __init__(self, side_by_side: bool):
-    self._side_by_side = side_by_side
+  def __init__(self):
     self._variables: dict[int, list[tf.Variable]] = {}
 
   def graph(self, graph: graphs.GraphFunction) -> graphs.GraphFunction:
-    return graph.for_xla_side_by_side if self._side_by_side else graph.for_xla
+    return graph.for_xla
 
   def variables(self, graph: graphs.GraphFunction) -> list[tf.Tensor]:
     if id(graph) not in self._variables:
@@ -72,17 +70,7 @@ class Tracer(loops.Engine):
       # Not `c[i]`, for which TensorFlow's bridge copies all of `c`.
       return i + 1, *step(state, [tf.gather(c, i) for c in source.full])
 
-    def body_side_by_side(i: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
-      # A client that is done keeps its state; what it is given then does not matter.
-      position = tf.minimum(source.low + i, tf.shape(source.full[0])[0] - 1)
-      new_state = step(state, [tf.gather(c, position) for c in source.full])
-      is_on = source.low + i < source.high
-      return i + 1, *(tf.where(is_on, new, old) for new, old in zip(new_state, state, strict=True))
-
-    if source.longest is None:
-      results = tf.while_loop(lambda i, *_: i < source.high, body, (source.low, *state))
-    else:
-      results = tf.while_loop(lambda i, *_: i < source.longest, body_side_by_side, (0, *state))
+    results = tf.while_loop(lambda i, *_: i < source.high, body, (source.low, *state))
     state = list(results[1:])
     return state if source.tail is None else step(state, source.tail)
 
@@ -136,101 +124,106 @@ def _leaf_types(type_spec: tff.Type) -> list[tff.TensorType]:
   return [type_spec]
 
 
-def program(
-  stage: plan_lib.Stage,
-  env: blocks.Environment,
-  tracer: Tracer,
-  sample: Sequence[Any],
-  zero_sizes: Sequence[int],
-  num_server: int,
-  side_by_side: bool,
-) -> Callable[..., list[tf.Tensor]]:
-  """The program for clients like the one whose leaves are `sample`, for tracing.
+class ClientPart:
+  """What a client runs of a stage, and how its results are added up, for tracing."""
+
+  def __init__(
+    self,
+    stage: plan_lib.Stage,
+    env: blocks.Environment,
+    sample: Sequence[Any],
+  ):
+    """`env` gives values their structure; `sample` has the leaves of a client like all others."""
+    self.tracer = Tracer()
+    self.layout = [
+      None
+      if isinstance(leaf, tf.Tensor)
+      else (len(leaf.batches().full), leaf.batches().tail is not None)
+      for leaf in sample
+    ]
+    self._stage, self._env = stage, env
+    self._kept = [step for step in stage.clients if step.name in stage.keep]
+    self.kept_types = [t for step in self._kept for t in _leaf_types(step.type_spec)]
+
+  def run(
+    self, server: Sequence[tf.Tensor], leaves: Sequence[tf.Tensor | SymbolicBatches]
+  ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """The leaves of a client's values to aggregate, and of those to keep."""
+    own, shared = iter(leaves), iter(server)
+    seen = _map_leaves(
+      self._stage,
+      self._env,
+      lambda value: _refill(value[0], own),
+      lambda _: next(shared),
+      self.tracer,
+    )
+    for step in self._stage.clients:
+      seen[step.name] = step.function(seen)
+    values = (a.value.function(seen) for a in self._stage.aggregations)
+    to_add = [t for value in values for t in sequences.flatten(value)]
+    return to_add, [t for step in self._kept for t in sequences.flatten(seen[step.name])]
+
+  def accumulate(self, totals: Sequence[tf.Tensor], to_add: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The totals with one more client's values, or with other totals."""
+    shapes = [t.shape for t in totals]
+    totals, to_add, after = iter(totals), iter(to_add), []
+    for a in self._stage.aggregations:
+      before = sequences.pack(totals, a.zero.type_spec)
+      value = sequences.pack(to_add, a.value.type_spec)
+      accumulate = a.accumulate.function({blocks.ENGINE: self.tracer})
+      after += sequences.flatten(accumulate([before, value]))
+    return [tf.ensure_shape(t, shape) for t, shape in zip(after, shapes, strict=True)]
+
+
+def program(part: ClientPart, num_server: int, num_totals: int) -> Callable[..., list[tf.Tensor]]:
+  """The program that runs clients one after the other, for tracing.
 
   Args:
-    stage: What to run.
-    env: Gives values their structure.
-    tracer: Runs the graphs.
-    sample: A client's leaves.
-    zero_sizes: The number of leaves of each aggregate.
+    part: What each client runs.
     num_server: The number of leaves that all clients share.
-    side_by_side: Whether each operation is of all clients at once, rather than each client's
-      loop after the other's.
+    num_totals: The number of leaves of the aggregates.
+
+  Returns:
+    A function of the number of clients, the shared leaves, the aggregates before and the arrays of
+    `layout.cohort`. Its results are the aggregates, and the values to keep, [clients, ...].
   """
-  layout = [
-    None
-    if isinstance(leaf, tf.Tensor)
-    else (len(leaf.batches().full), leaf.batches().tail is not None)
-    for leaf in sample
-  ]
-  kept_steps = [step for step in stage.clients if step.name in stage.keep]
-  kept_types = [t for step in kept_steps for t in _leaf_types(step.type_spec)]
 
   def run(num_clients: tf.Tensor, *arguments: tf.Tensor) -> list[tf.Tensor]:
     server = arguments[:num_server]
-    totals = list(arguments[num_server : num_server + sum(zero_sizes)])
-    of_clients = arguments[num_server + sum(zero_sizes) :]
-    shapes = [t.shape for t in totals]
-    capacity = of_clients[0].shape[0] - (layout[0] is not None)
+    totals = list(arguments[num_server : num_server + num_totals])
+    of_clients = arguments[num_server + num_totals :]
+    capacity = of_clients[0].shape[0] - (part.layout[0] is not None)
 
-    def leaves_of(k: tf.Tensor) -> list[Any]:
+    def leaves_of(k: tf.Tensor | int) -> list[Any]:
       remaining = iter(of_clients)
       leaves = []
-      for entry in layout:
+      for entry in part.layout:
         if entry is None:
           leaves.append(tf.gather(next(remaining), k))
           continue
         components, has_tail = entry
         bounds = next(remaining)
         full = [next(remaining) for _ in range(components)]
-        tail = [next(remaining) for _ in range(components)] if has_tail else None
-        low, high = tf.gather(bounds, k), tf.gather(bounds, k + 1)
-        longest = tf.reduce_max(bounds[1:] - bounds[:-1]) if side_by_side else None
-        leaves.append(SymbolicBatches(full, low, high, longest, tail))
+        tail = [tf.gather(next(remaining), k) for _ in range(components)] if has_tail else None
+        leaves.append(SymbolicBatches(full, tf.gather(bounds, k), tf.gather(bounds, k + 1), tail))
       return leaves
 
-    def run_client(k: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-      """The leaves of a client's values to aggregate, and of those to keep."""
-      leaves, shared = iter(leaves_of(k)), iter(server)
-      seen = _map_leaves(
-        stage, env, lambda value: _refill(value[0], leaves), lambda _: next(shared), tracer
-      )
-      for step in stage.clients:
-        seen[step.name] = step.function(seen)
-      to_add = [t for a in stage.aggregations for t in sequences.flatten(a.value.function(seen))]
-      return to_add, [t for step in kept_steps for t in sequences.flatten(seen[step.name])]
-
-    def accumulate(totals: list[tf.Tensor], to_add: list[tf.Tensor]) -> list[tf.Tensor]:
-      totals, to_add, after = iter(totals), iter(to_add), []
-      for a in stage.aggregations:
-        before = sequences.pack(totals, a.zero.type_spec)
-        value = sequences.pack(to_add, a.value.type_spec)
-        after += sequences.flatten(a.accumulate.function({blocks.ENGINE: tracer})([before, value]))
-      return [tf.ensure_shape(t, shape) for t, shape in zip(after, shapes, strict=True)]
-
     if capacity == 1:
-      to_add, kept = run_client(0)
-      return [*accumulate(totals, to_add), *(tf.expand_dims(t, 0) for t in kept)]
-
-    if side_by_side:
-      all_to_add, all_kept = tf.vectorized_map(
-        run_client, tf.range(capacity), fallback_to_while_loop=False
-      )
+      to_add, kept = part.run(server, leaves_of(0))
+      return [*part.accumulate(totals, to_add), *(tf.expand_dims(t, 0) for t in kept)]
 
     def body(k, totals, kept):
-      if side_by_side:
-        return k + 1, accumulate(totals, [tf.gather(t, k) for t in all_to_add]), kept
-      to_add, values = run_client(k)
+      to_add, values = part.run(server, leaves_of(k))
       kept = [array.write(k, value) for array, value in zip(kept, values, strict=True)]
-      return k + 1, accumulate(totals, to_add), kept
+      return k + 1, part.accumulate(totals, to_add), kept
 
     kept = [
-      tf.TensorArray(tf.as_dtype(t.dtype), capacity, element_shape=t.shape) for t in kept_types
+      tf.TensorArray(tf.as_dtype(t.dtype), capacity, element_shape=t.shape) for t in part.kept_types
     ]
     _, totals, kept = tf.while_loop(
       lambda k, *_: k < num_clients, body, (0, totals, kept), parallel_iterations=1
     )
-    return [*totals, *(all_kept if side_by_side else (array.stack() for array in kept))]
+    return [*totals, *(array.stack() for array in kept)]
 
   return run
 

@@ -1,0 +1,155 @@
+"""Convolutions and pooling, of one client in XLA's terms, that `jax.vmap` makes fast for many.
+
+The batching rules of jax turn a convolution whose filters differ by client into one with groups,
+which GPUs run slowly. Here the patches that the filters see are laid out instead, and one batched
+matrix product is taken. The gradient of a maximum over windows becomes comparisons and additions
+in place of a scatter, whose sums would depend on the order in which a GPU's threads come.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+  """A window over the spatial axes; one entry of each an axis.
+
+  base_dilation: the distance of the input's elements; those between are zeros.
+  dilation: the distance of the elements that one window takes.
+  reversal: whether the filter is turned round.
+  """
+
+  sizes: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]
+  base_dilation: tuple[int, ...]
+  dilation: tuple[int, ...]
+  reversal: tuple[bool, ...]
+
+
+def window(proto: Any) -> Window:
+  """The window of an HLO instruction."""
+  dims = proto.dimensions
+  return Window(
+    tuple(d.size for d in dims),
+    tuple(d.stride for d in dims),
+    tuple((d.padding_low, d.padding_high) for d in dims),
+    tuple(d.base_dilation for d in dims),
+    tuple(d.window_dilation for d in dims),
+    tuple(d.window_reversal for d in dims),
+  )
+
+
+def _pad(x: jax.Array, value: Any, of: Window, first: int) -> jax.Array:
+  """Pads and dilates the axes of `x` from `first` on; more axes may follow."""
+  config = [(0, 0, 0)] * x.ndim
+  for axis, ((low, high), dilation) in enumerate(zip(of.padding, of.base_dilation, strict=True)):
+    config[first + axis] = (low, high, dilation - 1)
+  return lax.pad(x, value, config)
+
+
+def _slice(
+  x: jax.Array, first: int, starts: Sequence[int], strides: Sequence[int], counts: Sequence[int]
+) -> jax.Array:
+  """`counts` elements, `strides` apart, of each axis from `first` on."""
+  begin, end, step = [0] * x.ndim, list(x.shape), [1] * x.ndim
+  for axis, (start, stride, count) in enumerate(zip(starts, strides, counts, strict=True)):
+    begin[first + axis], step[first + axis] = start, stride
+    end[first + axis] = start + (count - 1) * stride + 1
+  return lax.slice(x, begin, end, step)
+
+
+def _output_sizes(x: jax.Array, of: Window, first: int) -> tuple[int, ...]:
+  """How many windows fit in each axis of the padded `x`, from `first` on."""
+  return tuple(
+    (x.shape[first + axis] - (size - 1) * dilation - 1) // stride + 1
+    for axis, (size, dilation, stride) in enumerate(
+      zip(of.sizes, of.dilation, of.strides, strict=True)
+    )
+  )
+
+
+def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.Array:
+  """The convolution of each client and group with its own filters, as products of patches.
+
+  Args:
+    x: [clients, groups, examples, *spatial, channels].
+    filters: [clients, groups, *sizes, channels, outputs].
+    of: The window.
+    dot: `lax.dot_general` with a precision.
+
+  Returns:
+    [clients, groups, examples, *outputs' spatial, outputs].
+  """
+  flipped = [2 + axis for axis, is_reversed in enumerate(of.reversal) if is_reversed]
+  filters = lax.rev(filters, flipped)
+  x = _pad(x, np.zeros([], x.dtype), of, 3)
+  outputs = _output_sizes(x, of, 3)
+  clients, groups, examples, channels = *x.shape[:3], x.shape[-1]
+  count = filters.shape[-1]
+  if math.prod(of.sizes) <= math.prod(outputs):
+    patches = [
+      _slice(x, 3, np.multiply(position, of.dilation), of.strides, outputs)
+      for position in itertools.product(*map(range, of.sizes))
+    ]
+    flat = lax.concatenate(patches, x.ndim - 1).reshape(clients, groups, -1, len(patches) * channels)
+    product = dot(
+      flat, filters.reshape(clients, groups, -1, count), (((3,), (2,)), ((0, 1), (0, 1)))
+    )
+    return product.reshape(clients, groups, examples, *outputs, count)
+  # Fewer windows than elements in one, as in the gradient of a filter: a window a row.
+  windows = [
+    _slice(x, 3, np.multiply(position, of.strides), of.dilation, of.sizes)
+    for position in itertools.product(*map(range, outputs))
+  ]
+  flat = jnp.stack(windows, 2).reshape(clients, groups, len(windows) * examples, -1)
+  product = dot(
+    flat, filters.reshape(clients, groups, -1, count), (((3,), (2,)), ((0, 1), (0, 1)))
+  )
+  product = product.reshape(clients, groups, *outputs, examples, count)
+  return jnp.moveaxis(product, -2, 2)
+
+
+def gradient_of_max(x: jax.Array, source: jax.Array, of: Window, lowest: Any) -> jax.Array:
+  """Adds each element of `source` to where its window of `x` has its first largest element.
+
+  Args:
+    x: The input of a maximum over windows of all its axes.
+    source: Of the shape of its output.
+    of: The window, without dilation.
+    lowest: What padding counts as, a scalar of `x`'s dtype.
+
+  Returns:
+    An array of `x`'s shape and dtype.
+  """
+  padded = _pad(x, lowest, of, 0)
+  outputs = source.shape
+  positions = list(itertools.product(*map(range, of.sizes)))
+  views = [_slice(padded, 0, position, of.strides, outputs) for position in positions]
+  largest = views[0]
+  for view in views[1:]:
+    largest = lax.max(largest, view)
+  is_free = jnp.ones(outputs, bool)
+  result = jnp.zeros(padded.shape, x.dtype)
+  zero = np.zeros([], x.dtype)
+  for position, view in zip(positions, views, strict=True):
+    is_chosen = is_free & (view == largest)
+    is_free = is_free & ~is_chosen
+    here = lax.select(is_chosen, source, jnp.zeros_like(source))
+    config = [
+      (start, size - start - (count - 1) * stride - 1, stride - 1)
+      for start, size, count, stride in zip(
+        position, padded.shape, outputs, of.strides, strict=True
+      )
+    ]
+    result = result + lax.pad(here, zero, config)
+  starts = [low for low, _ in of.padding]
+  return lax.slice(result, starts, [s + n for s, n in zip(starts, x.shape, strict=True)])
