@@ -155,23 +155,6 @@ def calls_reduce(graph_def: tf.compat.v1.GraphDef) -> bool:
   return any(n.op == 'ReduceDataset' for f in graph_def.library.function for n in f.node_def)
 
 
-def asserts_shapes(node: Any, nodes: dict[str, Any]) -> bool:
-  """Whether `node` is an assertion whose condition follows from shapes and constants."""
-  if node.op != 'Assert':
-    return False
-  todo, seen = [node.input[0]], set()
-  while todo:
-    name = todo.pop().split(':')[0].lstrip('^')
-    if name not in nodes:
-      return False  # An argument of the function.
-    if name not in seen and nodes[name].op not in ('Const', 'Rank', 'Shape', 'Size'):
-      seen.add(name)
-      if nodes[name].op == 'Placeholder' or not nodes[name].input:
-        return False
-      todo += nodes[name].input
-  return True
-
-
 def function(
   graph_def: tf.compat.v1.GraphDef,
   inputs: Sequence[str],

@@ -15,6 +15,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tff_lowrank.execution import assertions
 from tff_lowrank.execution import graph_defs
 from tff_lowrank.execution import loops as loops_lib
 from tff_lowrank.execution import native
@@ -68,6 +69,7 @@ class GraphFunction:
     graph_def = tf.compat.v1.GraphDef()
     graph_def.CopyFrom(self._graph_def)
     graph_defs.rename_functions(graph_def)
+    assertions.remove_shape_assertions(graph_def)
     tensor_lists.make_static(graph_def)
     variant = copy.copy(self)
     variant._load(graph_def, for_xla=True)
@@ -251,18 +253,17 @@ class GraphFunction:
     Left out are the loops that were cut out, constants, and assertions on shapes alone.
     """
     loops = {loop.name for loops in self.loops for loop in loops}
-    nodes = {n.name: n for n in self._graph_def.node}
+    on_shapes = assertions.shape_assertions(self._graph_def)
     for op in self.graph.get_operations():
-      counts = op.type != 'Const' and not graph_defs.asserts_shapes(nodes[op.name], nodes)
+      counts = op.type != 'Const' and ('', op.name) not in on_shapes
       if op.name in self._wanted and op.name not in loops and counts:
         yield op.type, {t.dtype for t in itertools.chain(op.inputs, op.outputs)}
     for function in self._library.function:
       signature = function.signature
       for argument in itertools.chain(signature.input_arg, signature.output_arg):
         yield 'PartitionedCall', {tf.as_dtype(argument.type)}
-      nodes = {n.name: n for n in function.node_def}
       for node in function.node_def:
-        if node.op != 'Const' and not graph_defs.asserts_shapes(node, nodes):
+        if node.op != 'Const' and (signature.name, node.name) not in on_shapes:
           yield node.op, {tf.as_dtype(a.type) for a in node.attr.values() if a.HasField('type')}
 
   # -- Running -----------------------------------------------------------------------------

@@ -339,10 +339,13 @@ class Function:
     root = next(i for i in computation.instructions if i.id == computation.root_id)
     numbers = {i.id: i.parameter_number for i in computation.instructions if i.opcode == 'parameter'}
     compared = [numbers.get(i) for i in root.operand_ids]
-    if root.opcode != 'compare' or compared != [0, 1] or root.comparison_direction != 'LT':
-      raise UnsupportedError('a sort by more than one ascending key')
-    axis = instruction.dimensions[0]
-    result = lax.sort(operands, dimension=axis, is_stable=instruction.is_stable, num_keys=1)
+    if root.opcode != 'compare' or None in compared or compared[1] != compared[0] + 1:
+      raise UnsupportedError('a sort by more than one key')
+    key = _total_order(operands[compared[0] // 2])
+    if root.comparison_direction in ('GT', 'GE'):
+      key = lax.bitwise_not(key)
+    axis, is_stable = instruction.dimensions[0], instruction.is_stable
+    result = lax.sort((key, *operands), dimension=axis, is_stable=is_stable, num_keys=1)[1:]
     return list(result) if len(operands) > 1 else result[0]
 
   def _cholesky(self, instruction: Any, x: Any) -> Any:
@@ -399,6 +402,15 @@ _SCATTERS = {
   'minimum': lax.scatter_min,
   'multiply': lax.scatter_mul,
 }
+
+
+def _total_order(x: Any) -> Any:
+  """Integers in the order of `x`, in which -0 is below 0 and NaN has a place."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return x
+  bits = lax.bitcast_convert_type(x, np.dtype(f'int{8 * x.dtype.itemsize}'))
+  flipped = lax.bitwise_xor(bits, np.array(jnp.iinfo(bits.dtype).max, bits.dtype))
+  return jnp.where(bits < 0, flipped, bits)
 
 
 def _indices_last(indices: Any, axis: int) -> Any:

@@ -21,6 +21,9 @@ from tensorflow.python.eager import cancellation
 from tensorflow.python.eager import context as eager_context
 from tensorflow.python.eager import execute
 
+# What TensorFlow knows of an operation by its name.
+from tensorflow.python.framework import op_def_registry
+
 # TFF and TensorFlow offer Grappler on a plain graph in private modules only. It is asked for
 # one thing: to inline functions, so that a loop over a data set stands in the top graph.
 from tensorflow_federated.python.core.environments.tensorflow_backend import graph_optimizations
@@ -75,6 +78,12 @@ def check_not_forked() -> None:
       'TensorFlow had started: its threads do not come along. Start processes with '
       "`multiprocessing.get_context('spawn')`, and set a context in each."
     )
+
+
+def is_stateful_op(name: str) -> bool:
+  """Whether an operation does more than compute its results; true if it is not known."""
+  op_def = op_def_registry.get(name)
+  return op_def is None or op_def.is_stateful
 
 
 def inline_functions(
