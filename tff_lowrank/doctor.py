@@ -166,7 +166,7 @@ def placements(context: Any, computation: Any) -> list[Placement]:
     for device in context.runner.devices:
       programs, reason = context.runner.engine(stage, device)
       if programs is not None and programs.num_programs:
-        one_by_one = programs.failure_side_by_side
+        one_by_one = programs.failure_batched
         reason = f'one client after the other: {one_by_one}' if one_by_one else ''
         result.append(Placement(device.name, 'XLA', reason))
       else:

@@ -7,6 +7,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tests.learning import linear
+from tff_lowrank import execution
+from tff_lowrank.execution import xla
 
 sgd = tff.learning.optimizers.build_sgdm
 
@@ -86,3 +88,21 @@ def run_rounds(process, data, rounds):
     output = process.next(state, data)
     state = output.state
   return process.get_model_weights(state).trainable, output.metrics
+
+
+def run_in_xla(monkeypatch, process, data, is_batched, rounds=2):
+  """As `run_rounds` on XLA programs, batched or not; and the programs of each stage."""
+  programs_class = xla.StagePrograms
+  with monkeypatch.context() as patch:
+    patch.setattr(
+      xla,
+      'StagePrograms',
+      lambda stage, device, **_: programs_class(stage, device, batched=is_batched),
+    )
+    with execution.create_local_context(compile='xla') as context:
+      result = run_rounds(process, data, rounds)
+      device = context.runner.devices[0]
+      stages = [s for s in context.plan(process.next).stages if s.clients]
+      programs = [context.runner.engine(stage, device)[0] for stage in stages]
+  assert all(p.failure is None and p.num_programs for p in programs)
+  return result, programs

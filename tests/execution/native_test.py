@@ -29,13 +29,19 @@ def test_registered_functions_live_as_long_as_their_owner():
 
 
 def test_xla_program_keeps_64_bits():
-  function = tf.function(lambda a, b: [a + b, tf.cast(b, tf.float64) / 3], jit_compile=True)
-  specs = [tf.TensorSpec([2], tf.int64)] * 2
-  program = native.XlaProgram(function, specs, native.xla_devices('cpu')[0])
+  run = lambda a, b: [a + b, tf.cast(b, tf.float64) / 3]  # noqa: E731
+  traced, _ = native.trace(run, [tf.TensorSpec([2], tf.int64)] * 2)
+  program = native.XlaProgram(traced.module, native.xla_devices('cpu')[0])
   a, b = np.array([2**40, 1]), np.array([2, 3])
   total, third = program([program.put(a), program.put(b)])
   np.testing.assert_array_equal(np.asarray(total), a + b)
   assert np.asarray(third).dtype == np.float64
+
+
+def test_full_precision_is_asked_for_in_the_program():
+  traced, _ = native.trace(lambda a: [a @ a], [tf.TensorSpec([2, 2])])
+  assert 'HIGHEST' not in traced.module
+  assert traced.with_full_precision().module.count('HIGHEST') == 2
 
 
 def test_inlining_keeps_functional_control_flow():

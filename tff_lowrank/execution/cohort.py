@@ -66,11 +66,15 @@ def default_clients_in_flight(devices: Sequence[Device]) -> int:
   return os.cpu_count() or 1 if len(devices) == 1 and devices[0].is_cpu else len(devices)
 
 
-def partition(num_clients: int) -> list[range]:
+def partition(num_clients: int, num_accelerators: int = 0) -> list[range]:
   """The cohort in blocks, each of which is aggregated by itself.
 
-  They depend on the number of clients alone, so that sums do not depend on who ran what.
+  They depend on the number of clients, and of accelerators, alone, so that sums do not depend on
+  who ran what. An accelerator takes all of its clients at once.
   """
+  if num_accelerators:
+    size = max(-(-num_clients // num_accelerators), 1)
+    return [range(i, min(i + size, num_clients)) for i in range(0, num_clients, size)]
   size = min(max(-(-num_clients // _NUM_BLOCKS), 1), _MAX_BLOCK)
   return [range(i, min(i + size, num_clients)) for i in range(0, num_clients, size)]
 
@@ -91,9 +95,16 @@ class _BlockResult:
 class CohortRunner:
   """Runs plans; `devices` work side by side, and keep nothing between runs but programs."""
 
-  def __init__(self, devices: Sequence[Device], compile_mode: str, max_clients_in_flight: int):
+  def __init__(
+    self,
+    devices: Sequence[Device],
+    compile_mode: str,
+    max_clients_in_flight: int,
+    precision: str = 'float32',
+  ):
     self._devices = list(devices)
     self._compile_mode = compile_mode
+    self._precision = precision
     self._workers = max_clients_in_flight
     self._programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self._lock = threading.Lock()
@@ -131,11 +142,17 @@ class CohortRunner:
     xla_device = device.xla()
     if xla_device is None:
       return None, f'jaxlib has no device {device.name}'
-    return xla.StagePrograms(stage, xla_device, batched=not device.is_cpu), ''
+    programs = xla.StagePrograms(
+      stage, xla_device, batched=not device.is_cpu, precision=self._precision
+    )
+    return programs, ''
 
   def _run_stage(self, stage, env, num_clients, description) -> None:
     can_merge = all(a.is_mergeable for a in stage.aggregations)
-    work = partition(num_clients) if can_merge else [range(i, i + 1) for i in range(num_clients)]
+    accelerators = 0 if any(d.is_cpu for d in self._devices) else len(self._devices)
+    work = [range(i, i + 1) for i in range(num_clients)]
+    if can_merge:
+      work = partition(num_clients, accelerators)
     totals: dict[str, Any] = {}
     kept: dict[str, list[Any]] = {name: [None] * num_clients for name in stage.keep}
 
@@ -234,7 +251,14 @@ def _run_group(
 ) -> bool:
   """Runs clients in one XLA program; false if it could not be compiled."""
   zeros = [sequences.flatten(a.zero.function(env)) for a in stage.aggregations]
-  done = programs.run(stage, env, key, leaves, zeros)
+  try:
+    done = programs.run(stage, env, key, leaves, zeros)
+  except xla.TooManyClientsError as e:
+    pieces = [slice(i, i + e.most) for i in range(0, len(members), e.most)]
+    return all(
+      _run_group(programs, stage, env, members[piece], key, leaves[piece], result)
+      for piece in pieces
+    )
   if done is None:
     return False
   partials, kept = done

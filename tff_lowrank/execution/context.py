@@ -15,6 +15,7 @@ import tensorflow_federated as tff
 from tff_lowrank import checks
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import cohort
+from tff_lowrank.execution import hlo
 from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import loops
 from tff_lowrank.execution import native
@@ -34,8 +35,14 @@ def _call_dominant(computation: tff.Computation) -> tff.framework.ComputationBui
 class LocalContext(tff.framework.SyncContext):
   """Runs TFF computations in this process; see `create_local_context`."""
 
-  def __init__(self, devices: Sequence[str], compile_mode: str, max_clients_in_flight: int):
-    self.runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight)
+  def __init__(
+    self,
+    devices: Sequence[str],
+    compile_mode: str,
+    max_clients_in_flight: int,
+    precision: str = 'float32',
+  ):
+    self.runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight, precision)
     self._converter = values.Converter()
     self._plans: dict[int, tuple[weakref.ref, plan_lib.Plan]] = {}
     self._lock = threading.Lock()
@@ -125,6 +132,7 @@ def create_local_context(
   devices: Sequence[str] | None = None,
   compile: str = 'auto',
   max_clients_in_flight: int | None = None,
+  precision: str = 'float32',
 ) -> LocalContext:
   """Creates a context that runs TFF computations in this process.
 
@@ -137,6 +145,9 @@ def create_local_context(
       them, or `'auto'`, which chooses by what the loop consists of.
     max_clients_in_flight: How many clients run at a time; one a GPU, or one a CPU core, if
       None.
+    precision: Of clients' products of float32 matrices, and their convolutions, in programs of
+      XLA on a GPU: `'float32'`, all digits; `'tf32'`, as the GPU likes, with 10 bits after the
+      point; or `'bfloat16'`, with 7. Sums are of float32 in all.
 
   Raises:
     TypeError: If an argument is of the wrong type.
@@ -145,6 +156,7 @@ def create_local_context(
     RuntimeError: In a process that was forked after TensorFlow had started.
   """
   checks.check_one_of('compile', compile, COMPILE_MODES)
+  checks.check_one_of('precision', precision, hlo.PRECISIONS)
   native.check_not_forked()
   devices = cohort.find_devices(devices)
   if compile != 'tensorflow':
@@ -152,7 +164,7 @@ def create_local_context(
   if max_clients_in_flight is None:
     max_clients_in_flight = cohort.default_clients_in_flight(devices)
   checks.check_at_least('max_clients_in_flight', max_clients_in_flight, 1)
-  return LocalContext(devices, compile, max_clients_in_flight)
+  return LocalContext(devices, compile, max_clients_in_flight, precision)
 
 
 def create_async_local_context(**settings: Any) -> AsyncLocalContext:
@@ -164,8 +176,9 @@ def set_local_context(
   devices: Sequence[str] | None = None,
   compile: str = 'auto',
   max_clients_in_flight: int | None = None,
+  precision: str = 'float32',
 ) -> LocalContext:
   """Makes a local context the default, and returns it; see `create_local_context`."""
-  context = create_local_context(devices, compile, max_clients_in_flight)
+  context = create_local_context(devices, compile, max_clients_in_flight, precision)
   tff.framework.set_default_context(context)
   return context

@@ -6,16 +6,19 @@ matrix product is taken. The gradient of a maximum over windows becomes comparis
 in place of a scatter, whose sums would depend on the order in which a GPU's threads come.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import itertools
 import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
+import jax.numpy as jnp
 import numpy as np
+
+from tff_lowrank.execution import hlo_types
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,9 @@ def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.A
       _slice(x, 3, np.multiply(position, of.dilation), of.strides, outputs)
       for position in itertools.product(*map(range, of.sizes))
     ]
-    flat = lax.concatenate(patches, x.ndim - 1).reshape(clients, groups, -1, len(patches) * channels)
+    flat = lax.concatenate(patches, x.ndim - 1).reshape(
+      clients, groups, -1, len(patches) * channels
+    )
     product = dot(
       flat, filters.reshape(clients, groups, -1, count), (((3,), (2,)), ((0, 1), (0, 1)))
     )
@@ -111,9 +116,7 @@ def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.A
     for position in itertools.product(*map(range, outputs))
   ]
   flat = jnp.stack(windows, 2).reshape(clients, groups, len(windows) * examples, -1)
-  product = dot(
-    flat, filters.reshape(clients, groups, -1, count), (((3,), (2,)), ((0, 1), (0, 1)))
-  )
+  product = dot(flat, filters.reshape(clients, groups, -1, count), (((3,), (2,)), ((0, 1), (0, 1))))
   product = product.reshape(clients, groups, *outputs, examples, count)
   return jnp.moveaxis(product, -2, 2)
 
@@ -153,3 +156,57 @@ def gradient_of_max(x: jax.Array, source: jax.Array, of: Window, lowest: Any) ->
     result = result + lax.pad(here, zero, config)
   starts = [low for low, _ in of.padding]
   return lax.slice(result, starts, [s + n for s, n in zip(starts, x.shape, strict=True)])
+
+
+def of_instruction(instruction: Any, dot: Any) -> Callable[..., Any]:
+  """The convolution of an HLO instruction; of many clients, by `convolution`."""
+  dims = instruction.convolution_dimension_numbers
+  of = window(instruction.window)
+  feature_groups = instruction.feature_group_count or 1
+  batch_groups = instruction.batch_group_count or 1
+  dtype = hlo_types.DTYPES[instruction.shape.element_type]
+  # Examples, places, channels; sizes, channels, outputs; examples, places, outputs.
+  of_input = [
+    dims.input_batch_dimension,
+    *dims.input_spatial_dimensions,
+    dims.input_feature_dimension,
+  ]
+  of_filters = [
+    *dims.kernel_spatial_dimensions,
+    dims.kernel_input_feature_dimension,
+    dims.kernel_output_feature_dimension,
+  ]
+  of_output = [
+    dims.output_batch_dimension,
+    *dims.output_spatial_dimensions,
+    dims.output_feature_dimension,
+  ]
+
+  def as_patches(x: Any, filters: Any) -> Any:
+    """Of arrays with an axis of clients in front."""
+    x = x.transpose(0, *(1 + axis for axis in of_input))
+    filters = filters.transpose(0, *(1 + axis for axis in of_filters))
+    clients, groups = x.shape[0], feature_groups * batch_groups
+    if feature_groups > 1:  # In the channels of the input.
+      x = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 1)
+    else:  # In its examples; of one group, if there are no groups.
+      x = x.reshape(clients, groups, -1, *x.shape[2:])
+    filters = jnp.moveaxis(filters.reshape(*filters.shape[:-1], groups, -1), -2, 1)
+    result = convolution(x, filters, of, dot)
+    result = jnp.moveaxis(result, 1, -2)
+    result = result.reshape(*result.shape[:-2], -1)
+    return result.transpose(0, *(1 + axis for axis in np.argsort(of_output))).astype(dtype)
+
+  @custom_vmap
+  def convolve(x: Any, filters: Any) -> Any:
+    return as_patches(x[None], filters[None])[0]
+
+  @convolve.def_vmap
+  def convolve_clients(axis_size: int, in_batched: Any, x: Any, filters: Any) -> tuple[Any, bool]:
+    x, filters = (
+      value if is_batched else jnp.broadcast_to(value, (axis_size, *value.shape))
+      for value, is_batched in zip((x, filters), in_batched, strict=True)
+    )
+    return as_patches(x, filters), True
+
+  return convolve

@@ -74,9 +74,7 @@ class LaidOut:
     return arrays
 
 
-def _lay_out(
-  batches: list[sequences.Batches], capacity: int, is_exact: bool
-) -> list[np.ndarray]:
+def _lay_out(batches: list[sequences.Batches], capacity: int, is_exact: bool) -> list[np.ndarray]:
   bounds = np.zeros([capacity + 1], np.int32)
   bounds[1 : len(batches) + 1] = np.cumsum([b.num_full for b in batches])
   used = int(bounds[len(batches)])

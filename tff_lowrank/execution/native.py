@@ -39,6 +39,8 @@ from tensorflow_federated.python.core.impl.context_stack import runtime_error_co
 # the containers that TFF's types name.
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
 
+from tff_lowrank.execution import hlo_types
+
 is_compatible_dtype = tff_array.is_compatible_dtype
 is_compatible_shape = tff_array.is_compatible_shape
 make_dataset_from_elements = tensorflow_utils.make_data_set_from_elements
@@ -211,6 +213,12 @@ def xla_devices(kind: str) -> list[Any]:
     return []
 
 
+def memory_bytes(device: Any) -> int | None:
+  """The memory that jaxlib may use of a device; None where it does not say, as of the CPU."""
+  stats = device.memory_stats() if device.platform != 'cpu' else None
+  return stats.get('bytes_limit') if stats else None
+
+
 class Traced(NamedTuple):
   """A `tf.function` as XLA takes it.
 
@@ -218,6 +226,10 @@ class Traced(NamedTuple):
   """
 
   hlo: bytes
+
+  def with_full_precision(self) -> 'Traced':
+    """The same, whose products ask for all digits of float32."""
+    return Traced(hlo_types.with_full_precision(self.hlo))
 
   @property
   def module(self) -> str:
@@ -277,9 +289,7 @@ class XlaProgram:
       stats = self._executable.get_compiled_memory_stats()
     except (AttributeError, RuntimeError):  # Not all devices say.
       return None
-    return (
-      stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
-    )
+    return stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
 
   def put(self, array: Any) -> Any:
     """`array`, of NumPy, on the program's device; on the CPU it is not copied."""

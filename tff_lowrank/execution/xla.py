@@ -41,6 +41,8 @@ _SLOW_ON_CPU = {
 _MIN_STEPS = 16
 # There are as many programs for smaller last batches as there are smaller batches.
 _MAX_BATCH_WITH_TAIL = 64
+# A program may need so much of a device's memory, its arguments and results included.
+_SHARE_OF_MEMORY = 0.8
 # How many programs are made for just the clients at hand, before sizes are rounded up.
 _MAX_EXACT = 8
 
@@ -118,22 +120,29 @@ def _key(leaves: Sequence[Any], num_loops: int) -> tuple[Any, ...] | None:
   )
 
 
+class TooManyClientsError(Exception):
+  """A program would not fit in the device's memory. most: how many clients would."""
+
+  def __init__(self, most: int):
+    super().__init__(f'A program for more than {most} clients would not fit in memory.')
+    self.most = most
+
+
 class StagePrograms:
   """The programs of one stage on one device, each compiled when it is first needed.
 
   They do not hold the stage, so that they are let go with it.
   """
 
-  def __init__(
-    self, stage: plan_lib.Stage, device: Any, batched: bool, precision: str = 'float32'
-  ):
+  def __init__(self, stage: plan_lib.Stage, device: Any, batched: bool, precision: str = 'float32'):
     """Compiles nothing yet.
 
     Args:
       stage: What to run.
       device: jaxlib's device.
       batched: Whether to try programs in which each operation is of all clients at once.
-      precision: Of float32 products in those; one of `hlo.PRECISIONS`.
+      precision: Of products of float32; one of `hlo.PRECISIONS`. Where clients run one after the
+        other, bfloat16 means float32.
     """
     self._device = device
     self._precision = precision
@@ -142,6 +151,7 @@ class StagePrograms:
     self._num_loops = _num_loops(stage)
     self._lock = threading.Lock()
     self._laid_out = layout.LaidOut()
+    self._most: dict[Any, int] = {}  # By the key of clients, how many fit in memory.
     self.failure: str | None = None
     self.failure_batched: str | None = None
 
@@ -195,7 +205,11 @@ class StagePrograms:
 
     Returns the flat partial aggregates, and for each client the flat values to keep; or None
     if the program could not be compiled.
+
+    Raises TooManyClientsError if one program of so many needs more memory than the device has.
     """
+    if len(leaves) > self._most.get(key, len(leaves)):
+      raise TooManyClientsError(self._most[key])
     server = xla_program.server_leaves(stage, env)
     flat_zeros = [t for zero in zeros for t in zero]
     shared = tuple((t.dtype, tuple(t.shape)) for t in itertools.chain(server, flat_zeros))
@@ -209,6 +223,7 @@ class StagePrograms:
       program = self._programs[signature]
     if program is None:
       return None
+    self._check_memory(key, program, len(leaves), signature)
     arguments = [np.int32(cohort.num_clients)]
     arguments += [np.asarray(t) for t in itertools.chain(server, flat_zeros)]
     arguments += cohort.arrays
@@ -221,6 +236,17 @@ class StagePrograms:
     return partials, [
       [[np.array(a[i]) for a in value] for value in kept] for i in range(cohort.num_clients)
     ]
+
+  def _check_memory(self, key: Any, program: Any, num_clients: int, signature: Any) -> None:
+    """Raises TooManyClientsError, and forgets the program, if it does not fit."""
+    memory = native.memory_bytes(self._device)
+    if memory is None or program.num_bytes is None or num_clients == 1:
+      return
+    if program.num_bytes > _SHARE_OF_MEMORY * memory:
+      per_client = program.num_bytes / num_clients
+      self._most[key] = min(max(int(_SHARE_OF_MEMORY * memory / per_client), 1), num_clients - 1)
+      self._programs.pop(signature, None)
+      raise TooManyClientsError(self._most[key])
 
   def _compile(self, stage, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
     part = xla_program.ClientPart(stage, env, sample)
@@ -246,6 +272,7 @@ class StagePrograms:
     specs += [tf.TensorSpec(t.shape, t.dtype) for t in (*server, *zeros, *cohort.arrays)]
     run = xla_program.program(part, len(server), len(zeros))
     traced, handles = native.trace(run, specs)
+    hlo = traced if self._precision == 'tf32' else traced.with_full_precision()
     return native.XlaProgram(
-      traced.module, self._device, part.tracer.initial_values(handles), is_deterministic=True
+      hlo.module, self._device, part.tracer.initial_values(handles), is_deterministic=True
     )

@@ -1,0 +1,168 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_federated as tff
+
+from tests.execution import cases
+from tests.learning import linear
+from tff_lowrank import execution
+from tff_lowrank import layers
+from tff_lowrank import learning
+from tff_lowrank.execution import batched_program
+from tff_lowrank.execution import cohort
+from tff_lowrank.execution import native
+from tff_lowrank.execution import xla
+
+
+def assert_equal(found, wanted, atol=1e-6):
+  for a, b in zip(found, wanted, strict=True):
+    np.testing.assert_allclose(a, b, atol=atol)
+
+
+# As many batches for all; others; with smaller last batches.
+@pytest.mark.parametrize('sizes', [(6,) * 5, (9, 3, 12, 6, 6, 30, 3, 9), (7, 4, 10, 3, 1, 4)])
+def test_equals_clients_one_after_the_other_and_numpy(rng, monkeypatch, sizes):
+  process, *_ = cases.federated_averaging(rng)
+  examples = [linear.examples(rng, n) for n in sizes]
+  data = [linear.dataset(*e, cases.BATCH) for e in examples]
+  (wanted, wanted_metrics), _ = cases.run_in_xla(monkeypatch, process, data, False)
+  (weights, metrics), programs = cases.run_in_xla(monkeypatch, process, data, True)
+  assert all(p.batched and p.failure_batched is None for p in programs)
+  assert_equal(weights, wanted)
+  initial = process.get_model_weights(process.initialize()).trainable
+  assert_equal(weights, cases.numpy_rounds(initial, examples, 2), 1e-5)
+  trained, wanted_trained = (m['client_work']['train'] for m in (metrics, wanted_metrics))
+  assert trained == pytest.approx(wanted_trained)
+
+
+def test_recurrent_models_of_variables(rng, monkeypatch):
+  process, data = cases.lstm_averaging(rng)
+  (wanted, _), _ = cases.run_in_xla(monkeypatch, process, data, False)
+  (weights, _), programs = cases.run_in_xla(monkeypatch, process, data, True)
+  assert all(p.batched for p in programs)
+  assert_equal(weights, wanted)
+
+
+def images(rng, sizes=(8, 8, 8)):
+  """Noise: of two equal elements, rounding would choose the larger one in a maximum."""
+  shapes = [(n, 9, 9, 2) for n in sizes]
+  data = [
+    (rng.normal(size=s).astype(np.float32), rng.integers(0, 3, s[0]).astype(np.int32))
+    for s in shapes
+  ]
+  return [tf.data.Dataset.from_tensor_slices(dict(x=x, y=y)).batch(4) for x, y in data]
+
+
+def image_model(data, *hidden):
+  tf.keras.utils.set_random_seed(3)
+  keras = tf.keras.layers
+  model = tf.keras.Sequential(
+    [keras.InputLayer((9, 9, 2)), *hidden, keras.Flatten(), keras.Dense(3)]
+  )
+  loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+  return tff.learning.models.functional_model_from_keras(model, loss, data[0].element_spec)
+
+
+def convolutions():
+  keras = tf.keras.layers
+  return [
+    keras.Conv2D(4, 3, strides=2, padding='same', activation='tanh'),
+    keras.DepthwiseConv2D(2, dilation_rate=2, padding='same'),
+    keras.MaxPool2D(2, strides=1),
+    keras.Conv2D(4, 2, groups=2, activation='elu'),
+    keras.AveragePooling2D(2),
+  ]
+
+
+def run_with_memory(process, data):
+  state, memory = process.initialize(), [process.initialize_client() for _ in data]
+  for _ in range(2):
+    output = process.next(state, memory, data)
+    state, memory = output.state, output.client_states
+  return [*state.global_model_weights.trainable, *tf.nest.flatten(memory)]
+
+
+sgd = tff.learning.optimizers.build_sgdm
+
+BUILDERS = dict(
+  fed_avg=lambda model, n: learning.build_fed_avg(model, sgd(0.1)),
+  adam=lambda model, n: learning.build_fed_avg(model, tff.learning.optimizers.build_adam(0.01)),
+  lbgm=lambda model, n: learning.build_lbgm_fed_avg(model, sgd(0.1), threshold=0.4),
+  apf=lambda model, n: learning.build_apf_fed_avg(model, sgd(0.1)),
+  scaffold=lambda model, n: learning.build_scaffold(model, sgd(0.1), num_clients=n),
+)
+
+
+def on_xla(monkeypatch, is_batched, run):
+  programs_class, made = xla.StagePrograms, []
+
+  def remembered(stage, device, **_):
+    made.append(programs_class(stage, device, batched=is_batched))
+    return made[-1]
+
+  with monkeypatch.context() as patch:
+    patch.setattr(xla, 'StagePrograms', remembered)
+    patch.setattr(xla, '_SLOW_ON_CPU', {})
+    with execution.create_local_context(compile='xla'):
+      result = run()
+  assert made and all(p.failure is None and p.batched == is_batched for p in made)
+  assert any(p.num_programs for p in made)
+  return result
+
+
+@pytest.mark.parametrize('name', BUILDERS)
+def test_convolutions_under_methods_with_client_memory(rng, monkeypatch, name):
+  data = images(rng)
+  process = BUILDERS[name](image_model(data, *convolutions()), len(data))
+  run = functools.partial(run_with_memory, process, data)
+  assert_equal(on_xla(monkeypatch, True, run), on_xla(monkeypatch, False, run), 1e-5)
+
+
+def test_composed_kernels(rng, monkeypatch):
+  data = images(rng)
+  hidden = [layers.FedParaConv2D(4, 3, gamma=0.5), layers.FedParaConv2D(3, 2, gamma=0.5)]
+  process = learning.build_fed_avg(image_model(data, *hidden), sgd(0.1))
+  run = functools.partial(run_with_memory, process, data)
+  assert_equal(on_xla(monkeypatch, True, run), on_xla(monkeypatch, False, run), 1e-5)
+
+
+@tff.tensorflow.computation(tff.SequenceType(np.int64))
+def largest(numbers):
+  return numbers.reduce(np.int64(-1), lambda a, b: tf.maximum(a, b))
+
+
+@tff.federated_computation(tff.FederatedType(tff.SequenceType(np.int64), tff.CLIENTS))
+def largest_of_all(numbers):
+  of_clients = tff.federated_map(largest, numbers)
+  return tff.federated_max(of_clients), tff.federated_min(of_clients), of_clients
+
+
+@pytest.mark.parametrize('counts', [(2, 5, 3, 4, 1), (4, 4, 4)])
+def test_aggregates_that_are_no_sums_and_values_that_clients_keep(monkeypatch, counts):
+  starts = 10 * np.arange(len(counts))
+  data = [tf.data.Dataset.range(a, a + n) for a, n in zip(starts, counts, strict=True)]
+  ends = [int(a) + n - 1 for a, n in zip(starts, counts, strict=True)]
+  found = on_xla(monkeypatch, True, lambda: largest_of_all(data))
+  assert (found[0], found[1], list(found[2])) == (max(ends), min(ends), ends)
+
+
+def test_as_many_clients_as_fit_in_memory(rng, monkeypatch):
+  process, *_ = cases.federated_averaging(rng)
+  data = [linear.dataset(*linear.examples(rng, 6), cases.BATCH) for _ in range(8)]
+  (wanted, _), _ = cases.run_in_xla(monkeypatch, process, data, False)
+  capacities = []
+  program_class = batched_program.BatchedProgram
+
+  def program(part, block, *arguments):
+    capacities.append(block.capacity)
+    return program_class(part, block, *arguments)
+
+  monkeypatch.setattr(batched_program, 'BatchedProgram', program)
+  monkeypatch.setattr(cohort, 'partition', lambda n, _: [range(n)])
+  monkeypatch.setattr(native, 'memory_bytes', lambda device: 1000)
+  monkeypatch.setattr(native.XlaProgram, 'num_bytes', property(lambda _: 300 * capacities[-1]))
+  (weights, _), _ = cases.run_in_xla(monkeypatch, process, data, True)
+  assert capacities == [8, 2]
+  assert_equal(weights, wanted)
