@@ -1,6 +1,6 @@
 """All that this room takes from private modules, in one place, each with its reason."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import itertools
 import logging
 import os
@@ -202,8 +202,15 @@ def xla_devices(kind: str) -> list[Any]:
     return []
 
 
+# Each is called with a program and its arguments before it runs; what it returns, with the results.
+call_observers: list[Callable[['XlaProgram', Sequence[Any]], Callable[[Sequence[Any]], None]]] = []
+
+
 class XlaProgram:
   """A program compiled by jaxlib from a `tf.function`.
+
+  module: what was compiled, in MLIR.
+  captured: the last of its arguments, which are the same in each call.
 
   jax's public way, `jax.jit(jax2tf.call_tf(f))`, turns int64 and float64 into 32 bits unless
   all of jax is set otherwise, and takes a third longer to call. Below it lie the public methods
@@ -230,7 +237,8 @@ class XlaProgram:
     options.env_option_overrides = [('xla_cpu_multi_thread_eigen', False)]
     self._client, self._device = device.client, device
     self._executable = self._client.compile(module, options)
-    self._captured = [self.put(np.asarray(value)) for value in captured]
+    self.module = module
+    self.captured = [self.put(np.asarray(value)) for value in captured]
 
   def put(self, array: Any) -> Any:
     """`array`, of NumPy, on the program's device; on the CPU it is not copied."""
@@ -238,7 +246,10 @@ class XlaProgram:
 
   def __call__(self, arguments: Sequence[Any]) -> list[Any]:
     """Runs the program on arguments from `put`; returns when it is done."""
-    results = self._executable.execute([*arguments, *self._captured])
+    observers = [observe(self, arguments) for observe in call_observers]
+    results = self._executable.execute([*arguments, *self.captured])
     for result in results:
       result.block_until_ready()
+    for observe in observers:
+      observe(results)
     return results
