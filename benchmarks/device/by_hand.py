@@ -168,7 +168,8 @@ def build(
     if dtype != 'float32':
       weights = [w.astype(dtype) for w in weights]
       x = x if name == 'D' else x.astype(dtype)
-    logits = apply(layers_of(weights), x, convolution).astype(jnp.float32)
+    logits = apply(layers_of(weights), x, convolution)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[..., None], -1).mean()
 
   def train(weights: list[Array], x: Array, y: Array, frozen: Any = None) -> list[Array]:

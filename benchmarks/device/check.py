@@ -103,7 +103,7 @@ def program_line(settings: Settings, program: Any, data: Sequence[Sequence[int]]
 def hand_line(
   settings: Settings, case: dict[str, Any], precision: str, **how: Any
 ) -> dict[str, Any]:
-  """Measures the training by hand, as `by_hand.build` makes it; `precision` is 'highest' or 'default'."""
+  """Measures the training by hand; `precision` is 'highest' or 'default', `how` as in `by_hand`."""
   import jax
 
   from benchmarks.device import by_hand

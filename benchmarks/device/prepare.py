@@ -68,8 +68,9 @@ def _why_not(context: context_lib.LocalContext, case: cases.Case) -> str:
 
 def _export(name: str, mode: str, folder: pathlib.Path, precision: str | None) -> str:
   """Exports a case in a mode; returns why it could not be, or nothing."""
-  with _context(mode) as context:
+  with execution.create_local_context():  # Which is faster for the rounds before.
     case = cases.build(name)
+  with _context(mode) as context:
     manifest = execution.export_programs(
       case.process.next,
       case.arguments,
@@ -79,9 +80,11 @@ def _export(name: str, mode: str, folder: pathlib.Path, precision: str | None) -
       precision=precision,
     )
     reason = _why_not(context, case) if mode == 'batched' else ''
-  if reason:
-    shutil.rmtree(folder)
-    return reason
+  if reason:  # It ran in turn.
+    in_turn = folder.with_name(f'{name}-in_turn')
+    shutil.rmtree(in_turn, ignore_errors=True)
+    folder = folder.rename(in_turn)
+    mode = 'in_turn'
   (folder / 'case.json').write_text(
     json.dumps(dict(name=name, mode=mode, shape=case.shape, data=cases.data_shapes(case)))
   )
@@ -92,7 +95,7 @@ def _export(name: str, mode: str, folder: pathlib.Path, precision: str | None) -
   )
   found = [f'{p["name"]} {"batched" if p["batched"] else "in turn"}' for p in manifest['programs']]
   print(f'{name} {mode}: {", ".join(found)}', flush=True)
-  return ''
+  return reason
 
 
 def main(argv: Sequence[str]) -> int:
@@ -103,9 +106,12 @@ def main(argv: Sequence[str]) -> int:
   precision = None if _PRECISION.value == 'as_is' else _PRECISION.value
   left_out = []
   for name in _CASES.value:
+    for mode in MODES:
+      shutil.rmtree(root / f'{name}-{mode}', ignore_errors=True)
     for mode in _MODES.value:
       start, folder = time.perf_counter(), root / f'{name}-{mode}'
-      shutil.rmtree(folder, ignore_errors=True)
+      if folder.exists():  # From the attempt to batch it.
+        continue
       try:
         reason = _export(name, mode, folder, precision)
       except Exception as e:

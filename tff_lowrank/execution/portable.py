@@ -67,25 +67,35 @@ def make_portable(module: str | bytes, precision: str | None = None) -> Portable
     function_type = ir.FunctionType(ir.TypeAttr(main.attributes['function_type']).value)
     found = {p for op in _walk(parsed.operation) if (p := _precision_of(op)) is not None}
     return Portable(
-      _serialize(str(parsed)),
+      _serialize(parsed),
       [_shape_and_dtype(t) for t in function_type.inputs],
       [_shape_and_dtype(t) for t in function_type.results],
       'none' if not found else found.pop() if len(found) == 1 else 'mixed',
     )
 
 
-def _serialize(text: str) -> bytes:
-  dialects = xla_client._xla.mlir
-  try:
-    return dialects.serialize_portable_artifact(text, STABLEHLO_VERSION)
-  except Exception:
-    # jax leaves operations of the CHLO dialect, which XLA's own form does not have.
-    computation = dialects.mlir_module_to_xla_computation(text, False, False)
-    lowered = dialects.xla_computation_to_mlir_module(computation)
-  try:
-    return dialects.serialize_portable_artifact(lowered, STABLEHLO_VERSION)
-  except Exception as e:
-    raise ValueError(f'Expected a program with a portable form: {e}') from e
+def _serialize(module: ir.Module) -> bytes:
+  text = str(module)
+  foreign = _foreign(module)
+  if foreign:
+    # jax leaves operations of the CHLO dialect, which are others in HLO.
+    try:
+      computation = xla_client._xla.mlir.mlir_module_to_xla_computation(text, False, False)
+      lowered = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
+      foreign_in_hlo = _foreign(ir.Module.parse(lowered))
+    except Exception:
+      foreign_in_hlo = foreign
+    if not foreign_in_hlo:
+      text = lowered
+    elif not all(name.startswith('chlo.') for name in foreign):  # Which newer versions know, too.
+      raise ValueError(f'Expected a program with a portable form, found {sorted(foreign)}.')
+  return xla_client._xla.mlir.serialize_portable_artifact(text, STABLEHLO_VERSION)
+
+
+def _foreign(module: ir.Module) -> set[str]:
+  """The names of operations that are not StableHLO's."""
+  names = {operation.name for operation in _walk(module.operation)}
+  return {name for name in names if not name.startswith(('stablehlo.', 'func.'))}
 
 
 def _flatten_results(main: ir.Operation) -> None:
