@@ -177,12 +177,9 @@ class Executable:
     options = xla_client.CompileOptions()
     start = time.perf_counter()
     if hasattr(device.client, 'compile_and_load'):
-      from jaxlib import _jax
-
-      self._executable = device.client.compile_and_load(
-        artifact, _jax.DeviceList((device,)), options
-      )
-    else:  # jax before 0.7
+      devices = xla_client.DeviceList((device,))
+      self._executable = device.client.compile_and_load(artifact, devices, options)
+    else:  # As in jax 0.4.23, which programs are exported from.
       text = xla_client._xla.mlir.deserialize_portable_artifact(artifact)
       assignment = np.array([[device.id]])
       options.device_assignment = xla_client.DeviceAssignment.create(assignment)
