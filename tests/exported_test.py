@@ -140,3 +140,28 @@ assert not loaded & {'tensorflow', 'tensorflow_federated', 'absl', 'pandas', 'sc
 """
   root = pathlib.Path(__file__).resolve().parents[1]
   subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
+
+
+@pytest.mark.parametrize('where', ['cuda_nvcc', 'cu13', 'CUDA_ROOT', 'nowhere'])
+def test_ptxas_of_the_nvidia_packages_is_found(tmp_path, monkeypatch, where):
+  import types
+
+  import jaxlib
+
+  monkeypatch.delenv('CUDA_ROOT', raising=False)
+  monkeypatch.setattr(jaxlib, '__file__', str(tmp_path / 'jaxlib' / '__init__.py'))
+  folders = {name: tmp_path / 'nvidia' / name for name in ('cuda_nvcc', 'cu13')}
+  folders['CUDA_ROOT'] = tmp_path / 'toolkit'
+  if where in folders:
+    (folders[where] / 'bin').mkdir(parents=True)
+    (folders[where] / 'bin' / 'ptxas').touch()
+  if where == 'CUDA_ROOT':
+    monkeypatch.setenv('CUDA_ROOT', str(folders[where]))
+  found = {}
+  for platform in ('cpu', 'cuda'):
+    options = exported.compile_options(types.SimpleNamespace(platform=platform))
+    found[platform] = options.executable_build_options.debug_options.xla_gpu_cuda_data_dir
+  without = exported.compile_options(types.SimpleNamespace(platform='cpu'))
+  default = without.executable_build_options.debug_options.xla_gpu_cuda_data_dir
+  assert found['cpu'] == default
+  assert found['cuda'] == (str(folders[where]) if where in folders else default)

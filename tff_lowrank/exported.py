@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import statistics
 import sys
@@ -164,6 +165,22 @@ def _all_bits() -> contextlib.AbstractContextManager:
   return experimental.enable_x64()
 
 
+def compile_options(device: Any) -> Any:
+  """jaxlib's, with the folder in which pip put `ptxas` and libdevice, as `jax.jit` sets them."""
+  import jaxlib
+  from jaxlib import xla_client
+
+  options = xla_client.CompileOptions()
+  if device.platform != 'cpu':
+    packages = pathlib.Path(jaxlib.__file__).parents[1] / 'nvidia'
+    roots = [pathlib.Path(os.environ['CUDA_ROOT'])] if 'CUDA_ROOT' in os.environ else []
+    for root in [*roots, packages / 'cu13', packages / 'cuda_nvcc']:
+      if (root / 'bin' / 'ptxas').exists():
+        options.executable_build_options.debug_options.xla_gpu_cuda_data_dir = str(root)
+        break
+  return options
+
+
 class Executable:
   """A program compiled for a device.
 
@@ -174,7 +191,7 @@ class Executable:
     """Compiles portable StableHLO for `device`, one of `jax.devices()`."""
     from jaxlib import xla_client
 
-    options = xla_client.CompileOptions()
+    options = compile_options(device)
     start = time.perf_counter()
     if hasattr(device.client, 'compile_and_load'):
       devices = xla_client.DeviceList((device,))

@@ -68,7 +68,7 @@ def program_line(settings: Settings, program: Any, data: Sequence[Sequence[int]]
   executable = exported.Executable(program.artifact, settings.device)
   arguments = program.arguments()
   entries = program.entry['arguments']
-  moved = [i for i, e in enumerate(entries) if 'random' in e and _is_data(e, data)]
+  moved = [i for i, e in enumerate(entries) if _is_data(e, data)]
   there = executable.put(arguments)
   results = exported.to_host(executable(there))
   again = exported.to_host(executable(there))
@@ -239,6 +239,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument('--measure_seconds', type=float, default=1.5, help='Of each measurement.')
   parser.add_argument('--repeats', type=int, default=30, help='Of each measurement, at most.')
   parser.add_argument('--cases', default=','.join(CASES))
+  parser.add_argument('--parts', default='program,hand', help='Which to measure.')
   parser.add_argument('--deterministic', action='store_true', help="XLA's deterministic kernels.")
   flags = parser.parse_args(argv)
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
@@ -274,7 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   for line in json.loads(left_out.read_text()) if left_out.exists() else []:
     log(part='program', case=line['name'], mode=line['mode'], not_exported=line['reason'])
   settings = Settings(device, flags.measure_seconds, flags.repeats)
-  todo = steps(folder, settings, flags.cases.split(','))
+  parts = flags.parts.split(',')
+  todo = [s for s in steps(folder, settings, flags.cases.split(',')) if s.says['part'] in parts]
   is_well = measure(todo, log, start, flags.limit_seconds)
   watchdog.cancel()
   log(done=True, seconds=round(time.monotonic() - start, 1))

@@ -108,11 +108,13 @@ def test_measures_without_tensorflow(prepared, tmp_path):
 
 def test_what_does_not_fit_into_the_time_is_named(prepared, tmp_path):
   folder, _ = prepared
-  done, lines = run_check(folder, tmp_path / 'lines.jsonl', '--cases=B', '--limit_seconds=0')
-  assert done.returncode == 0
-  skipped = [line for line in lines if 'skipped' in line]
-  assert len(skipped) == 6 and not any('ms' in line for line in lines)
-  assert done.stdout.count('skipped: more than 0 s had passed') == 6
+  for parts, number in [('program', 2), ('hand,program', 6)]:
+    path = tmp_path / f'{number}.jsonl'
+    done, lines = run_check(folder, path, '--cases=B', '--limit_seconds=0', f'--parts={parts}')
+    assert done.returncode == 0
+    skipped = [line for line in lines if 'skipped' in line]
+    assert len(skipped) == number and not any('ms' in line for line in lines)
+    assert done.stdout.count('skipped: more than 0 s had passed') == number
 
 
 def test_a_step_that_hangs_is_ended(prepared, tmp_path):

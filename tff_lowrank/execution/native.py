@@ -36,6 +36,8 @@ from tensorflow_federated.python.core.impl.context_stack import runtime_error_co
 # the containers that TFF's types name.
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
 
+from tff_lowrank import exported
+
 is_compatible_dtype = tff_array.is_compatible_dtype
 is_compatible_shape = tff_array.is_compatible_shape
 make_dataset_from_elements = tensorflow_utils.make_data_set_from_elements
@@ -230,7 +232,7 @@ class XlaProgram:
 
     hlo = function.experimental_get_compiler_ir(*specs)(stage='hlo_serialized')
     module = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
-    options = xla_client.CompileOptions()
+    options = exported.compile_options(device)
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
     # With several threads the order of a product's sums, and so its digits, would depend on the
     # number of cores. Clients run side by side instead.
