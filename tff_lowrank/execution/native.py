@@ -1,6 +1,6 @@
 """All that this room takes from private modules, in one place, each with its reason."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import itertools
 import logging
 import os
@@ -39,6 +39,7 @@ from tensorflow_federated.python.core.impl.context_stack import runtime_error_co
 # the containers that TFF's types name.
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
 
+from tff_lowrank import exported
 from tff_lowrank.execution import hlo_types
 
 is_compatible_dtype = tff_array.is_compatible_dtype
@@ -252,10 +253,15 @@ def trace(run: Any, specs: Sequence[tf.TensorSpec]) -> tuple[Traced, Sequence[tf
   return Traced(function.experimental_get_compiler_ir(*specs)(stage='hlo_serialized')), handles
 
 
+# Each is called with a program and its arguments before it runs; what it returns, with the results.
+call_observers: list[Callable[['XlaProgram', Sequence[Any]], Callable[[Sequence[Any]], None]]] = []
+
+
 class XlaProgram:
   """A program compiled by jaxlib. Its client's public methods lie in private modules.
 
-  module: the program, in MLIR.
+  module: what was compiled, in MLIR.
+  captured: the last of its arguments, which are the same in each call.
   """
 
   def __init__(
@@ -270,17 +276,17 @@ class XlaProgram:
     """
     from jax._src.lib import xla_client
 
-    options = xla_client.CompileOptions()
+    options = exported.compile_options(device)
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
     # With several threads the order of a product's sums, and so its digits, would depend on the
     # number of cores. Clients run side by side instead.
     options.env_option_overrides = [('xla_cpu_multi_thread_eigen', False)]
     if is_deterministic and device.platform != 'cpu':
       options.env_option_overrides += [('xla_gpu_deterministic_ops', True)]
-    self.module = module
     self._client, self._device = device.client, device
     self._executable = self._client.compile(module, options)
-    self._captured = [self.put(np.asarray(value)) for value in captured]
+    self.module = module
+    self.captured = [self.put(np.asarray(value)) for value in captured]
 
   @property
   def num_bytes(self) -> int | None:
@@ -297,7 +303,10 @@ class XlaProgram:
 
   def __call__(self, arguments: Sequence[Any]) -> list[Any]:
     """Runs the program on arguments from `put`; returns when it is done."""
-    results = self._executable.execute([*arguments, *self._captured])
+    observers = [observe(self, arguments) for observe in call_observers]
+    results = self._executable.execute([*arguments, *self.captured])
     for result in results:
       result.block_until_ready()
+    for observe in observers:
+      observe(results)
     return results

@@ -156,6 +156,10 @@ class StagePrograms:
     self.failure_batched: str | None = None
 
   @property
+  def compiled(self) -> list[native.XlaProgram]:
+    return [program for program in list(self._programs.values()) if program is not None]
+
+  @property
   def num_programs(self) -> int:
     """How many programs have been compiled."""
     return sum(program is not None for program in self._programs.values())
