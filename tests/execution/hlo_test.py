@@ -109,15 +109,11 @@ def test_values_that_decide_on_shapes_are_refused(x):
     translated(function, [x])(x[0])
 
 
-def test_what_it_says_of_scatters_and_sums(x):
+def test_sums_are_found(x):
   add = lambda *both: [both[0] + both[2], both[3] + both[1]]  # noqa: E731
   assert translated(add, [x] * 4).is_sum(2)
   assert not translated(lambda *both: [both[0] + both[3], both[1] + both[2]], [x] * 4).is_sum(2)
   assert not translated(lambda a, b: [tf.maximum(a, b)], [x] * 2).is_sum(1)
-  assert not translated(add, [x] * 4).may_vary
-  indices = np.zeros([CLIENTS, 2], np.int32)
-  scatter = lambda x, i: [tf.math.unsorted_segment_sum(x[:2], i, 4)]  # noqa: E731
-  assert translated(scatter, [x, indices]).may_vary
 
 
 @pytest.mark.parametrize('precision', hlo.PRECISIONS)

@@ -53,11 +53,6 @@ class BatchedProgram:
     arguments = [np.int32(0), *server, *zeros, *cohort.arrays]
     self._shapes = [jax.ShapeDtypeStruct(a.shape, _dtype(a)) for a in arguments]
 
-  @property
-  def may_vary(self) -> bool:
-    """Whether a GPU may give other digits each time, unless told not to."""
-    return self._client.may_vary or self._accumulate.may_vary
-
   def lower(self, device: Any) -> str:
     """The program in StableHLO, of the arguments of `xla_program.program`."""
     with enable_x64(), jax.default_device(device):

@@ -101,10 +101,11 @@ class CohortRunner:
     compile_mode: str,
     max_clients_in_flight: int,
     precision: str = 'float32',
+    deterministic: bool = True,
   ):
     self._devices = list(devices)
     self._compile_mode = compile_mode
-    self._precision = precision
+    self._settings = dict(precision=precision, deterministic=deterministic)
     self._workers = max_clients_in_flight
     self._programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self._lock = threading.Lock()
@@ -142,10 +143,8 @@ class CohortRunner:
     xla_device = device.xla()
     if xla_device is None:
       return None, f'jaxlib has no device {device.name}'
-    programs = xla.StagePrograms(
-      stage, xla_device, batched=not device.is_cpu, precision=self._precision
-    )
-    return programs, ''
+    batched = not device.is_cpu
+    return xla.StagePrograms(stage, xla_device, batched=batched, **self._settings), ''
 
   def _run_stage(self, stage, env, num_clients, description) -> None:
     can_merge = all(a.is_mergeable for a in stage.aggregations)

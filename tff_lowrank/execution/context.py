@@ -40,9 +40,9 @@ class LocalContext(tff.framework.SyncContext):
     devices: Sequence[str],
     compile_mode: str,
     max_clients_in_flight: int,
-    precision: str = 'float32',
+    **settings: Any,
   ):
-    self.runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight, precision)
+    self.runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight, **settings)
     self._converter = values.Converter()
     self._plans: dict[int, tuple[weakref.ref, plan_lib.Plan]] = {}
     self._lock = threading.Lock()
@@ -133,6 +133,7 @@ def create_local_context(
   compile: str = 'auto',
   max_clients_in_flight: int | None = None,
   precision: str = 'float32',
+  deterministic: bool = True,
 ) -> LocalContext:
   """Creates a context that runs TFF computations in this process.
 
@@ -148,6 +149,8 @@ def create_local_context(
     precision: Of clients' products of float32 matrices, and their convolutions, in programs of
       XLA on a GPU: `'float32'`, all digits; `'tf32'`, as the GPU likes, with 10 bits after the
       point; or `'bfloat16'`, with 7. Sums are of float32 in all.
+    deterministic: Whether programs of XLA on a GPU give the same digits in every run. If false,
+      XLA measures which kernels are the fastest, and takes others in another process.
 
   Raises:
     TypeError: If an argument is of the wrong type.
@@ -164,7 +167,8 @@ def create_local_context(
   if max_clients_in_flight is None:
     max_clients_in_flight = cohort.default_clients_in_flight(devices)
   checks.check_at_least('max_clients_in_flight', max_clients_in_flight, 1)
-  return LocalContext(devices, compile, max_clients_in_flight, precision)
+  settings = dict(precision=precision, deterministic=deterministic)
+  return LocalContext(devices, compile, max_clients_in_flight, **settings)
 
 
 def create_async_local_context(**settings: Any) -> AsyncLocalContext:
@@ -177,8 +181,9 @@ def set_local_context(
   compile: str = 'auto',
   max_clients_in_flight: int | None = None,
   precision: str = 'float32',
+  deterministic: bool = True,
 ) -> LocalContext:
   """Makes a local context the default, and returns it; see `create_local_context`."""
-  context = create_local_context(devices, compile, max_clients_in_flight, precision)
+  context = create_local_context(devices, compile, max_clients_in_flight, precision, deterministic)
   tff.framework.set_default_context(context)
   return context

@@ -41,6 +41,12 @@ _BINARY = {
   'shift-right-logical': lax.shift_right_logical, 'subtract': lax.sub, 'xor': lax.bitwise_xor,
 }  # fmt: skip
 
+# Operations of small constants that are done at once, besides those of elements.
+_FOLDED = frozenset(
+  ['broadcast', 'compare', 'concatenate', 'convert', 'reduce', 'reshape', 'select', 'slice']
+)
+_MAX_FOLDED = 16
+
 _COMPARE = dict(EQ=lax.eq, NE=lax.ne, LT=lax.lt, LE=lax.le, GT=lax.gt, GE=lax.ge)
 
 
@@ -48,8 +54,6 @@ class Function:
   """An `HloModuleProto` as a function from arrays to a list of arrays.
 
   Called under `jax.vmap`, its operations are of all clients at once.
-
-  may_vary: whether a GPU may give other digits each time: whether it scatters, in any order.
   """
 
   def __init__(self, serialized: bytes, precision: str = 'float32'):
@@ -58,10 +62,9 @@ class Function:
     self._computations = {c.id: c for c in module.computations}
     self._entry = module.entry_computation_id
     self._dot_general = functools.partial(_dot_general, precision=precision)
-    self.may_vary = False
+    self._kinds = hlo_types.kinds(module)
     for computation in module.computations:
       for instruction in computation.instructions:
-        self.may_vary |= instruction.opcode == 'scatter'
         if any(instruction.shape.is_dynamic_dimension):
           raise hlo_types.UnsupportedError('an array whose shape depends on its values')
 
@@ -96,22 +99,30 @@ class Function:
 
   # -- Computations ------------------------------------------------------------------------
 
-  def _run(self, computation_id: int, arguments: Sequence[Any], given: Any = None) -> Any:
-    """The root of a computation; `given` has the values of instructions that are known."""
+  def _run(self, computation_id: int, arguments: Sequence[Any]) -> Any:
+    """The root of a computation; what stands there twice is done once."""
     computation = self._computations[computation_id]
-    values = dict(given or {})
+    values, done = {}, {}
     for instruction in computation.instructions:
-      if instruction.id in values:
-        continue
       if instruction.opcode == 'parameter':
-        value = arguments[instruction.parameter_number]
-      else:
-        operands = [values[i] for i in instruction.operand_ids]
-        value = self._instruction(instruction, operands)
-      values[instruction.id] = value
+        values[instruction.id] = arguments[instruction.parameter_number]
+        continue
+      operands = [values[i] for i in instruction.operand_ids]
+      key = (self._kinds[instruction.id], *map(id, operands))
+      if key not in done:
+        done[key] = self._instruction(instruction, operands)
+      values[instruction.id] = done[key]
     return values[computation.root_id]
 
   def _instruction(self, instruction: Any, operands: list[Any]) -> Any:
+    if operands and all(isinstance(x, np.ndarray) and x.size <= _MAX_FOLDED for x in operands):
+      if instruction.opcode in _UNARY | _BINARY or instruction.opcode in _FOLDED:
+        # What follows from constants stays one, as a loop's limit may be.
+        with jax.ensure_compile_time_eval():
+          return np.asarray(self._operation(instruction, operands))
+    return self._operation(instruction, operands)
+
+  def _operation(self, instruction: Any, operands: list[Any]) -> Any:
     opcode = instruction.opcode
     if opcode in _UNARY:
       return _UNARY[opcode](*operands)
@@ -157,8 +168,7 @@ class Function:
     return lax.broadcast_in_dim(x, hlo_types.shape(instruction), instruction.dimensions)
 
   def _reshape(self, instruction: Any, x: Any) -> Any:
-    shape = hlo_types.shape(instruction)  # A constant stays one, as a loop's limit may be.
-    return x.reshape(shape) if isinstance(x, np.ndarray) else lax.reshape(x, shape)
+    return lax.reshape(x, hlo_types.shape(instruction))
 
   def _transpose(self, instruction: Any, x: Any) -> Any:
     return lax.transpose(x, instruction.dimensions)
@@ -341,15 +351,14 @@ class Function:
 
   def _while(self, instruction: Any, initial: list[Any]) -> Any:
     body, condition = instruction.called_computation_ids
-    loop = hlo_loops.Loop(self._computations, condition, body, initial)
-    # What the loop does not change is no state of it, so that a constant stays one.
-    varying = [i for i in range(len(initial)) if i not in loop.fixed]
+    loop = hlo_loops.Loop(self._computations, self._kinds, condition, body, initial)
+    # What the loop does not change is no state of it, so that a constant stays one; nor is what
+    # is always equal to another part of it.
+    varying = [i for i in range(len(initial)) if i not in loop.fixed and loop.same[i] == i]
 
     def whole(state: Sequence[Any]) -> list[Any]:
-      values = list(initial)
-      for i, value in zip(varying, state, strict=True):
-        values[i] = value
-      return values
+      values = dict(zip(varying, state, strict=True))
+      return [values.get(loop.same[i], initial[i]) for i in range(len(initial))]
 
     def step(state: Sequence[Any]) -> tuple[Any, ...]:
       after = self._run(body, [whole(state)])
@@ -363,6 +372,11 @@ class Function:
       done = step(state) if trips else state
     else:
       done = lax.fori_loop(0, trips, lambda _, state: step(state), state)
+    if trips is not None:
+      done = [
+        value if (last := loop.after(i, trips)) is None else last
+        for i, value in zip(varying, done, strict=True)
+      ]
     return whole(done)
 
 

@@ -31,6 +31,21 @@ class _Body:
       else:
         return instruction
 
+  def keys(self, kinds: dict[int, int], classes: list[int]) -> dict[int, int]:
+    """By the ids of instructions, numbers that are the same where the values are.
+
+    `classes` are numbers of the state's elements, the same for those that are equal.
+    """
+    found, numbers = {}, {}
+    for instruction in self._instructions.values():
+      element = self.element(instruction.id)
+      if element is not None:
+        key = ('state', classes[element])
+      else:
+        key = (kinds[instruction.id], *(found[i] for i in instruction.operand_ids))
+      found[instruction.id] = numbers.setdefault(key, len(numbers))
+    return found
+
   def element(self, number: int) -> int | None:
     """Which element of the state an instruction is; None if it is none."""
     instruction = self[number]
@@ -41,30 +56,57 @@ class _Body:
 
 
 class Loop:
-  """A `while` before it runs. fixed: positions of its state that no step changes."""
+  """A `while` before it runs.
+
+  fixed: positions of its state that no step changes.
+  same: for each position the first one whose value is always equal to its own.
+  """
 
   def __init__(
     self,
     computations: dict[int, Any],
+    kinds: dict[int, int],
     condition_id: int,
     body_id: int,
     initial: Sequence[Any],
   ):
-    """`computations` by their ids; `initial` is the state, in which constants are NumPy's."""
-    self._condition = _Body(computations[condition_id])
-    self._test = self._condition.root
-    while self._test.opcode == 'get-tuple-element':  # Of a call, in TensorFlow's loops.
-      call = self._condition[self._test.operand_ids[0]]
-      if call.opcode != 'call' or self._condition[call.operand_ids[0]].opcode != 'parameter':
-        break
-      self._condition = _Body(computations[call.called_computation_ids[0]])
-      self._test = self._condition[self._condition.root.operand_ids[self._test.tuple_index]]
-    self._body = _Body(computations[body_id])
+    """Looks at a loop.
+
+    Args:
+      computations: By their ids.
+      kinds: Of instructions, see `hlo_types.kinds`.
+      condition_id: The computation that says whether to go on.
+      body_id: That of a step.
+      initial: The state before, in which constants are NumPy's.
+    """
+    self._condition, (self._test,) = _enter(computations, condition_id, is_tuple=False)
+    self._body, self._updates = _enter(computations, body_id, is_tuple=True)
     self._initial = initial
-    self._updates = list(self._body.root.operand_ids)
     self.fixed = frozenset(
-      i for i, update in enumerate(self._updates) if self._body.element(update) == i
+      i for i, update in enumerate(self._updates) if self._body.element(update.id) == i
     )
+
+    self.same = self._find_same(kinds)
+
+  def _find_same(self, kinds: dict[int, int]) -> list[int]:
+    # Positions that are equal before the first step, split where a step treats them differently.
+    classes = _numbered([_identity(value) for value in self._initial])
+    while True:
+      keys = self._body.keys(kinds, classes)
+      after = _numbered(
+        [(of, keys[update.id]) for of, update in zip(classes, self._updates, strict=True)]
+      )
+      if len(set(after)) == len(set(classes)):
+        return [classes.index(of) for of in classes]
+      classes = after
+
+  def after(self, position: int, trips: int) -> np.ndarray | None:
+    """The value of a counter after some steps; None for what is no counter from a constant."""
+    start = _scalar(self._initial[position])
+    step = self._step(position) if start is not None else None
+    if step is None:
+      return None
+    return np.array(start + trips * step, self._initial[position].dtype)
 
   def trips(self) -> int | None:
     """How many steps it takes, where it plainly counts up to a constant; else None."""
@@ -96,7 +138,7 @@ class Loop:
 
   def _step(self, counter: int) -> int | None:
     """What a step adds to an element of the state, a positive integer, or None."""
-    update = self._body[self._updates[counter]]
+    update = self._updates[counter]
     if update.opcode != 'add':
       return None
     for mine, other in itertools.permutations(update.operand_ids):
@@ -106,7 +148,35 @@ class Loop:
     return None
 
 
+def _enter(computations: dict[int, Any], number: int, is_tuple: bool) -> tuple[_Body, list[Any]]:
+  """A computation and its results, inside the calls that TensorFlow wraps around it."""
+  body = _Body(computations[number])
+  results = [body[i] for i in body.root.operand_ids] if is_tuple else [body.root]
+  while all(result.opcode == 'get-tuple-element' for result in results):
+    (source, *others) = {result.operand_ids[0] for result in results}
+    call = body[source]
+    if others or call.opcode != 'call' or body[call.operand_ids[0]].opcode != 'parameter':
+      break
+    body = _Body(computations[call.called_computation_ids[0]])
+    results = [body[body.root.operand_ids[result.tuple_index]] for result in results]
+  return body, results
+
+
 def _scalar(value: Any) -> int | None:
   """A constant integer, or None."""
   is_constant = isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0
   return int(value) if is_constant and np.issubdtype(value.dtype, np.integer) else None
+
+
+def _numbered(keys: Sequence[Any]) -> list[int]:
+  numbers: dict[Any, int] = {}
+  return [numbers.setdefault(key, len(numbers)) for key in keys]
+
+
+def _identity(value: Any) -> Any:
+  """The same for values that are known to be equal."""
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_identity, value))
+  if isinstance(value, (np.ndarray, np.generic)):
+    return (value.dtype.str, value.shape, value.tobytes())
+  return id(value)

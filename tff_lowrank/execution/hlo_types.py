@@ -52,6 +52,21 @@ def shape(instruction: Any) -> tuple[int, ...]:
   return tuple(instruction.shape.dimensions)
 
 
+def kinds(module: Any) -> dict[int, int]:
+  """By the ids of instructions, numbers that are the same where only operands differ."""
+  numbers: dict[bytes, int] = {}
+  found = {}
+  for computation in module.computations:
+    for instruction in computation.instructions:
+      bare = type(instruction)()
+      bare.CopyFrom(instruction)
+      for field in ('id', 'name', 'metadata', 'operand_ids', 'control_predecessor_ids'):
+        bare.ClearField(field)
+      serialized = bare.SerializeToString(deterministic=True)
+      found[instruction.id] = numbers.setdefault(serialized, len(numbers))
+  return found
+
+
 def with_full_precision(serialized: bytes) -> bytes:
   """A module whose products and convolutions ask for all digits of their dtype.
 

@@ -8,6 +8,7 @@ in place of a scatter, whose sums would depend on the order in which a GPU's thr
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import itertools
 import math
 from typing import Any
@@ -92,33 +93,44 @@ def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.A
   Returns:
     [clients, groups, examples, *outputs' spatial, outputs].
   """
-  flipped = [2 + axis for axis, is_reversed in enumerate(of.reversal) if is_reversed]
-  filters = lax.rev(filters, flipped)
-  x = _pad(x, np.zeros([], x.dtype), of, 3)
-  outputs = _output_sizes(x, of, 3)
+  filters = lax.rev(filters, [2 + axis for axis, flip in enumerate(of.reversal) if flip])
+  padded = jax.eval_shape(lambda x: _pad(x, np.zeros([], x.dtype), of, 3), x)
+  outputs = _output_sizes(padded, of, 3)
   clients, groups, examples, channels = *x.shape[:3], x.shape[-1]
   count = filters.shape[-1]
-  if math.prod(of.sizes) <= math.prod(outputs):
-    patches = [
-      _slice(x, 3, np.multiply(position, of.dilation), of.strides, outputs)
-      for position in itertools.product(*map(range, of.sizes))
+  by_row = (((3,), (2,)), ((0, 1), (0, 1)))
+  positions = list(itertools.product(*map(range, of.sizes)))
+
+  def at(x: jax.Array, position: Sequence[int]) -> jax.Array:
+    """What the element of each window at a position is given."""
+    return _slice(x, 3, np.multiply(position, of.dilation), of.strides, outputs)
+
+  if len(positions) > math.prod(outputs):
+    # Fewer windows than elements in one, as in the gradient of a filter: a row a window.
+    x = _pad(x, np.zeros([], x.dtype), of, 3)
+    rows = [
+      _slice(x, 3, np.multiply(place, of.strides), of.dilation, of.sizes)
+      for place in itertools.product(*map(range, outputs))
     ]
-    flat = lax.concatenate(patches, x.ndim - 1).reshape(
-      clients, groups, -1, len(patches) * channels
-    )
-    product = dot(
-      flat, filters.reshape(clients, groups, -1, count), (((3,), (2,)), ((0, 1), (0, 1)))
-    )
-    return product.reshape(clients, groups, examples, *outputs, count)
-  # Fewer windows than elements in one, as in the gradient of a filter: a window a row.
-  windows = [
-    _slice(x, 3, np.multiply(position, of.strides), of.dilation, of.sizes)
-    for position in itertools.product(*map(range, outputs))
-  ]
-  flat = jnp.stack(windows, 2).reshape(clients, groups, len(windows) * examples, -1)
-  product = dot(flat, filters.reshape(clients, groups, -1, count), (((3,), (2,)), ((0, 1), (0, 1))))
-  product = product.reshape(clients, groups, *outputs, examples, count)
-  return jnp.moveaxis(product, -2, 2)
+    flat = jnp.stack(rows, 2).reshape(clients, groups, len(rows) * examples, -1)
+    product = dot(flat, filters.reshape(clients, groups, -1, count), by_row)
+    product = product.reshape(clients, groups, *outputs, examples, count)
+    return jnp.moveaxis(product, -2, 2)
+  if count < channels and len(positions) > 1:
+    # Fewer outputs than channels, as in the gradient of an input: products first, then their sum.
+    by_channel = jnp.moveaxis(filters, -2, 2).reshape(clients, groups, channels, -1)
+    products = dot(x.reshape(clients, groups, -1, channels), by_channel, by_row)
+    products = products.reshape(*x.shape[:-1], len(positions), count)
+    terms = [
+      at(_pad(products[..., k, :], np.zeros([], products.dtype), of, 3), position)
+      for k, position in enumerate(positions)
+    ]
+    return functools.reduce(lax.add, terms)
+  x = _pad(x, np.zeros([], x.dtype), of, 3)
+  patches = lax.concatenate([at(x, position) for position in positions], x.ndim - 1)
+  flat = patches.reshape(clients, groups, -1, len(positions) * channels)
+  product = dot(flat, filters.reshape(clients, groups, -1, count), by_row)
+  return product.reshape(clients, groups, examples, *outputs, count)
 
 
 def gradient_of_max(x: jax.Array, source: jax.Array, of: Window, lowest: Any) -> jax.Array:

@@ -134,7 +134,14 @@ class StagePrograms:
   They do not hold the stage, so that they are let go with it.
   """
 
-  def __init__(self, stage: plan_lib.Stage, device: Any, batched: bool, precision: str = 'float32'):
+  def __init__(
+    self,
+    stage: plan_lib.Stage,
+    device: Any,
+    batched: bool,
+    precision: str = 'float32',
+    deterministic: bool = True,
+  ):
     """Compiles nothing yet.
 
     Args:
@@ -143,9 +150,10 @@ class StagePrograms:
       batched: Whether to try programs in which each operation is of all clients at once.
       precision: Of products of float32; one of `hlo.PRECISIONS`. Where clients run one after the
         other, bfloat16 means float32.
+      deterministic: Whether a GPU must give the same digits in every run.
     """
     self._device = device
-    self._precision = precision
+    self._precision, self._deterministic = precision, deterministic
     self._programs: dict[Any, native.XlaProgram | None] = {}
     self.batched = batched
     self._num_loops = _num_loops(stage)
@@ -258,9 +266,8 @@ class StagePrograms:
       try:
         if batched:
           program = batched_program.BatchedProgram(part, cohort, server, zeros, self._precision)
-          return native.XlaProgram(
-            program.lower(self._device), self._device, is_deterministic=program.may_vary
-          )
+          module = program.lower(self._device)
+          return native.XlaProgram(module, self._device, is_deterministic=self._deterministic)
         return self._one_after_the_other(part, cohort, server, zeros)
       except Exception as e:  # Whatever TensorFlow's bridge or XLA refuse, TensorFlow itself runs.
         failure = f'{type(e).__name__}: {str(e)[:300]}'
@@ -277,6 +284,5 @@ class StagePrograms:
     run = xla_program.program(part, len(server), len(zeros))
     traced, handles = native.trace(run, specs)
     hlo = traced if self._precision == 'tf32' else traced.with_full_precision()
-    return native.XlaProgram(
-      hlo.module, self._device, part.tracer.initial_values(handles), is_deterministic=True
-    )
+    captured = part.tracer.initial_values(handles)
+    return native.XlaProgram(hlo.module, self._device, captured, self._deterministic)
