@@ -139,6 +139,7 @@ def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     above.set_title(f'Momentum {momentum} in the analysis')
     below.plot(metrics['round'], 100 * metrics['eval_accuracy'], color='tab:green')
     below.set_xlabel('Round')
+    plots.mark_whole_numbers(below.xaxis)
     for axes in (above, below):
       axes.grid(alpha=0.3)
   panels[0, 0].set_ylabel('Principal components')
@@ -162,6 +163,7 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
       )  # fmt: skip
     axes.set_title(title)
     axes.set_xlabel('Gradients so far')
+    plots.mark_whole_numbers(axes.xaxis)
     if column != 'consecutive':
       axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

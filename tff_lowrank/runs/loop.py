@@ -89,12 +89,13 @@ class Loop:
     self.client_memory = client_memory.choose(spec, folder, *population)
     client_memory.check_fits(spec, folder, *population, self.client_memory)
     self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
+    self._names = weight_names.trainable(task.keras_model_fn())
     settings = spec.freezing_settings
     self._judge = judge.Judge(spec)
     self._client_log = None
     self._trace = None
     if settings is not None:
-      self._trace = freezing_trace.FreezingTrace(settings, spec.seed)
+      self._trace = freezing_trace.FreezingTrace(settings, spec.seed, self._names)
 
   def go(self, label: str, stop: stopping.StopRequest) -> None:
     """Runs the rounds that are left; raises `Stopped` once `stop` is made and all is saved."""
@@ -108,8 +109,7 @@ class Loop:
         self._identity,
       )
     metrics_type = self._process.next.type_signature.result.metrics.member
-    names = weight_names.trainable(self._task.keras_model_fn())
-    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type), names))
+    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type), self._names))
     evaluated = tuple(self._task.objective.metrics)
     if self._task.client_test is not None:
       evaluated += evaluation.PERSONAL_METRICS
@@ -117,7 +117,7 @@ class Loop:
       evaluated += (evaluation.TRAINED_ACCURACY,)
     try:
       main_metric = self._task.objective.main
-      opened = recorder_lib.Recorder(self._folder, columns, evaluated, main_metric, names)
+      opened = recorder_lib.Recorder(self._folder, columns, evaluated, main_metric, self._names)
       with opened as recorder, contextlib.ExitStack() as stack:
         if spec.client_metrics:
           self._client_log = client_metrics.ClientMetricsLog(self._folder)

@@ -43,7 +43,8 @@ class RunSpec(settings.Settings):
   partition: str | None = _data(
     None,
     "How training examples are split: `natural`, the data set's own clients; `iid`; "
-    "`shards:CLASSES_PER_CLIENT`; `dirichlet:ALPHA`. The task's own by default.",
+    '`shards:CLASSES_PER_CLIENT`; `dirichlet:ALPHA`, `dirichlet_balanced:ALPHA`, '
+    "`dirichlet_by_class:ALPHA`. The task's own clients by default, else `iid`.",
   )
   num_clients: int | None = _data(
     None,
@@ -51,7 +52,9 @@ class RunSpec(settings.Settings):
     'many of them, all if 0 or not given.',
     at_least=0,
   )
-  data_dir: str | None = _data(None, "Where the data set's files are.", is_path=True)
+  data_dir: str | None = _data(
+    None, "Where the data set's files are, or `synthetic`.", is_path=True
+  )
   client_test_fraction: float = _data(
     0.0,
     "Share of each client's own examples on which its own model is tested instead; 0 is no "
