@@ -42,7 +42,10 @@ FLOORS = {
   'benchmarks': 9,
 }
 # On the ground floor, who may import whom.
-GROUND = {'tff_lowrank.ledger': {'tff_lowrank.structures'}}
+GROUND = {
+  'tff_lowrank.ledger': {'tff_lowrank.structures'},
+  'tff_lowrank.settings': {'tff_lowrank.objects'},
+}
 
 TFF_FREE = (
   'tff_lowrank',
@@ -84,10 +87,12 @@ PUBLIC_NAMES = {
   'tff_lowrank.client_state': {'LmdbStore', 'MemoryStore', 'Packing', 'Store'},
   'tff_lowrank.client_work': {
     'ClientOptimizer',
+    'ClientRates',
     'RoundSchedule',
     'build_local_sgd',
     'exponential_decay',
     'last_layer_mask',
+    'with_rate',
   },
   'tff_lowrank.codecs': {
     'Atomo',
@@ -223,6 +228,7 @@ PUBLIC_NAMES = {
     'build',
     'check_name',
     'check_partition',
+    'default_num_clients',
     'default_partition',
     'from_client_data',
     'prepare',

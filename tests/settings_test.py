@@ -1,3 +1,4 @@
+from collections.abc import Callable
 import dataclasses
 import math
 
@@ -16,14 +17,18 @@ class Example(settings.Settings):
   kind: str = settings.field('a', 'A kind.', choices=('a', 'b'))
   folder: str | None = settings.field(None, 'A folder.', is_path=True, group='data')
   is_on: bool = settings.field(False, 'A switch.')
+  speed: float | Callable[[str], float] = settings.field(  # noqa: RUF009
+    1.0, 'A speed.', above=0, by_client=True
+  )
 
 
 def test_fields_say_what_settings_are():
   found = settings.of(Example)
-  assert list(found) == ['rate', 'decay', 'count', 'limit', 'kind', 'folder', 'is_on']
-  assert [s.kind for s in found.values()] == [float, float, int, float, str, str, bool]
-  assert [s.is_optional for s in found.values()] == [False, False, False, True, False, True, False]
-  assert [s.default for s in found.values()] == [0.5, 1.0, 3, None, 'a', None, False]
+  assert list(found) == ['rate', 'decay', 'count', 'limit', 'kind', 'folder', 'is_on', 'speed']
+  assert [s.kind for s in found.values()] == [float, float, int, float, str, str, bool, float]
+  assert [s.is_optional for s in found.values()] == [False] * 3 + [True, False, True, False, False]
+  assert [s.default for s in found.values()] == [0.5, 1.0, 3, None, 'a', None, False, 1.0]
+  assert [s.by_client for s in found.values()] == [False] * 7 + [True]
   assert found['folder'].is_path and found['folder'].group == 'data'
   assert found['kind'].choices == ('a', 'b') and found['kind'].about == 'A kind.'
 
@@ -32,6 +37,13 @@ def test_possible_values():
   made = Example('x', rate=0, decay=1, count=2**31 - 1, limit=7, kind='b', folder='~', is_on=True)
   assert made.rate == 0.0 and isinstance(made.rate, float) and isinstance(made.limit, float)
   assert Example('x').limit is None
+
+
+@pytest.mark.parametrize('speed', [2, len, 'package.module:FUNCTION'])
+def test_what_may_be_a_function_of_the_client(speed):
+  assert Example('x', speed=speed).speed == speed
+  with pytest.raises(settings.SettingError, match='rate must be a number, found'):
+    Example('x', rate=len)
 
 
 @pytest.mark.parametrize(

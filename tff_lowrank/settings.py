@@ -11,8 +11,11 @@ from collections.abc import Mapping
 import dataclasses
 import functools
 import math
+import types
 import typing
 from typing import Any
+
+from tff_lowrank import objects
 
 _LARGEST = 2**31 - 1
 
@@ -31,6 +34,8 @@ class Setting:
   at_least, above, at_most, below: bounds of a number.
   choices: what a text may be; empty if that is checked elsewhere.
   is_path: whether a text names a file or folder.
+  by_client: whether it may be, in place of one value for all clients, a function from a client's id
+    to its own, or the `package.module:NAME` of one; whoever calls it has its values `checked`.
   group: names what belongs together in `--help`.
   """
 
@@ -45,16 +50,18 @@ class Setting:
   below: float | None = None
   choices: tuple[str, ...] = ()
   is_path: bool = False
+  by_client: bool = False
   group: str = ''
 
   def checked(self, value: Any) -> Any:
     """`value`, as float for a float; raises SettingError unless the setting can have it."""
-    if value is None and self.is_optional:
-      return None
+    if (value is None and self.is_optional) or (self.by_client and is_function(value)):
+      return value
     kinds = (int, float) if self.kind is float else self.kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
+      expected = _KINDS[self.kind] + " or a function of a client's id" * self.by_client
       raise SettingError(
-        f'{self.name} must be {_KINDS[self.kind]}, found {value!r} of type {type(value).__name__}.'
+        f'{self.name} must be {expected}, found {value!r} of type {type(value).__name__}.'
       )
     if self.kind in (int, float):
       self._check_number(value)
@@ -79,6 +86,11 @@ class Setting:
 _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a text'}
 
 
+def is_function(value: Any) -> bool:
+  """Whether a value of a setting is a function, or the `package.module:NAME` of one."""
+  return callable(value) or (isinstance(value, str) and objects.is_name(value))
+
+
 def field(default: Any, about: str, **limits: Any) -> Any:
   """A field of a `Settings` class; `limits` are those of `Setting`."""
   return dataclasses.field(default=default, metadata=dict(about=about, **limits))
@@ -91,9 +103,10 @@ def of(cls: type['Settings']) -> Mapping[str, Setting]:
   for entry in dataclasses.fields(cls):
     if 'about' not in entry.metadata:
       continue
-    kinds = [kind for kind in typing.get_args(hints[entry.name]) or (hints[entry.name],)]
+    hint = hints[entry.name]
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     is_optional = type(None) in kinds
-    [kind] = [kind for kind in kinds if kind is not type(None)]
+    [kind] = [kind for kind in kinds if kind in _KINDS]
     found[entry.name] = Setting(
       entry.name, kind, entry.default, is_optional=is_optional, **entry.metadata
     )

@@ -50,6 +50,16 @@ def test_bounds_are_kept(text):
     flags.FLAGS(['binary', f'--dropout_rate={text}'])
 
 
+@pytest.mark.parametrize('text, value', [('0.25', 0.25), ('own.module:rate', 'own.module:rate')])
+def test_a_function_of_the_client(text, value):
+  with binaries.no_flags_set():
+    flags.FLAGS(['binary', f'--client_learning_rate={text}'])
+    assert flags.FLAGS.client_learning_rate == value
+  for refused in (f'--client_learning_rate=-{text}', f'--dropout_rate={text}:'):
+    with binaries.no_flags_set(), pytest.raises(flags.IllegalFlagValueError):
+      flags.FLAGS(['binary', refused])
+
+
 def test_flags_belong_to_the_module_that_calls():
   owner = flags.FLAGS.find_module_defining_flag('dropout_rate')
   assert owner == 'tff_lowrank.cli.run_flags'

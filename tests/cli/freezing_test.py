@@ -49,6 +49,12 @@ def test_run_folder(tmp_path):
     np.testing.assert_array_equal(value[1:][mask[:-1]], value[:-1][mask[:-1]])
     assert mask.any()
   table = freezing_plots.stabilisation_table(tmp_path)
+  assert table['tensor'].tolist() == [
+    'dense/kernel',
+    'dense/bias',
+    'dense_1/kernel',
+    'dense_1/bias',
+  ]
   assert table['shape'].tolist() == ['64x64', '64', '64x10', '10']
   assert table['size'].sum() == 4810
   assert (table['q05'] <= table['q95']).all()

@@ -29,6 +29,8 @@ def parsed(function, *arguments):
     ('own.methods:HALF', 'own.methods:HALF', []),
     ('own:HALF:rounds=3', 'own:HALF', ['rounds=3']),
     ('none:rounds=3', 'none', ['rounds=3']),
+    ('lbgm:partition=shards:3:rounds=3', 'lbgm', ['partition=shards:3', 'rounds=3']),
+    ('own:HALF:client_learning_rate=own:rate', 'own:HALF', ['client_learning_rate=own:rate']),
   ],
 )
 def test_split_method(text, method, parts):

@@ -62,7 +62,7 @@ def test_corrections_are_of_each_step(rng, model):
 
   controlled = evaluate(
     training,
-    lambda o, w, c, d: regularized.train_controlled(training, RATE, o, w, c, d),
+    lambda o, w, c, d: regularized.train_controlled(training, o, w, c, d),
     tensors(own), weights, tensors(control), data=data,
   )  # fmt: skip
   end = sgd_with([c - o for c, o in zip(control, own, strict=True)], 0, start, x, y)
@@ -90,7 +90,7 @@ def test_control_is_the_mean_gradient_at_the_model_for_one_step(rng, model):
   own, control = ([rng.normal(size=w.shape) for w in start] for _ in range(2))
   done = evaluate(
     training,
-    lambda o, w, c, d: regularized.train_controlled(training, RATE, o, w, c, d),
+    lambda o, w, c, d: regularized.train_controlled(training, o, w, c, d),
     tensors(own), tff.learning.models.ModelWeights(tensors(start), ()), tensors(control),
     data=linear.dataset(x, y, 8),
   )  # fmt: skip
@@ -105,7 +105,7 @@ def test_client_without_examples_keeps_its_memory(rng, model):
   weights = tff.learning.models.ModelWeights(tensors(model.initial_weights[0]), ())
   done = evaluate(
     training,
-    lambda o, w, c, d: regularized.train_controlled(training, RATE, o, w, c, d),
+    lambda o, w, c, d: regularized.train_controlled(training, o, w, c, d),
     own, weights, own, data=linear.dataset(x[:0], y[:0], 4),
   )  # fmt: skip
   assert done.result.update_weight == 0
@@ -115,7 +115,7 @@ def test_client_without_examples_keeps_its_memory(rng, model):
 
 
 def test_rate_of_plain_sgd():
-  assert regularized.plain_sgd_rate(optimizers.build_sgdm(0.25)) == 0.25
+  regularized.check_plain_sgd(optimizers.build_sgdm(0.25))
   for other in (
     optimizers.build_sgdm(0.25, momentum=0.5),
     optimizers.build_adam(0.1),
@@ -124,8 +124,8 @@ def test_rate_of_plain_sgd():
     optimizers.build_rmsprop(0.1),
   ):
     with pytest.raises(ValueError, match='SGD without momentum'):
-      regularized.plain_sgd_rate(other)
+      regularized.check_plain_sgd(other)
   with pytest.raises(ValueError, match='must be above 0'):
-    regularized.plain_sgd_rate(optimizers.build_sgdm(0.0))
+    regularized.check_plain_sgd(optimizers.build_sgdm(0.0))
   with pytest.raises(TypeError, match='`client_optimizer_fn`'):
-    regularized.plain_sgd_rate('sgd')
+    regularized.check_plain_sgd('sgd')

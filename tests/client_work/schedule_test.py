@@ -35,3 +35,12 @@ class WithoutRate(tff.learning.optimizers.Optimizer):
 
   def next(self, state, weights, gradients):
     return state, weights
+
+
+def test_optimizers_of_clients_with_rates_of_their_own():
+  for optimizer in (sgd(1.0), client_work.exponential_decay(sgd(1.0), 0.5)):
+    assert client_work.ClientRates(optimizer).optimizer is optimizer
+  with pytest.raises(TypeError, match='`optimizer` must be `Optimizer` or `RoundSchedule`'):
+    client_work.ClientRates(0.1)
+  with pytest.raises(ValueError, match='WithoutRate has no learning rate'):
+    client_work.ClientRates(WithoutRate())

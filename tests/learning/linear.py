@@ -6,6 +6,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank import client_work
+
 FEATURES = 6
 CLASSES = 3
 
@@ -36,9 +38,14 @@ def examples(rng, count):
   return x, rng.integers(0, CLASSES, count).astype(np.int32)
 
 
-def dataset(x, y, batch_size):
+def dataset(x, y, batch_size, rate=None):
+  """Batches, with a learning rate each if there is one."""
   elements = collections.OrderedDict(x=x, y=y)
-  return tf.data.Dataset.from_tensor_slices(elements).batch(batch_size)
+  batches = tf.data.Dataset.from_tensor_slices(elements).batch(batch_size)
+  if rate is None:
+    return batches
+  rates = tf.data.Dataset.from_tensors(np.float32(rate)).repeat(-(-len(x) // batch_size))
+  return tf.data.Dataset.zip(client_work.with_rate(batches, rates))
 
 
 def gradients(kernel, bias, x, y):

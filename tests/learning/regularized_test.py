@@ -6,6 +6,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tests.learning import linear
+from tff_lowrank import client_work
 from tff_lowrank import codecs
 from tff_lowrank import execution
 from tff_lowrank import learning
@@ -17,6 +18,9 @@ RATE, BATCH, FLOATS = 0.2, 4, 21
 NUMBERS = dict(a=8, b=11, c=16, d=5)
 # Clients sampled in each round; d takes part late, and so has an old memory or none.
 COHORTS = ('abc', 'ab', 'bcd', 'ad')
+# Of each client: the same one, or one of its own.
+ALIKE = dict.fromkeys(NUMBERS, RATE)
+OWN = dict(a=0.2, b=0.05, c=0.4, d=0.1)
 UNIFORM = tff.learning.ClientWeighting.UNIFORM
 NUM_EXAMPLES = tff.learning.ClientWeighting.NUM_EXAMPLES
 
@@ -39,23 +43,28 @@ def unflat(vector):
   return [vector[:18].reshape(6, 3), vector[18:]]
 
 
-def train(start, x, y, correction):
+def optimizer(rates):
+  return sgd(RATE) if rates is ALIKE else client_work.ClientRates(sgd(1.0))
+
+
+def train(start, x, y, correction, rate=RATE):
   """SGD from `start`, [21], on the gradient plus `correction(w)`; w and the number of steps."""
   w, steps = start, 0
   for i in range(0, len(x), BATCH):
     gradient = flat(linear.gradients(*unflat(w), x[i : i + BATCH], y[i : i + BATCH]))
-    w, steps = w - RATE * (gradient + correction(w)), steps + 1
+    w, steps = w - rate * (gradient + correction(w)), steps + 1
   return w, steps
 
 
-def run(process, clients, cohorts=COHORTS):
+def run(process, clients, cohorts=COHORTS, rates=ALIKE):
   """Yields the cohort, the model [21], the output and the memories after each round."""
   state = process.initialize()
   memory = {c: process.initialize_client() for c in clients}
   for cohort in cohorts:
-    output = process.next(
-      state, [memory[c] for c in cohort], [linear.dataset(*clients[c], BATCH) for c in cohort]
-    )
+    data = [
+      linear.dataset(*clients[c], BATCH, None if rates is ALIKE else rates[c]) for c in cohort
+    ]
+    output = process.next(state, [memory[c] for c in cohort], data)
     state = output.state
     memory.update(zip(cohort, output.client_states, strict=True))
     yield cohort, flat(process.get_model_weights(state).trainable), output, memory
@@ -70,14 +79,18 @@ def total_bits(output, direction):
   return [sum(int(bits) for bits in report[direction].values()) for report in output.reports]
 
 
-@pytest.mark.parametrize('weighting', [UNIFORM, NUM_EXAMPLES])
-def test_fed_prox(model, clients, weighting):
-  process = learning.build_fed_prox(model, sgd(RATE), mu=0.7, client_weighting=weighting)
+@pytest.mark.parametrize(
+  'weighting, rates', [(UNIFORM, ALIKE), (NUM_EXAMPLES, ALIKE), (NUM_EXAMPLES, OWN)]
+)
+def test_fed_prox(model, clients, weighting, rates):
+  process = learning.build_fed_prox(model, optimizer(rates), mu=0.7, client_weighting=weighting)
   assert not process.has_client_state
   w = flat(model.initial_weights[0]).astype(np.float64)
-  for cohort, got, output, _ in run(process, clients):
+  for cohort, got, output, _ in run(process, clients, rates=rates):
     start = w
-    trained = [train(start, *clients[c], lambda v, s=start: 0.7 * (v - s))[0] for c in cohort]
+    trained = [
+      train(start, *clients[c], lambda v, s=start: 0.7 * (v - s), rates[c])[0] for c in cohort
+    ]
     w = shares(cohort, weighting) @ trained
     np.testing.assert_allclose(got, w, atol=1e-6)
     assert (
@@ -86,18 +99,18 @@ def test_fed_prox(model, clients, weighting):
 
 
 @pytest.mark.parametrize('weighting', [UNIFORM, NUM_EXAMPLES])
-@pytest.mark.parametrize('server_rate', [1.0, 0.5])
-def test_scaffold(model, clients, weighting, server_rate):
+@pytest.mark.parametrize('server_rate, rates', [(1.0, ALIKE), (0.5, ALIKE), (0.5, OWN)])
+def test_scaffold(model, clients, weighting, server_rate, rates):
   process = learning.build_scaffold(
-    model, sgd(RATE), sgd(server_rate), num_clients=4, client_weighting=weighting
+    model, optimizer(rates), sgd(server_rate), num_clients=4, client_weighting=weighting
   )
   x = flat(model.initial_weights[0]).astype(np.float64)
   c, own = np.zeros(FLOATS), {k: np.zeros(FLOATS) for k in clients}
-  for cohort, got, output, memory in run(process, clients):
+  for cohort, got, output, memory in run(process, clients, rates=rates):
     updates, changes = [], []
     for k in cohort:
-      y, steps = train(x, *clients[k], lambda v, k=k, c=c: c - own[k])
-      new = own[k] - c + (x - y) / (steps * RATE)
+      y, steps = train(x, *clients[k], lambda v, k=k, c=c: c - own[k], rates[k])
+      new = own[k] - c + (x - y) / (steps * rates[k])
       updates.append(y - x)
       changes.append(new - own[k])
       own[k] = new
@@ -114,18 +127,21 @@ def test_scaffold(model, clients, weighting, server_rate):
     np.testing.assert_allclose(c, np.mean(list(own.values()), axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize('weighting', [UNIFORM, NUM_EXAMPLES])
-def test_fed_dyn(model, clients, weighting):
+@pytest.mark.parametrize(
+  'weighting, rates', [(UNIFORM, ALIKE), (NUM_EXAMPLES, ALIKE), (UNIFORM, OWN)]
+)
+def test_fed_dyn(model, clients, weighting, rates):
   alpha = 0.3
   process = learning.build_fed_dyn(
-    model, sgd(RATE), num_clients=4, alpha=alpha, client_weighting=weighting
+    model, optimizer(rates), num_clients=4, alpha=alpha, client_weighting=weighting
   )
   theta = flat(model.initial_weights[0]).astype(np.float64)
   h, own = np.zeros(FLOATS), {k: np.zeros(FLOATS) for k in clients}
-  for cohort, got, output, memory in run(process, clients):
+  for cohort, got, output, memory in run(process, clients, rates=rates):
     trained = []
     for k in cohort:
-      w, _ = train(theta, *clients[k], lambda v, k=k, s=theta: -own[k] + alpha * (v - s))
+      pull = lambda v, k=k, s=theta: -own[k] + alpha * (v - s)  # noqa: E731
+      w, _ = train(theta, *clients[k], pull, rates[k])
       own[k] = own[k] - alpha * (w - theta)
       trained.append(w)
     p = shares(cohort, weighting)

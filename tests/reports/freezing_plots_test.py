@@ -16,6 +16,7 @@ def write_freezing(folder, seed=1):
   run = write_run(folder, seed, 1, 1, [0.1, 0.2, 0.3], columns=COLUMNS, **SETTINGS)
   np.savez(
     run / run_files.FREEZING,
+    names=['dense/kernel', 'dense/bias'],
     shape_0=[2, 2], first_frozen_0=[1, 2, 3, -1], shape_1=np.zeros(0, int), first_frozen_1=[-1],
     sample_tensor=[0, 0], sample_index=[0, 3], sample_value=np.arange(6.0).reshape(3, 2),
     sample_frozen=np.array([[False, False], [True, False], [False, False]]),
@@ -44,11 +45,16 @@ def test_all_plots_of_a_run(tmp_path, monkeypatch):
   assert all(path.stat().st_size > 1000 for path in written) and len(written) == 4
   _, below = kept['frozen_fraction'].axes
   assert below.lines[0].get_ydata().tolist() == [0, 25, 50]
-  assert len(kept['parameters'].axes) == 2
+  labels = {axes.get_ylabel() for axes in kept['parameters'].axes}
+  assert labels == {'dense/kernel, scalar 0', 'dense/kernel, scalar 3'}
+  (axes,) = kept['stabilisation'].axes
+  shown = [label.get_text() for label in axes.get_xticklabels()]
+  assert shown == ['dense/kernel, 2x2', 'dense/bias, 1']
 
 
 def test_when_tensors_froze(tmp_path):
   table = freezing_plots.stabilisation_table(write_freezing(tmp_path / 'run'))
+  assert table['tensor'].tolist() == ['dense/kernel', 'dense/bias']
   assert table['shape'].tolist() == ['2x2', '1']
   assert table['frozen'].tolist() == [0.75, 0]
   assert table['mean'][0] == 2 and np.isnan(table['mean'][1])

@@ -16,7 +16,8 @@ def write_study(folder, names, rounds=4):
       f'gram_{i}': np.eye(rounds)[np.newaxis],
       f'sums_{i}': np.zeros((1, rounds)),
     }
-  np.savez(folder / gradient_plots.FILE, names=names, shapes=['4'], sizes=[4], **histories)
+  np.savez(folder / gradient_plots.FILE, names=names, tensors=['dense/bias'], shapes=['4'],
+           sizes=[4], **histories)  # fmt: skip
   gradient_plots.components(folder).to_csv(folder / gradient_plots.COMPONENTS, index=False)
   metrics = pd.DataFrame(dict(round=range(1, rounds + 1), eval_accuracy=0.5))
   metrics.to_csv(folder / 'metrics.csv', index=False)
@@ -28,6 +29,7 @@ def test_gradients_at_right_angles_are_components_each(tmp_path):
   plain = table[(table['momentum'] == 0) & (table['tensor'] == gradient_plots.MODEL)]
   assert plain['n99'].tolist() == [1, 2, 3, 4]
   assert plain['consecutive'].dropna().tolist() == [0, 0, 0]
+  assert set(table['tensor']) == {gradient_plots.MODEL, 'dense/bias'}
   assert '| mean | 0.0 | 4 | 4 | 4 | 4.0 | 4.0 | 0.000 |' in gradient_plots.to_markdown(tmp_path)
 
 

@@ -129,3 +129,9 @@ def test_long_names_are_in_the_legend_as_a_whole(tmp_path, drawn):
   (legend,) = drawn['accuracy_vs_round'].legends
   (text,) = legend.get_texts()
   assert text.get_text().replace('\n', '').strip() == label
+
+
+def test_rounds_are_marked_at_whole_numbers(tmp_path, drawn):
+  plots.plot_accuracy(comparison(tmp_path), tmp_path)
+  ticks = drawn['accuracy_vs_round'].axes[0].get_xticks()
+  assert len(ticks) > 1 and (ticks == np.round(ticks)).all()

@@ -7,6 +7,7 @@ from tff_lowrank import freezing
 from tff_lowrank.runs import freezing_trace
 
 SETTINGS = freezing.Settings(stability_threshold=0.5)
+NAMES = ['dense/kernel', 'dense/bias']
 
 
 def state(weights, frozen):
@@ -30,7 +31,7 @@ ROUNDS = [
 
 
 def trace(rounds=ROUNDS, seed=1):
-  found = freezing_trace.FreezingTrace(SETTINGS, seed)
+  found = freezing_trace.FreezingTrace(SETTINGS, seed, NAMES)
   for one in rounds:
     found.add(one)
   return found
@@ -70,13 +71,13 @@ def test_a_tensor_that_is_frozen_as_a_whole():
 
 @pytest.mark.parametrize('stop', [0, 1, 2, 3])
 def test_goes_on_from_what_was_saved(tmp_path, stop):
-  found = freezing_trace.FreezingTrace(SETTINGS, 1)
+  found = freezing_trace.FreezingTrace(SETTINGS, 1, NAMES)
   found.restore(trace(ROUNDS[:stop]).save())
   for one in ROUNDS[stop:]:
     found.add(one)
   found.write(tmp_path / freezing_trace.FILE)
   with np.load(tmp_path / freezing_trace.FILE) as written:
-    expected = trace().save()
+    expected = trace().save() | dict(names=NAMES)
     assert {*written} == {*expected}
     for name, value in expected.items():
       np.testing.assert_array_equal(written[name], value)

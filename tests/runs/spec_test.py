@@ -149,12 +149,3 @@ def test_what_cannot_be_is_told_in_a_line(method, given, message):
   with pytest.raises(settings.SettingError, match=message) as refused:
     spec_lib.make(method, given)
   assert '\n' not in str(refused.value) and str(refused.value)[-1] in '.?'
-
-
-def test_errors_about_files_pass_as_they_are():
-  error = spec_lib.manifest.MismatchError('another run')
-  with pytest.raises(spec_lib.manifest.MismatchError), spec_lib.as_setting_errors('task'):
-    raise error
-  with pytest.raises(settings.SettingError, match='^task: nothing$'):
-    with spec_lib.as_setting_errors('task'):
-      raise ValueError('nothing')

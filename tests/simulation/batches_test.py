@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tff_lowrank.datasets import arrays
 from tff_lowrank.simulation import batches
@@ -92,6 +93,29 @@ def test_a_client_without_examples_has_no_batches():
   data = arrays.partitioned(split, [np.arange(3), np.arange(0)])
   spec = batches.ClientBatches(1, 2, 0, dropout_keys=True)
   assert spec.dataset(data, 'client_1', 1, lambda batch: batch).cardinality() == 0
+
+
+@pytest.mark.parametrize('has_keys', [False, True])
+def test_rates_come_with_the_same_batches(data, has_keys):
+  given = dict(client_0=0.3, client_1=np.float64(0.05))
+  plain, rated = (
+    batches.ClientBatches(2, 4, 0, dropout_keys=has_keys, learning_rate=function)
+    for function in (None, given.get)
+  )
+  for client, rate in given.items():
+    found, wanted = (spec.dataset(data, client, 1, lambda batch: batch) for spec in (rated, plain))
+    assert found.cardinality() == wanted.cardinality() > 0
+    assert found.element_spec['learning_rate'] == tf.TensorSpec([], tf.float32)
+    for one, other in zip(found, wanted, strict=True):
+      assert one['learning_rate'].numpy() == np.float32(rate)
+      tf.nest.map_structure(np.testing.assert_array_equal, one['batch'], other)
+
+
+@pytest.mark.parametrize('rate', [-0.1, float('nan'), 1e39, 'fast', None, True])
+def test_refuses_what_is_no_rate(data, rate):
+  spec = batches.ClientBatches(1, 4, 0, learning_rate=lambda _: rate)
+  with pytest.raises((TypeError, ValueError), match=r"`learning_rate\('client_1'\)` must be"):
+    spec.dataset(data, 'client_1', 1, lambda batch: batch)
 
 
 def test_refuses_bad_settings():

@@ -37,6 +37,7 @@ from tff_lowrank.models import weight_names
 from tff_lowrank.reports import advice_plots
 from tff_lowrank.reports import advice_table
 from tff_lowrank.reports import curves
+from tff_lowrank.runs import errors
 from tff_lowrank.runs import provenance
 from tff_lowrank.runs import recording
 from tff_lowrank.runs import runner
@@ -240,7 +241,7 @@ def main(argv: Sequence[str]) -> None:
     with tqdm.tqdm(total=base.rounds * trainings, unit='round', disable=None) as progress:
       plain = _measure(base, task, lambda done: (rounds.append(done), progress.update()))
       rows = [dict(method=base.method, setting='', measured_accuracy=plain['accuracy'])]
-      with spec_lib.as_setting_errors():
+      with errors.as_setting_errors():
         advised = [*_advised(candidates, task, rounds)]
       for row, spec, task_of_row in advised:
         rows.append(row)

@@ -29,6 +29,7 @@ from tff_lowrank.cli import saving_flags
 from tff_lowrank.cli import seeds_flag
 from tff_lowrank.reports import curves
 from tff_lowrank.runs import comparison
+from tff_lowrank.runs import errors
 from tff_lowrank.runs import run_folder
 from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
@@ -61,14 +62,14 @@ _JOBS = flags.DEFINE_integer(
 def parse_method(text: str) -> tuple[str, dict[str, object]]:
   """The method and the flags it sets for itself; raises UsageError if they do not exist."""
   method, settings = run_flags.split_method(text)
-  with spec_lib.as_setting_errors('--methods'):
+  with errors.as_setting_errors('--methods'):
     methods.find(method)
   overrides = {}
   for setting in settings:
     name, equals, value = setting.partition('=')
     if not equals:
       raise app.UsageError(f'--methods: expected FLAG=VALUE in {text!r}, found {setting!r}.')
-    with spec_lib.as_setting_errors('--methods'):
+    with errors.as_setting_errors('--methods'):
       run_flags.check_name(name, method)
     overrides[name] = run_flags.parse_value(name, value)
   return method, overrides
@@ -108,7 +109,7 @@ def _train(plan: Sequence[tuple[pathlib.Path, spec_lib.RunSpec]]) -> None:
   commands = {
     run: [*run_flags.to_arguments(spec), *arguments]
     for run, spec in plan
-    if not run_folder.is_complete(spec, run)
+    if spec.has_client_rates or not run_folder.is_complete(spec, run)
   }
   failed = parallel.train_all(commands, _JOBS.value)
   if failed:

@@ -4,15 +4,31 @@ import math
 
 from absl import flags
 
+from tff_lowrank import settings
+
 flags.disclaim_key_flags()  # The flags belong to the modules that call `define`.
 
 
 class _FiniteParser(flags.FloatParser):
-  """As absl's own, of a flag called `name`, but for what is no finite number."""
+  """As absl's own, of a flag called `name`, but for what is no finite number.
 
-  def __init__(self, name: str, lower_bound: float | None, upper_bound: float | None):
+  by_client: whether it also takes `package.module:FUNCTION`, as it is.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    lower_bound: float | None,
+    upper_bound: float | None,
+    by_client: bool = False,
+  ):
     super().__init__(lower_bound, upper_bound)
-    self._name = name
+    self._name, self._by_client = name, by_client
+
+  def parse(self, argument: str | float) -> float | str:
+    if self._by_client and settings.is_function(argument):
+      return argument
+    return super().parse(argument)
 
   def convert(self, argument: str | float) -> float:
     value = super().convert(argument)
@@ -27,10 +43,16 @@ def define(
   description: str,
   lower_bound: float | None = None,
   upper_bound: float | None = None,
+  by_client: bool = False,
 ) -> flags.FlagHolder[float | None]:
-  """As `flags.DEFINE_float`, of which it takes the place in all binaries."""
-  holder = flags.DEFINE_float(name, default, description, lower_bound, upper_bound)
-  flags.FLAGS[name].parser = _FiniteParser(name, lower_bound, upper_bound)
+  """As `flags.DEFINE_float`, of which it takes the place in all binaries.
+
+  With `by_client` it may also be `package.module:FUNCTION`, and then is that text.
+  """
+  # absl's own validator of bounds takes numbers only.
+  bounds = (None, None) if by_client else (lower_bound, upper_bound)
+  holder = flags.DEFINE_float(name, default, description, *bounds)
+  flags.FLAGS[name].parser = _FiniteParser(name, lower_bound, upper_bound, by_client)
   return holder
 
 

@@ -27,6 +27,7 @@ from tff_lowrank.analysis import gradient_space
 from tff_lowrank.analysis import replay
 from tff_lowrank.cli import entry
 from tff_lowrank.cli import run_flags
+from tff_lowrank.models import weight_names
 from tff_lowrank.reports import gradient_plots
 from tff_lowrank.runs import provenance
 from tff_lowrank.runs import recording
@@ -53,8 +54,10 @@ _OF_FEDERATED = ('clients_per_round', 'num_clients', 'partition', 'watched_clien
 class _Study:
   """The histories of what is watched, filled round by round."""
 
-  def __init__(self, clients: Sequence[str]):
+  def __init__(self, clients: Sequence[str], tensors: Sequence[str]):
+    """Of these clients and the mean of all; `tensors` are the names of the trainable weights."""
     names = [gradient_plots.MEAN, *clients]
+    self._tensors = tensors
     self._histories = {name: gradient_space.History() for name in names}
     self._rounds = {name: [] for name in names}
     self._shapes: list[tuple[int, ...]] = []
@@ -78,7 +81,9 @@ class _Study:
     """Writes gradient_space.npz, components.csv and metrics.csv."""
     histories = {name: history for name, history in self._histories.items() if len(history)}
     arrays = dict(
-      names=np.array(list(histories)), shapes=np.array([str(list(s)) for s in self._shapes])
+      names=np.array(list(histories)),
+      tensors=np.array(self._tensors),
+      shapes=np.array([str(list(s)) for s in self._shapes]),
     )
     for i, (name, history) in enumerate(histories.items()):
       spaces = history.spaces()
@@ -123,7 +128,8 @@ def main(argv: Sequence[str]) -> None:
     task = runner.build_task(spec)
     clients = task.train.client_ids
     watched = clients[: _WATCHED_CLIENTS.value or len(clients)]
-    study = _Study([] if _SETTING.value == 'central' else watched)
+    tensors = weight_names.trainable(task.keras_model_fn())
+    study = _Study([] if _SETTING.value == 'central' else watched, tensors)
     with tqdm.tqdm(total=spec.rounds, unit='round', disable=None) as progress:
 
       def on_round(done: replay.Round, measured: recording.Measured) -> None:

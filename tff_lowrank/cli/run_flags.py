@@ -14,6 +14,7 @@ from tff_lowrank.cli import entry
 from tff_lowrank.cli import help as help_lib
 from tff_lowrank.cli import path_flag
 from tff_lowrank.cli import setting_flags
+from tff_lowrank.runs import errors
 from tff_lowrank.runs import spec as spec_lib
 
 # The methods whose settings are flags: this package's, and of users' own those that are named.
@@ -28,7 +29,7 @@ _OUTPUT_DIR = path_flag.define('output_dir', None, 'Folder for all that is writt
 
 def add_method(name: str) -> None:
   """Defines the flags of the method's own settings; raises SettingError if there is none."""
-  with spec_lib.as_setting_errors():
+  with errors.as_setting_errors():
     _METHODS[name] = methods.find(name)
     for setting in settings.of(_METHODS[name].settings).values():
       setting_flags.define(setting)
@@ -53,11 +54,17 @@ entry.BEFORE_PARSING.append(_add_own_methods)
 
 
 def split_method(text: str) -> tuple[str, list[str]]:
-  """The parts of `METHOD:FLAG=VALUE:...`, of which METHOD may be `package.module:RECORD`."""
+  """The parts of `METHOD:FLAG=VALUE:...`, of which METHOD and VALUEs may have colons."""
   method, *parts = text.split(':')
   if method not in methods.METHODS and parts and '=' not in parts[0]:
     method = f'{method}:{parts.pop(0)}'
-  return method, parts
+  found = []
+  for part in parts:
+    if found and '=' not in part:
+      found[-1] += f':{part}'
+    else:
+      found.append(part)
+  return method, found
 
 
 def output_folder() -> pathlib.Path:
@@ -76,7 +83,7 @@ def given(name: str) -> bool:
 
 def of_other_methods(chosen: Sequence[str]) -> dict[str, str]:
   """The flags that belong to none of the methods `chosen` -> a method that they belong to."""
-  with spec_lib.as_setting_errors():
+  with errors.as_setting_errors():
     used = {name for method in chosen for name in methods.find(method).setting_names}
   found = {}
   for method, record in _METHODS.items():
@@ -120,7 +127,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> spec_li
   Raises SettingError if the settings contradict each other.
   """
   overrides = overrides or {}
-  with spec_lib.as_setting_errors():
+  with errors.as_setting_errors():
     record = methods.find(method)
   names = [*settings.of(spec_lib.RunSpec), *record.setting_names]
   chosen = {name: flags.FLAGS[name].value for name in names if given(name)}

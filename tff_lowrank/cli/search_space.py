@@ -9,7 +9,7 @@ from absl import flags
 import optuna
 
 from tff_lowrank.cli import run_flags
-from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.runs import errors
 
 _GRAMMAR = 'FLAG=uniform:LOW:HIGH, FLAG=log:LOW:HIGH or FLAG=choice:A|B|C'
 
@@ -68,7 +68,7 @@ def _parse_one(text: str, method: str) -> Dimension:
   kind, colon, rest = how.partition(':')
   if not equals or not colon or kind not in ('uniform', 'log', 'choice'):
     raise app.UsageError(f'--search: expected {_GRAMMAR}, found {text!r}.')
-  with spec_lib.as_setting_errors('--search'):
+  with errors.as_setting_errors('--search'):
     run_flags.check_name(flag, method)
   if run_flags.given(flag):
     raise app.UsageError(f'--{flag} is given and searched over; leave out one of both.')

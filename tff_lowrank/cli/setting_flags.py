@@ -28,7 +28,7 @@ def define(setting: settings.Setting) -> None:
   elif setting.kind is int:
     flags.DEFINE_integer(name, default, about, lower_bound=at_least, upper_bound=at_most)
   elif setting.kind is float:
-    float_flags.define(name, default, about, lower_bound=at_least, upper_bound=at_most)
+    float_flags.define(name, default, about, at_least, at_most, setting.by_client)
   elif setting.choices:
     flags.DEFINE_enum(name, default, setting.choices, about)
   elif setting.is_path:

@@ -2,9 +2,9 @@
 
   tff-lowrank train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
 
-writes DIR/run.json, metrics.csv, ledger.parquet, SHA256SUMS of these, tensorboard/, plots/,
-report.html and checkpoints/. The same command goes on with a run that was interrupted, and one
-with more --rounds with a complete run.
+writes DIR/run.json, metrics.csv, ledger.parquet, SHA256SUMS of these, model.keras (of a model with
+factors also model_composed.keras, without), tensorboard/, plots/, report.html and checkpoints/. The
+same command goes on with a run that was interrupted, with more --rounds also with a complete one.
 """
 
 from collections.abc import Sequence

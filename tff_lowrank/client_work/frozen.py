@@ -23,12 +23,14 @@ class Trained(NamedTuple):
   trainable: The trained weights; the initial ones for a client of weight 0.
   metrics: Unfinalized.
   num_steps: int64 [], the batches, each a step of the optimizer.
+  learning_rate: float32 [], of the last step; None of an optimizer that has none.
   """
 
   result: Any
   trainable: Any
   metrics: Any
   num_steps: Any
+  learning_rate: Any
 
 
 class Correction(NamedTuple):
@@ -48,16 +50,15 @@ class LocalTraining(NamedTuple):
   """TFF's own local training, pass of an optimizer over the batches, with coordinates pinned.
 
   weights_type: `ModelWeights`.
-  data_type: `B*`.
+  data_type: `B*`; elements are `schedule.with_rate(B, rate)` if clients have rates of their own.
   train: TensorFlow function `(ModelWeights, frozen or None, dataset, correction=None,
     rate_factor=None) -> Trained`. `frozen` is a list of bool tensors, each shaped as its weight or
     []. After every step of the optimizer, whatever its momentum, moments or weight decay did,
     frozen coordinates are put back to their initial value, so their update is exactly 0.
     `correction` is a `Correction`; without one the gradients are those of the loss. The learning
-    rate is the optimizer's times `rate_factor`.
+    rate is the optimizer's, or that of the batch, times `rate_factor`.
   aggregate_metrics: `(metrics@CLIENTS -> finalized@SERVER)`.
   schedule: Of the learning rate by round, if there is one; `train` does not know the round.
-  rate_factor: What `train` has for it; None, for 1, unless made by `in_round`.
   """
 
   weights_type: tff.Type
@@ -65,7 +66,6 @@ class LocalTraining(NamedTuple):
   train: Callable[..., Trained]
   aggregate_metrics: Callable[[Any], Any]
   schedule: schedule_lib.RoundSchedule | None = None
-  rate_factor: tf.Tensor | None = None
 
   def in_round(self, round_num: tf.Tensor) -> 'LocalTraining':
     """The training of the round, int32 [] from 0: its `train` has the round's learning rate.
@@ -75,20 +75,42 @@ class LocalTraining(NamedTuple):
     if self.schedule is None:
       return self
     factor = tf.cast(self.schedule.factor(round_num), tf.float32)
-    train = functools.partial(self.train, rate_factor=factor)
-    return self._replace(train=train, rate_factor=factor)
+    return self._replace(train=functools.partial(self.train, rate_factor=factor))
 
 
-def _initialize(
-  optimizer: tff.learning.optimizers.Optimizer, specs: Any, rate_factor: tf.Tensor | None
-) -> Any:
-  """The optimizer's state, with its learning rate times the factor."""
-  state = optimizer.initialize(specs)
-  if rate_factor is None:
-    return state
-  rate = tff.learning.optimizers.LEARNING_RATE_KEY
-  hparams = optimizer.get_hparams(state)
-  return optimizer.set_hparams(state, {**hparams, rate: hparams[rate] * rate_factor})
+class _Optimizer(NamedTuple):
+  """Takes a client's steps at the right learning rate, which its state has.
+
+  inner: takes them.
+  by_client: whether the rate comes with each batch.
+  """
+
+  inner: tff.learning.optimizers.Optimizer
+  by_client: bool
+
+  def initialize(self, specs: Any, rate_factor: tf.Tensor | None) -> Any:
+    """The state, with the learning rate times the factor."""
+    state = self.inner.initialize(specs)
+    return state if rate_factor is None else self._at(self.rate(state) * rate_factor, state)
+
+  def read(self, state: Any, element: Any, rate_factor: tf.Tensor | None) -> tuple[Any, Any]:
+    """The state for a step on an element of the client's data, and the batch in it."""
+    if not self.by_client:
+      return state, element
+    rate = element[schedule_lib.RATE]
+    if rate_factor is not None:
+      rate *= rate_factor
+    return self._at(rate, state), element[schedule_lib.BATCH]
+
+  def rate(self, state: Any) -> Any:
+    """The learning rate; None if there is none."""
+    return self.inner.get_hparams(state).get(tff.learning.optimizers.LEARNING_RATE_KEY)
+
+  def _at(self, rate: tf.Tensor, state: Any) -> Any:
+    hparams = {
+      **self.inner.get_hparams(state), tff.learning.optimizers.LEARNING_RATE_KEY: rate
+    }  # fmt: skip
+    return self.inner.set_hparams(state, hparams)
 
 
 def _pin(frozen: list[tf.Tensor] | None, initial: Any, trained: Any) -> Any:
@@ -135,7 +157,7 @@ def _finish(
 
 def _functional_training(
   model: tff.learning.models.FunctionalModel,
-  optimizer: tff.learning.optimizers.Optimizer,
+  optimizer: _Optimizer,
   weighting: tff.learning.ClientWeighting,
 ) -> Callable[..., Trained]:
   @tf.function(autograph=False)
@@ -143,15 +165,16 @@ def _functional_training(
     initial, non_trainable = weights.trainable, weights.non_trainable
     specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, tuple(tf.nest.flatten(initial)))
 
-    def step(state, batch):
+    def step(state, element):
       trainable, optimizer_state, metrics, num_examples, num_steps = state
+      optimizer_state, batch = optimizer.read(optimizer_state, element, rate_factor)
       x, y = (batch['x'], batch['y']) if isinstance(batch, Mapping) else batch
       with tf.GradientTape() as tape:
         tape.watch(trainable)
         output = model.predict_on_batch((trainable, non_trainable), x, training=True)
         loss = model.loss(output=output, label=y)
       gradients = _corrected(tape.gradient(loss, trainable), correction, initial, trainable)
-      optimizer_state, trainable = optimizer.next(optimizer_state, trainable, gradients)
+      optimizer_state, trainable = optimizer.inner.next(optimizer_state, trainable, gradients)
       batch_size = tf.shape(tf.nest.flatten(output)[0])[0]
       metrics = model.update_metrics_state(
         metrics,
@@ -166,22 +189,22 @@ def _functional_training(
 
     start = (
       initial,
-      _initialize(optimizer, specs, rate_factor),
+      optimizer.initialize(specs, rate_factor),
       model.initialize_metrics_state(),
       tf.constant(0, tf.int64),
       tf.constant(0, tf.int64),
     )
-    trained, _, metrics, num_examples, num_steps = dataset.reduce(start, step)
+    trained, optimizer_state, metrics, num_examples, num_steps = dataset.reduce(start, step)
     result, trained, finite = _finish(initial, trained, num_examples, weighting)
     metrics = structures.select(finite, metrics, model.initialize_metrics_state())
-    return Trained(result, trained, metrics, num_steps)
+    return Trained(result, trained, metrics, num_steps, optimizer.rate(optimizer_state))
 
   return train
 
 
 def _variable_training(
   model_fn: Callable[[], tff.learning.models.VariableModel],
-  optimizer: tff.learning.optimizers.Optimizer,
+  optimizer: _Optimizer,
   weighting: tff.learning.ClientWeighting,
 ) -> Callable[..., Trained]:
   def build_and_train(weights, frozen, dataset, correction=None, rate_factor=None):
@@ -194,13 +217,14 @@ def _variable_training(
       flat = tuple(tf.nest.flatten(variables.trainable))
       initial = tuple(tf.nest.flatten(weights.trainable))
 
-      def step(state, batch):
+      def step(state, element):
         num_examples, num_steps, optimizer_state = state
+        optimizer_state, batch = optimizer.read(optimizer_state, element, rate_factor)
         with tf.GradientTape() as tape:
           output = model.forward_pass(batch, training=True)
         gradients = tuple(tape.gradient(output.loss, flat))
         gradients = _corrected(gradients, correction, initial, flat)
-        optimizer_state, trainable = optimizer.next(optimizer_state, flat, gradients)
+        optimizer_state, trainable = optimizer.inner.next(optimizer_state, flat, gradients)
         for variable, value in zip(flat, _pin(frozen, initial, trainable), strict=True):
           variable.assign(value)
         if output.num_examples is None:
@@ -210,14 +234,15 @@ def _variable_training(
         return num_examples, num_steps + 1, optimizer_state
 
       specs = tf.nest.map_structure(lambda v: tf.TensorSpec(v.shape, v.dtype), flat)
-      optimizer_state = _initialize(optimizer, specs, rate_factor)
+      optimizer_state = optimizer.initialize(specs, rate_factor)
       start = (tf.constant(0, tf.int64), tf.constant(0, tf.int64), optimizer_state)
-      num_examples, num_steps, _ = dataset.reduce(start, step)
+      num_examples, num_steps, optimizer_state = dataset.reduce(start, step)
       trained = tf.nest.map_structure(lambda v: v.read_value(), variables.trainable)
       result, trained, finite = _finish(weights.trainable, trained, num_examples, weighting)
       if not finite:
         model.reset_metrics()
-      return Trained(result, trained, model.report_local_unfinalized_metrics(), num_steps)
+      metrics = model.report_local_unfinalized_metrics()
+      return Trained(result, trained, metrics, num_steps, optimizer.rate(optimizer_state))
 
     return train(weights, frozen, dataset, correction, rate_factor)
 
@@ -232,16 +257,14 @@ def build_training(
 ) -> LocalTraining:
   """Builds local training with pinned coordinates or corrections; see `LocalTraining`.
 
-  The arguments are those of `local_sgd.build_local_sgd`; the optimizer may be a `RoundSchedule`.
+  The arguments are those of `local_sgd.build_local_sgd`; the optimizer may also have rates by round
+  or by client: `schedule.ClientOptimizer`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
   """
   local_sgd.check_model_fn(model_fn)
-  schedule = None
-  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule):
-    schedule, client_optimizer_fn = client_optimizer_fn, client_optimizer_fn.optimizer
-  checks.check_type('client_optimizer_fn', client_optimizer_fn, tff.learning.optimizers.Optimizer)
+  optimizer, schedule, by_client = schedule_lib.parts(client_optimizer_fn)
   checks.check_type('client_weighting', client_weighting, tff.learning.ClientWeighting)
   if metrics_aggregator is None:
     metrics_aggregator = tff.learning.metrics.sum_then_finalize
@@ -261,10 +284,12 @@ def build_training(
       input_spec, finalize = model.input_spec, model.metric_finalizers()
       weights_type = tff.learning.models.weights_type_from_model(model)
       build = _variable_training
+  if by_client:
+    input_spec = schedule_lib.with_rate(input_spec, tf.TensorSpec([], tf.float32))
   return LocalTraining(
     weights_type,
     tff.SequenceType(tff.types.tensorflow_to_type(input_spec)),
-    build(model_fn, client_optimizer_fn, client_weighting),
+    build(model_fn, _Optimizer(optimizer, by_client), client_weighting),
     metrics_aggregator(finalize),
     schedule,
   )

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from tff_lowrank import checks
 from tff_lowrank import structures
 from tff_lowrank.client_work import frozen
 from tff_lowrank.client_work import schedule as schedule_lib
@@ -48,16 +47,14 @@ class ControlledUpdate(NamedTuple):
   control: Any
 
 
-def plain_sgd_rate(optimizer: schedule_lib.ClientOptimizer) -> float:
-  """The learning rate of an SGD optimizer without momentum, before a schedule's factor.
+def check_plain_sgd(client_optimizer: schedule_lib.ClientOptimizer) -> None:
+  """Raises unless it is SGD without momentum, at a rate above 0 or at rates by client.
 
   Raises:
-    TypeError: If `optimizer` is no TFF optimizer.
-    ValueError: If it is another one, or its rate is not above 0.
+    TypeError: If it is no client optimizer.
+    ValueError: If it is another one, or its rate is 0.
   """
-  if isinstance(optimizer, schedule_lib.RoundSchedule):
-    optimizer = optimizer.optimizer
-  checks.check_type('client_optimizer_fn', optimizer, tff.learning.optimizers.Optimizer)
+  optimizer, _, by_client = schedule_lib.parts(client_optimizer)
   state = optimizer.initialize(tf.TensorSpec((), tf.float32))
   name = tff.learning.optimizers.LEARNING_RATE_KEY
   if not isinstance(state, Mapping) or set(state) != {name}:
@@ -65,9 +62,8 @@ def plain_sgd_rate(optimizer: schedule_lib.ClientOptimizer) -> float:
       'SCAFFOLD corrects steps of SGD without momentum, whose size is the learning rate times the '
       f'gradient; found {type(optimizer).__name__} as `client_optimizer_fn`.'
     )
-  if not float(state[name]) > 0:
+  if not by_client and not float(state[name]) > 0:
     raise ValueError(f"The clients' learning rate must be above 0, found {state[name]}.")
-  return float(state[name])
 
 
 def _accept(
@@ -91,7 +87,6 @@ def proximal(training: frozen.LocalTraining, mu: float) -> frozen.LocalTraining:
 
 def train_controlled(
   training: frozen.LocalTraining,
-  learning_rate: float,
   own: Any,
   weights: tff.learning.models.ModelWeights,
   control: Any,
@@ -103,8 +98,7 @@ def train_controlled(
   gradients on the way.
 
   Args:
-    training: By SGD without momentum.
-    learning_rate: Its rate, before the round's factor.
+    training: By SGD without momentum, with the same rate in all steps of a round.
     own: c_k, one tensor for each trainable weight.
     weights: The model received.
     control: c, as `own`.
@@ -116,11 +110,8 @@ def train_controlled(
   offset = tf.nest.map_structure(tf.subtract, control, own)
   trained = training.train(weights, None, dataset, frozen.Correction(offset=offset))
   update = tuple(tf.nest.flatten(trained.result.update))
-  # TFF's optimizer has its rate as a float32, whatever the weights are.
-  rate = tf.constant(learning_rate, tf.float32)
-  if training.rate_factor is not None:
-    rate *= training.rate_factor
-  moved = tf.cast(rate, tf.float64) * tf.cast(trained.num_steps, tf.float64)
+  rate = tf.cast(trained.learning_rate, tf.float64)
+  moved = rate * tf.cast(trained.num_steps, tf.float64)
   # At a rate of 0 nothing moved, and nothing was learnt of the gradients.
 
   def renewed(c, o, u):

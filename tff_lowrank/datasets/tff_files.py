@@ -27,7 +27,7 @@ def missing(data_dir: str | None, name: str, what: str) -> FileNotFoundError:
   """The error that says that, and how to get, `what` of the data set called `name`."""
   return FileNotFoundError(
     f'{name}: {data_dir or "--data_dir is not given, so this"} lacks {what}. Put it into a folder '
-    'and name the folder with --data_dir; `python -m experiments.datasets '
+    'and name the folder with --data_dir; `tff-lowrank datasets '
     f'--download={name} --data_dir=DIR` fetches it where there is a network.'
   )
 

@@ -142,7 +142,7 @@ def build_process(
     model_fn: A `tff.learning.models.FunctionalModel`, or a no-arg callable that returns a
       `tff.learning.models.VariableModel`.
     client_optimizer_fn: Takes the local steps; with rates by round as a
-      `client_work.RoundSchedule`.
+      `client_work.RoundSchedule`, by client as `client_work.ClientRates`.
     server_optimizer_fn: Takes the aggregate as the gradient; SGD with rate 1 if None, which is
       the FedAvg of McMahan et al., https://arxiv.org/abs/1602.05629.
     client_weighting: By number of examples, or uniform.
@@ -158,7 +158,7 @@ def build_process(
   """
   server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
   how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
-  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule):
+  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates):
     work = work_lib.build_memoryless_work(
       frozen_work.build_training(*how),
       lambda training, weights, dataset: training.train(weights, None, dataset),

@@ -154,7 +154,7 @@ def build_scaffold(
   """
   _check_counts_clients('SCAFFOLD', codec, num_clients)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
-  rate = regularized_work.plain_sgd_rate(client_optimizer_fn)
+  regularized_work.check_plain_sgd(client_optimizer_fn)
   training = frozen_work.build_training(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
@@ -167,7 +167,7 @@ def build_scaffold(
 
   def work(training, memory, broadcast, dataset):
     done = regularized_work.train_controlled(
-      training, rate, memory['control'], broadcast.weights, broadcast.control, dataset
+      training, memory['control'], broadcast.weights, broadcast.control, dataset
     )
     price = ledger.dense_price(broadcast_spec)
     learnt = collections.OrderedDict(control=done.memory)

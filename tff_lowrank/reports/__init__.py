@@ -1,0 +1,1 @@
+"""Tables, plots and pages of runs, from their folders. Import its modules by name."""

@@ -68,7 +68,7 @@ def to_markdown(
   max_loss: float,
   metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
 ) -> str:
-  """The settings, what is known of accuracies, then the tensors; see `experiments.advise`.
+  """The settings, what is known of accuracies, then the tensors; see `tff_lowrank.cli.advise`.
 
   Args:
     table: A row for each setting, FedAvg's first.

@@ -41,5 +41,6 @@ def plot_clients(
     axes.grid(alpha=0.3)
   panels[0].set_title(ABOUT, fontsize='small')
   panels[1].set_xlabel('Round')
+  plots.mark_whole_numbers(panels[1].xaxis)
   plots.add_legend(figure, panels[0])
   return [plots.save(figure, path)]

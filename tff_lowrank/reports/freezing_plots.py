@@ -106,10 +106,10 @@ def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
   (the fraction that ever was) and, of these, `mean`, `q05` and `q95` of the round."""
   rows = []
   with _trace(run) as trace:
-    for i in range(sum(name.startswith('shape_') for name in trace)):
+    for i, name in enumerate(trace['names'].tolist()):
       first = trace[f'first_frozen_{i}']
       seen = first[first >= 0]
-      row = dict(tensor=i, shape='x'.join(map(str, trace[f'shape_{i}'])) or '1', size=first.size)
+      row = dict(tensor=name, shape='x'.join(map(str, trace[f'shape_{i}'])) or '1', size=first.size)
       row['frozen'] = seen.size / first.size if first.size else np.nan
       row['mean'] = seen.mean() if seen.size else np.nan
       row['q05'], row['q95'] = np.quantile(seen, (0.05, 0.95)) if seen.size else (np.nan, np.nan)
@@ -124,9 +124,9 @@ def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   below, above = table['mean'] - table['q05'], table['q95'] - table['mean']
   # A skewed tensor's mean may lie outside its percentiles.
   errors = [below.clip(lower=0), above.clip(lower=0)]
-  axes.errorbar(table['tensor'], table['mean'], yerr=errors, fmt='o', capsize=4)
-  axes.set_xticks(table['tensor'], table['shape'], rotation=30, ha='right', fontsize='small')
-  axes.set_xlabel('Tensor')
+  axes.errorbar(table.index, table['mean'], yerr=errors, fmt='o', capsize=4)
+  labels = map(plots.as_text, table['tensor'] + ', ' + table['shape'])
+  axes.set_xticks(table.index, labels, rotation=30, ha='right', fontsize='small')
   axes.set_ylabel('Round of first freezing')
   axes.grid(alpha=0.3)
   return plots.save(figure, path)
@@ -140,7 +140,7 @@ def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   with _trace(run) as trace:
     values, frozen = trace['sample_value'], trace['sample_frozen']
     places = zip(trace['sample_tensor'], trace['sample_index'], strict=True)
-    names = [f'tensor {t}, scalar {i}' for t, i in places]
+    names = [f'{trace["names"][t]}, scalar {i}' for t, i in places]
   changes = np.count_nonzero(np.diff(frozen, axis=0), axis=0)
   chosen = np.argsort(-changes, kind='stable')[:2]
   rounds = np.arange(1, len(values) + 1)
@@ -155,10 +155,11 @@ def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     for k, (start, end) in enumerate(stretches):
       axes.axvspan(start + 1, end + 1, alpha=0.25, label='' if k else 'frozen')
     axes.set_xlim(0, len(values) + 1)
-    axes.set_ylabel(names[j])
+    axes.set_ylabel(plots.as_text(names[j]), fontsize='small')
   if changes[chosen[0]]:
     panels[0, 0].legend(fontsize='small')
   panels[-1, 0].set_xlabel('Round')
+  plots.mark_whole_numbers(panels[-1, 0].xaxis)
   return plots.save(figure, path)
 
 

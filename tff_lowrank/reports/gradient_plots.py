@@ -1,8 +1,8 @@
 """Tables and plots of a gradient-space study, after LBGM's paper. Reads its folder only.
 
-gradient_space.npz has `names`, those of the histories, `shapes` (of the tensors, as text) and
-`sizes` (int64 [tensors]); and of history I `rounds_I` (int64 [e]: the rounds of its gradients),
-`gram_I` (float64 [tensors, e, e]) and `sums_I` (float64 [tensors, e]); see
+gradient_space.npz has `names`, those of the histories; `tensors`, the names of the tensors, their
+`shapes` (as text) and `sizes` (int64 [tensors]); and of history I `rounds_I` (int64 [e]: the rounds
+of its gradients), `gram_I` (float64 [tensors, e, e]) and `sums_I` (float64 [tensors, e]); see
 `tff_lowrank.analysis.gradient_space.Space`.
 """
 
@@ -64,11 +64,11 @@ def components(folder: pathlib.Path) -> pd.DataFrame:
   """
   path = folder / FILE
   with files.reading(path, 'histories of gradients'), np.load(path) as data:
-    shapes = data['shapes'].tolist()
+    named = [*zip(data['tensors'].tolist(), data['shapes'].tolist(), strict=True)]
   rows = []
   for name, rounds, spaces in _histories(folder):
     tensors = [(MODEL, 'all', gradient_space.merge(spaces))]
-    tensors += [(str(i), shape, spaces[i]) for i, shape in enumerate(shapes)]
+    tensors += [(*label, space) for label, space in zip(named, spaces, strict=True)]
     for momentum in MOMENTA:
       for tensor, shape, space in tensors:
         labels = dict(history=name, momentum=momentum, tensor=tensor, shape=shape, size=space.size)
@@ -139,6 +139,7 @@ def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     above.set_title(f'Momentum {momentum} in the analysis')
     below.plot(metrics['round'], 100 * metrics['eval_accuracy'], color='tab:green')
     below.set_xlabel('Round')
+    plots.mark_whole_numbers(below.xaxis)
     for axes in (above, below):
       axes.grid(alpha=0.3)
   panels[0, 0].set_ylabel('Principal components')
@@ -162,6 +163,7 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
       )  # fmt: skip
     axes.set_title(title)
     axes.set_xlabel('Gradients so far')
+    plots.mark_whole_numbers(axes.xaxis)
     if column != 'consecutive':
       axes.yaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

@@ -124,8 +124,15 @@ def draw_means(
     draw(axes, curve[spent] / size, ends, label, chosen[label], styles.band_alpha(len(metrics)))
     has_interval |= bool(ends['low'].notna().any())
   axes.set_xlabel(title)
+  if size == 1:
+    mark_whole_numbers(axes.xaxis)
   axes.grid(alpha=0.3)
   return has_interval
+
+
+def mark_whole_numbers(axis: matplotlib.axis.Axis) -> None:
+  """Has an axis, of rounds or the like, marked at whole numbers only."""
+  axis.set_major_locator(ticker.MaxNLocator(10, integer=True))
 
 
 def plot_accuracy(

@@ -53,6 +53,7 @@ def plot(trials: pd.DataFrame, path: pathlib.Path, metric: curves.Metric) -> pat
   left.set_xlabel(plots.AXES['vs_bytes'][1])
   left.set_ylabel(plots.as_text(metric.title('final test')))
   right.set_xlabel('Trial (dashed: best so far)')
+  plots.mark_whole_numbers(right.xaxis)
   figure.suptitle(ABOUT, fontsize='small')
   return plots.save(figure, path)
 

@@ -17,6 +17,8 @@ def from_task(
 ) -> Callable[[str, int], tf.data.Dataset]:
   """A function from a client and the round's number to its batches, of the kind `model` takes.
 
+  Where clients have learning rates of their own, `spec` knows them.
+
   It raises FileError for whatever is wrong with the client's examples. In a run nobody lets a
   client fail but `--dropout_rate`: examples that cannot be read would be missing in silence.
   """
@@ -26,6 +28,7 @@ def from_task(
     spec.seed,
     spec.client_max_elements,
     dropout_keys=keyed.is_keyed(model),
+    learning_rate=spec.client_rates.__getitem__ if spec.has_client_rates else None,
   )
   like = None
 

@@ -11,7 +11,7 @@ from tff_lowrank.reports import freezing_plots
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import report
 from tff_lowrank.reports import table as table_lib
-from tff_lowrank.runs import spec as spec_lib
+from tff_lowrank.runs import errors
 from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import network as network_lib
 
@@ -65,7 +65,7 @@ def write(
   Raises FileError if a file of a run cannot be used, and SettingError for runs that are alike in
   label and seed.
   """
-  with spec_lib.as_setting_errors():
+  with errors.as_setting_errors():
     curves.named(runs)
   network = network or network_lib.Network()
   if budget is None:

@@ -1,6 +1,6 @@
 """Keeps what plots of freezing need and per-round means do not tell."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import io
 import pathlib
 from typing import Any
@@ -19,15 +19,23 @@ NEVER = -1
 class FreezingTrace:
   """When each parameter first froze, and a few parameters in every round.
 
-  The file has `shape_I` (int64, the shape of tensor I), `first_frozen_I` (int32, flat: the
-  round after which it first was frozen, -1 if never), and of the sampled parameters
+  The file has `names` (of the tensors), `shape_I` (int64, the shape of tensor I),
+  `first_frozen_I` (int32, flat: the round after which it first was frozen, -1 if never), and of the
+  sampled parameters
   `sample_tensor` and `sample_index` (int64 [samples]), `sample_value` (float32 [rounds,
   samples]) and `sample_frozen` (bool, alike: frozen in the round that comes next).
   """
 
-  def __init__(self, settings: freezing.Settings, seed: int):
-    """Creates an empty trace; `seed` decides which parameters are sampled."""
+  def __init__(self, settings: freezing.Settings, seed: int, names: Sequence[str]):
+    """Creates an empty trace.
+
+    Args:
+      settings: How parameters are frozen.
+      seed: Decides which parameters are sampled.
+      names: Of the trainable tensors.
+    """
     self._settings = settings
+    self._names = names
     self._seed = seed
     self._round = 0
     self._first: list[np.ndarray] = []
@@ -75,11 +83,11 @@ class FreezingTrace:
   def write(self, path: pathlib.Path) -> None:
     """Writes the file described above."""
     content = io.BytesIO()
-    np.savez_compressed(content, **self.save())
+    np.savez_compressed(content, names=np.array(self._names), **self.save())
     file_operations.replace(path, content.getvalue())
 
   def save(self) -> dict[str, np.ndarray]:
-    """The arrays of the file; of a trace without rounds, they are empty."""
+    """The arrays of the file, without names; of a trace without rounds, they are empty."""
     tensors, indices = np.array(self._samples, np.int64).reshape(-1, 2).T
     return dict(
       sample_tensor=tensors,

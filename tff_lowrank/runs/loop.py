@@ -1,6 +1,6 @@
 """The rounds of a run, from its newest checkpoint on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import functools
 import json
@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow_federated as tff
 
 from tff_lowrank import client_state
-from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank import ledger
 from tff_lowrank import tasks
@@ -20,6 +19,7 @@ from tff_lowrank.reports import run_files
 from tff_lowrank.runs import client_data
 from tff_lowrank.runs import client_memory
 from tff_lowrank.runs import client_metrics
+from tff_lowrank.runs import errors
 from tff_lowrank.runs import freezing_trace
 from tff_lowrank.runs import judge
 from tff_lowrank.runs import model_files
@@ -31,22 +31,10 @@ from tff_lowrank.runs import spec as spec_lib
 from tff_lowrank.simulation import absence as absence_lib
 from tff_lowrank.simulation import checkpoint
 from tff_lowrank.simulation import evaluation
-from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import metrics as metrics_lib
 from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
 from tff_lowrank.simulation import stopping
-
-
-@contextlib.contextmanager
-def _as_damage() -> Iterator[None]:
-  """Inside, where what a run saved is read back, a ValueError is about these files."""
-  try:
-    yield
-  except (files.FileError, manifest.DamagedError, manifest.MismatchError):
-    raise
-  except ValueError as e:
-    raise manifest.DamagedError(str(e)) from e
 
 
 def _build_evaluation(
@@ -90,7 +78,7 @@ class Loop:
     self._is_enough, self._identity = is_enough, identity
     self._task = task
     clients = self._task.train.client_ids
-    with spec_lib.as_setting_errors():
+    with errors.as_setting_errors():
       self._model = self._task.build_model(spec.seed)
       self._process = processes.build_process(
         spec, self._model, self._task.keras_model_fn, len(clients)
@@ -101,17 +89,18 @@ class Loop:
     self.client_memory = client_memory.choose(spec, folder, *population)
     client_memory.check_fits(spec, folder, *population, self.client_memory)
     self._absence = absence_lib.Absence(spec.seed, spec.dropout_rate, spec.straggler_deadline)
+    self._names = weight_names.trainable(task.keras_model_fn())
     settings = spec.freezing_settings
     self._judge = judge.Judge(spec)
     self._client_log = None
     self._trace = None
     if settings is not None:
-      self._trace = freezing_trace.FreezingTrace(settings, spec.seed)
+      self._trace = freezing_trace.FreezingTrace(settings, spec.seed, self._names)
 
   def go(self, label: str, stop: stopping.StopRequest) -> None:
     """Runs the rounds that are left; raises `Stopped` once `stop` is made and all is saved."""
     spec = self._spec
-    with _as_damage():
+    with errors.as_damage():
       store = client_memory.open_store(
         self.client_memory,
         self._folder,
@@ -120,8 +109,7 @@ class Loop:
         self._identity,
       )
     metrics_type = self._process.next.type_signature.result.metrics.member
-    names = weight_names.trainable(self._task.keras_model_fn())
-    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type), names))
+    columns = list(recorder_lib.method_metrics(metrics_lib.zeros(metrics_type), self._names))
     evaluated = tuple(self._task.objective.metrics)
     if self._task.client_test is not None:
       evaluated += evaluation.PERSONAL_METRICS
@@ -129,7 +117,7 @@ class Loop:
       evaluated += (evaluation.TRAINED_ACCURACY,)
     try:
       main_metric = self._task.objective.main
-      opened = recorder_lib.Recorder(self._folder, columns, evaluated, main_metric, names)
+      opened = recorder_lib.Recorder(self._folder, columns, evaluated, main_metric, self._names)
       with opened as recorder, contextlib.ExitStack() as stack:
         if spec.client_metrics:
           self._client_log = client_metrics.ClientMetricsLog(self._folder)
@@ -174,7 +162,7 @@ class Loop:
   ) -> tuple[int, Any]:
     """The round to begin with, and the server's state before it."""
     state = self._process.initialize()
-    with _as_damage():
+    with errors.as_damage():
       restored = checkpoints.restore(state, store)
     if restored is None:
       return 1, state
@@ -225,7 +213,7 @@ class Loop:
         client_optimizer=processes.build_client_optimizer(spec),
         train_dataset=lambda client: client_dataset(client, 0),
       )
-    with spec_lib.as_setting_errors():
+    with errors.as_setting_errors():
       evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
     measure_clients = None
     if self._client_log is not None:

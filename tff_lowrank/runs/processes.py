@@ -31,10 +31,11 @@ def _optimizer(
 
 def build_client_optimizer(spec: spec_lib.RunSpec) -> client_work.ClientOptimizer:
   """Of the clients' local steps."""
-  optimizer = _optimizer(spec.client_optimizer, spec.client_learning_rate)
-  if spec.client_rate_decay == 1:
-    return optimizer
-  return client_work.exponential_decay(optimizer, spec.client_rate_decay)
+  rate = 1.0 if spec.has_client_rates else spec.client_learning_rate
+  optimizer = _optimizer(spec.client_optimizer, rate)
+  if spec.client_rate_decay != 1:
+    optimizer = client_work.exponential_decay(optimizer, spec.client_rate_decay)
+  return client_work.ClientRates(optimizer) if spec.has_client_rates else optimizer
 
 
 def build_server_optimizer(spec: spec_lib.RunSpec) -> tff.learning.optimizers.Optimizer:

@@ -12,6 +12,7 @@ from tff_lowrank import methods
 from tff_lowrank import tasks
 from tff_lowrank.analysis import replay
 from tff_lowrank.runs import client_data
+from tff_lowrank.runs import errors
 from tff_lowrank.runs import processes
 from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
@@ -70,7 +71,8 @@ def record(
   keeps_updates = spec.record.is_baseline
   with runner.CONTEXTS[spec.context]():
     clients = task.train.client_ids
-    with spec_lib.as_setting_errors():
+    spec = spec.with_client_rates(clients)
+    with errors.as_setting_errors():
       model = task.build_model(spec.seed)
       parts = processes.build_parts(spec, model, task.keras_model_fn, len(clients))
       process = _build_remembering(parts) if keeps_updates else spec.record.build(parts)

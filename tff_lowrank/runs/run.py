@@ -91,6 +91,8 @@ def train(
     folder: Of this one run; made if needed.
     saving: How it is kept safe.
     **given: Settings by name, of `RunSpec` and of the method: `rounds=60, lbgm_threshold=0.4`.
+      `client_learning_rate` may be a function from a client's id to its rate. It is asked once for
+      each client; run.json has the rates, and a run goes on with the same ones only.
 
   Returns:
     The run, complete.

@@ -17,6 +17,7 @@ from tff_lowrank.reports import plots
 from tff_lowrank.reports import report as report_lib
 from tff_lowrank.reports import run_files
 from tff_lowrank.runs import client_memory
+from tff_lowrank.runs import errors
 from tff_lowrank.runs import loop
 from tff_lowrank.runs import provenance
 from tff_lowrank.runs import run_folder
@@ -63,6 +64,10 @@ def train(
       f'output_dir: {folder} cannot be made a folder: {e.strerror}. Give another.'
     ) from e
   with folder_lock.FolderLock(folder), stopping.StopRequest() as stop:
+    if spec.has_client_rates:  # Asked before anything else, since they tell one run from another.
+      task = task or build_task(spec)
+      spec = spec.with_client_rates(task.train.client_ids)
+      run_folder.check_client_rates(spec, folder)
     if run_folder.is_complete(spec, folder):
       print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
       return False
@@ -81,6 +86,7 @@ def train(
       sources=_sources(spec, task),
       method=_method_facts(spec.record),
       client_memory_identity=identity,
+      **(dict(client_learning_rates=spec.client_rates) if spec.has_client_rates else {}),
     )
     try:
       with CONTEXTS[spec.context]():
@@ -121,7 +127,7 @@ def _method_facts(record: methods.Method) -> dict[str, Any]:
 def _sources(spec: spec_lib.RunSpec, task: tasks.Task | None) -> dict[str, dict[str, str]]:
   """What tells the versions of a task and a method that are not of this package."""
   found = {}
-  with spec_lib.as_setting_errors():
+  with errors.as_setting_errors():
     if task is not None:
       found['task'] = dict(sha256=task.digest())
     elif source := tasks.source(spec.task):
@@ -147,13 +153,13 @@ def _options(spec: spec_lib.RunSpec) -> dict[str, Any]:
 
 def prepare_task(spec: spec_lib.RunSpec, task: tasks.Task) -> tasks.Task:
   """A user's task as the settings of `spec` have it; raises SettingError if they do not fit."""
-  with spec_lib.as_setting_errors():
+  with errors.as_setting_errors():
     return tasks.prepare(task, **_options(spec))
 
 
 def build_task(spec: spec_lib.RunSpec) -> tasks.Task:
   """Loads what `spec` trains on; raises SettingError if it is not for this data."""
-  with spec_lib.as_setting_errors():
+  with errors.as_setting_errors():
     return tasks.build(
       spec.task,
       partition=spec.partition,

@@ -1,20 +1,19 @@
 """What a run is: a frozen record of every setting that decides its numbers."""
 
-from collections.abc import Iterator, Mapping
-import contextlib
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 from typing import Any
 
 from tff_lowrank import codecs
-from tff_lowrank import files
 from tff_lowrank import freezing
 from tff_lowrank import learning
 from tff_lowrank import methods
 from tff_lowrank import settings
 from tff_lowrank import tasks
 from tff_lowrank.models import families
-from tff_lowrank.simulation import manifest
+from tff_lowrank.runs import client_rates
+from tff_lowrank.runs import errors
 
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
@@ -30,6 +29,8 @@ class RunSpec(settings.Settings):
 
   own: the method's own settings, of the class that its record names.
   record: the method, of which `method` is the name.
+  client_rates: the learning rate of each client of the task by its id, if `client_learning_rate` is
+    a function; filled in by `with_client_rates`, where the clients are known.
   """
 
   method: str
@@ -42,7 +43,8 @@ class RunSpec(settings.Settings):
   partition: str | None = _data(
     None,
     "How training examples are split: `natural`, the data set's own clients; `iid`; "
-    "`shards:CLASSES_PER_CLIENT`; `dirichlet:ALPHA`. The task's own by default.",
+    '`shards:CLASSES_PER_CLIENT`; `dirichlet:ALPHA`, `dirichlet_balanced:ALPHA`, '
+    "`dirichlet_by_class:ALPHA`. The task's own clients by default, else `iid`.",
   )
   num_clients: int | None = _data(
     None,
@@ -50,7 +52,9 @@ class RunSpec(settings.Settings):
     'many of them, all if 0 or not given.',
     at_least=0,
   )
-  data_dir: str | None = _data(None, "Where the data set's files are.", is_path=True)
+  data_dir: str | None = _data(
+    None, "Where the data set's files are, or `synthetic`.", is_path=True
+  )
   client_test_fraction: float = _data(
     0.0,
     "Share of each client's own examples on which its own model is tested instead; 0 is no "
@@ -68,7 +72,12 @@ class RunSpec(settings.Settings):
     at_least=0,
   )
   client_optimizer: str = _run('sgd', 'Takes the local steps.', choices=OPTIMIZERS)
-  client_learning_rate: float = _run(0.1, 'Rate of the client optimizer.', at_least=0)
+  client_learning_rate: float | Callable[[str], float] = _run(  # noqa: RUF009
+    0.1,
+    "Rate of the client optimizer; or package.module:FUNCTION, from a client's id to its own.",
+    at_least=0,
+    by_client=True,
+  )
   client_rate_decay: float = _run(
     1.0, 'Factor on the rate of the client optimizer after each round.', above=0, at_most=1
   )
@@ -159,24 +168,24 @@ class RunSpec(settings.Settings):
     "The rank of the last layer's factors, in place of gamma's, in tasks named `*_two_fc`.",
     at_least=1,
   )
+  client_rates: Mapping[str, float] | None = None
 
   def as_dict(self) -> dict[str, Any]:
     """The settings that mean something under the method, for the record of a run."""
-    names = {name: getattr(self, name) for name in settings.of(RunSpec)}
-    left_out = []
-    if self.gamma is None:
-      left_out.append('fedpara_gamma')
-    if self.gamma is None or self.fedpara_head_rank is None:
-      left_out.append('fedpara_head_rank')
-    if not self.tanh:
-      left_out.append('fedpara_tanh')
-    if self.client_rate_decay == 1:
-      left_out.append('client_rate_decay')
-    left_out += [name for name in ('task_args', 'client_metrics') if not names[name]]
-    left_out += [
-      name for name in ('server_epsilon', 'stop_at_accuracy', 'patience') if names[name] is None
-    ]
-    kept = {name: value for name, value in names.items() if name not in left_out}
+    left_out = dict(
+      fedpara_gamma=self.gamma is None,
+      fedpara_head_rank=self.gamma is None or self.fedpara_head_rank is None,
+      fedpara_tanh=not self.tanh,
+      client_rate_decay=self.client_rate_decay == 1,
+      task_args=not self.task_args,
+      client_metrics=not self.client_metrics,
+      server_epsilon=self.server_epsilon is None,
+      stop_at_accuracy=self.stop_at_accuracy is None,
+      patience=self.patience is None,
+    )
+    kept = {name: getattr(self, name) for name in settings.of(RunSpec) if not left_out.get(name)}
+    if callable(self.client_learning_rate):
+      kept['client_learning_rate'] = 'by client'  # Its values tell it: see `client_rates`.
     return dict(kept, method=self.method, **dataclasses.asdict(self.own))
 
   def is_evaluated(self, round_num: int) -> bool:
@@ -219,6 +228,18 @@ class RunSpec(settings.Settings):
     )
 
   @property
+  def has_client_rates(self) -> bool:
+    """Whether clients have learning rates of their own."""
+    return settings.is_function(self.client_learning_rate)
+
+  def with_client_rates(self, client_ids: Iterable[str]) -> 'RunSpec':
+    """The spec that knows the `client_rates` of these clients: see `client_rates.of_clients`."""
+    if not self.has_client_rates or self.client_rates is not None:
+      return self
+    rates = client_rates.of_clients(self.client_learning_rate, client_ids)
+    return dataclasses.replace(self, client_rates=rates)
+
+  @property
   def freezing_settings(self) -> freezing.Settings | None:
     """How parameters are frozen under the method, or None if it freezes none."""
     return self.record.freezing(self.choice)
@@ -226,20 +247,6 @@ class RunSpec(settings.Settings):
 
 # Of models with factors.
 FAMILY_SETTINGS = ('fedpara_gamma', 'fedpara_head_rank', 'fedpara_tanh')
-
-
-@contextlib.contextmanager
-def as_setting_errors(what: str = '') -> Iterator[None]:
-  """Inside, a ValueError says that what was asked for cannot be: it becomes a SettingError.
-
-  One about a file passes as it is. `what` and a colon precede the sentence.
-  """
-  try:
-    yield
-  except (files.FileError, manifest.DamagedError, manifest.MismatchError):
-    raise
-  except ValueError as e:
-    raise settings.SettingError(f'{what}: {e}' if what else str(e)) from e
 
 
 def check_name(name: str, method: str | methods.Method) -> None:
@@ -272,7 +279,7 @@ def make(
   go with others.
   """
   given = dict(given or {})
-  with as_setting_errors():
+  with errors.as_setting_errors():
     record = methods.find(method)
   for name in given:
     check_name(name, method)
@@ -287,16 +294,15 @@ def make(
   spec = RunSpec(method, record, own, **given)
   default_partition = tasks.NATURAL
   if task is None:
-    with as_setting_errors('task'):
+    with errors.as_setting_errors('task'):
       default_partition = tasks.default_partition(spec.task)
   if spec.partition is None:
     spec = dataclasses.replace(spec, partition=default_partition)
   if task is None:
-    with as_setting_errors('partition'):
+    with errors.as_setting_errors('partition'):
       tasks.check_partition(spec.task, spec.partition)
   if spec.num_clients is None:
-    count = 0 if spec.partition == tasks.NATURAL else 100
-    spec = dataclasses.replace(spec, num_clients=count)
+    spec = dataclasses.replace(spec, num_clients=tasks.default_num_clients(spec.partition))
   spec = _with_family(spec, 'model_family' in given)
   _check_family_settings(spec, given)
   _check(spec)
@@ -338,21 +344,21 @@ def has_family_setting(family: str, name: str) -> bool:
 def _check(spec: RunSpec) -> None:
   """Raises SettingError if settings contradict each other or mean nothing."""
   record = spec.record
-  with as_setting_errors('uplink'):
+  with errors.as_setting_errors('uplink'):
     uplink = codecs.parse(spec.uplink)
-  with as_setting_errors('downlink'):
+  with errors.as_setting_errors('downlink'):
     downlink = codecs.parse(spec.downlink)
     learning.check_downlink(downlink)
-  for way, codec, is_taken in (
-    ('uplink', uplink, record.takes_uplink),
-    ('downlink', downlink, record.takes_downlink),
-  ):
-    if codec != codecs.Identity() and not is_taken:
+  for way, codec in (('uplink', uplink), ('downlink', downlink)):
+    if codec != codecs.Identity() and not getattr(record, f'takes_{way}'):
       text = getattr(spec, way)
       raise settings.SettingError(f'{way}={text} does nothing under method={spec.method}.')
-  with as_setting_errors(f'method={spec.method}'):
+  with errors.as_setting_errors(f'method={spec.method}'):
     record.freezing(spec.choice)
     record.check(spec.choice)
+  if spec.has_client_rates:
+    with errors.as_setting_errors('client_learning_rate'):
+      client_rates.load(spec.client_learning_rate)
   _check_numbers(spec)
   _check_personal(spec)
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tff_lowrank import checks
+from tff_lowrank import client_work
 from tff_lowrank.datasets import arrays
 from tff_lowrank.models import keyed
 
@@ -26,6 +27,8 @@ class ClientBatches:
   max_elements: examples a client trains on in a round at most, over all passes; 0 is all.
   dropout_keys: whether each batch has a key for the masks of dropout, as `models.keyed` has it; for
     models whose `input_spec` asks for one.
+  learning_rate: from a client's id to the rate of its steps, which comes with each batch, as
+    `client_work.ClientRates` takes it; None if clients have none of their own.
   """
 
   epochs: int
@@ -33,6 +36,7 @@ class ClientBatches:
   seed: int
   max_elements: int = 0
   dropout_keys: bool = False
+  learning_rate: Callable[[str], float] | None = None
 
   def __post_init__(self):
     checks.check_at_least('epochs', self.epochs, 1)
@@ -49,6 +53,8 @@ class ClientBatches:
     """The preprocessed batches of one client in one round.
 
     Passes follow each other without a break: only the last batch of all may be smaller.
+
+    Raises TypeError or ValueError if the client's learning rate is no number of at least 0.
     """
     examples = train.examples(client_id)
     num_examples = len(examples.y)
@@ -63,13 +69,24 @@ class ClientBatches:
     # Preprocessed as a whole: a `map` would trace a function for each client in each round.
     prepared = preprocess(collections.OrderedDict(x=examples.x[order], y=examples.y[order]))
     batch_size = self.batch_size or max(num_examples, 1)
-    if not self.dropout_keys:
-      return tf.data.Dataset.from_tensor_slices(prepared).batch(batch_size)
-    x, y = (
-      tf.data.Dataset.from_tensor_slices(prepared[name]).batch(batch_size) for name in ('x', 'y')
-    )
-    keys = self._keys(client_id, round_num, -(-len(order) // batch_size))
-    return tf.data.Dataset.zip(keyed.batch_with(x, tf.data.Dataset.from_tensor_slices(keys), y))
+    num_steps = -(-len(order) // batch_size)
+    slices = tf.data.Dataset.from_tensor_slices
+    if self.dropout_keys:
+      x, y = (slices(prepared[name]).batch(batch_size) for name in ('x', 'y'))
+      keys = slices(self._keys(client_id, round_num, num_steps))
+      batches = tf.data.Dataset.zip(keyed.batch_with(x, keys, y))
+    else:
+      batches = slices(prepared).batch(batch_size)
+    if self.learning_rate is None:
+      return batches
+    rates = np.full(num_steps, self._rate(client_id), np.float32)
+    return tf.data.Dataset.zip(client_work.with_rate(batches, slices(rates)))
+
+  def _rate(self, client_id: str) -> float:
+    rate = self.learning_rate(client_id)
+    rate = rate.item() if isinstance(rate, np.generic) else rate
+    checks.check_in_range(f'learning_rate({client_id!r})', rate, 0, np.finfo(np.float32).max)
+    return float(rate)
 
   def _keys(self, client_id: str, round_num: int, num_steps: int) -> np.ndarray:
     """int64 [num_steps], a key for each of the client's steps in a round."""

@@ -188,8 +188,8 @@ def build_personal_evaluation(
     test examples; with `client_optimizer` also `TRAINED_ACCURACY`, the mean over clients.
 
   Raises:
-    ValueError: If no client has test examples, or `client_optimizer` has a schedule by round and
-      that of `process` has none, or the reverse.
+    ValueError: If no client has test examples, or `client_optimizer` has a schedule by round, or
+      rates by client, and that of `process` has none, or the reverse.
   """
   client_ids = [c for c in test.client_ids if test.num_examples(c)]
   if not client_ids:
@@ -205,6 +205,10 @@ def build_personal_evaluation(
     round_type = metrics_of_clients.type_signature.parameter[0].member.client_work
     if (training.schedule is None) == isinstance(round_type, tff.TensorType):
       raise ValueError('`client_optimizer` must be that of `process`: only one has a schedule.')
+    if training.data_type != process.next.type_signature.parameter[2].member:
+      raise ValueError(
+        '`client_optimizer` must be that of `process`: in only one clients have rates of their own.'
+      )
 
     @tff.tensorflow.computation(round_type, training.weights_type, training.data_type)
     def trained(round_num, weights, batches):

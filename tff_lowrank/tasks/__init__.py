@@ -4,6 +4,7 @@ from tff_lowrank.tasks.building import NATURAL as NATURAL
 from tff_lowrank.tasks.building import build as build
 from tff_lowrank.tasks.building import check_name as check_name
 from tff_lowrank.tasks.building import check_partition as check_partition
+from tff_lowrank.tasks.building import default_num_clients as default_num_clients
 from tff_lowrank.tasks.building import default_partition as default_partition
 from tff_lowrank.tasks.building import simple_partitions as simple_partitions
 from tff_lowrank.tasks.building import source as source
@@ -23,6 +24,7 @@ __all__ = [
   'build',
   'check_name',
   'check_partition',
+  'default_num_clients',
   'default_partition',
   'from_client_data',
   'prepare',

@@ -15,8 +15,6 @@ from tff_lowrank.tasks import task as task_lib
 
 NATURAL = 'natural'
 
-_NUM_CLIENTS = 100  # Of a partition, if no number is given.
-
 
 def check_name(name: str) -> None:
   """Raises ValueError unless `name` is one of `NAMES`, or of the form `package.module:function`."""
@@ -46,6 +44,11 @@ def default_partition(name: str) -> str:
   clients by Pachinko allocation. Raises ValueError as `check_name`.
   """
   return simple_partitions(name)[0]
+
+
+def default_num_clients(partition: str) -> int:
+  """How many clients a partition has if no number is given; 0, for all, of `'natural'`."""
+  return 0 if partition == NATURAL else 100
 
 
 def check_partition(name: str, partition: str | None) -> None:
@@ -137,7 +140,7 @@ def build(
     train = parts.train
   else:
     parts = catalog.RECIPES[name].central(data_dir)
-    count = _NUM_CLIENTS if num_clients is None else num_clients
+    count = default_num_clients(partition) if num_clients is None else num_clients
     indices = partition_lib.parse(partition)(parts.train.y, count, seed)
     train, num_clients = arrays.partitioned(parts.train, indices), None
   keras_model_fn = functools.partial(parts.build_model, family=model_family, gamma=gamma, tanh=tanh)
