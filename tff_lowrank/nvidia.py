@@ -71,6 +71,7 @@ def has_card(pci: pathlib.Path = pathlib.Path('/sys/bus/pci/devices')) -> bool:
 
 
 def has_driver() -> bool:
+  """Whether there are traces of a driver, that may not work."""
   return pathlib.Path('/proc/driver/nvidia').exists() or shutil.which('nvidia-smi') is not None
 
 
@@ -223,7 +224,7 @@ def judge_libraries(found: Mapping[str, int | str | None]) -> findings.Finding:
   """Whether all libraries were found, of versions not older than the plug-in was built with."""
   versions, missing, old = [], [], []
   driver = found.get('cuda_driver_get_version')
-  if isinstance(driver, int):
+  if isinstance(driver, int) and driver:  # 0 without a driver.
     versions.append(f'driver for CUDA {_text(_cuda(driver)[:2])}')
   for name, library in _OF_CUDA.items():
     version, built = found.get(f'{name}_get_version'), found.get(f'{name}_build_version')
