@@ -5,10 +5,11 @@
 Prints where each round ran, the median seconds, how many times as long the CPU took, and the
 largest difference between the model weights of a device and the CPU's after all rounds. Each
 device has a process of its own, and they take turns. The first CPU named is what the others are
-compared with; the exit status is 1 if something could not be run.
+compared with. The exit status is 1 if something could not be run, or not on the device that it was
+given: a round that ran on the CPU in place of a GPU is an error, and its times are not printed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 import concurrent.futures
 import inspect
 import json
@@ -56,18 +57,57 @@ def _build(device: str, workload: str, compile_mode: str) -> tuple[Any, Callable
   return context, round_time._tff_round(workload)
 
 
+def elsewhere(device: str, ran: Sequence[Any], platforms: Collection[str]) -> str:
+  """Why rounds did not run on `device`, such as `'GPU:0'`; empty if they did.
+
+  Args:
+    device: Where they should run.
+    ran: `doctor.Placement`s of the loops of clients.
+    platforms: Of jaxlib's devices on which results of XLA programs lay.
+  """
+  wrong = [str(placement) for placement in ran if placement.device != device]
+  if wrong:
+    return f'it ran elsewhere: {", ".join(wrong)}'
+  if device.startswith('CPU'):
+    return ''
+  if not ran or (any(placement.engine == 'XLA' for placement in ran) and not platforms):
+    return 'no XLA program ran there'
+  on_cpu = sorted(platform for platform in platforms if platform == 'cpu')
+  return f'results of its programs lay on the {on_cpu[0]}' if on_cpu else ''
+
+
+def _watch(platforms: set[str]) -> Callable[..., Any]:
+  """An observer of program calls that notes on what the results lie."""
+
+  def note(results: Sequence[Any]) -> None:
+    platforms.update(device.platform for result in results for device in result.devices())
+
+  return lambda program, arguments: note
+
+
 def _serve(device: str, workload: str, compile_mode: str, pipe: Any) -> None:
   """Runs a round whenever asked, and answers with its seconds; in the end with the weights."""
   from tff_lowrank import doctor
+  from tff_lowrank import nvidia
+  from tff_lowrank.execution import native
 
+  platforms: set[str] = set()
   try:
     context, run_round = _build(device, workload, compile_mode)
+    native.call_observers.append(_watch(platforms))
     for _ in range(round_time.WARM_UP):
       run_round()
+    native.call_observers.clear()
     process = inspect.getclosurevars(run_round).nonlocals['process']
-    pipe.send((True, ', '.join(map(str, doctor.placements(context, process.next)))))
+    ran = doctor.placements(context, process.next)
+    wrong = elsewhere(device, ran, platforms)
+    pipe.send((not wrong, f'ERROR: {wrong}' if wrong else ', '.join(map(str, ran))))
   except Exception as e:
-    pipe.send((False, f'{type(e).__name__}: {str(e)[:300]}'))
+    meaning = nvidia.fault(str(e))
+    found = f'{type(e).__name__}: {str(e)[:300]}'
+    pipe.send((False, f'{meaning[0]}: {found}. {meaning[1]}' if meaning else found))
+    return
+  if wrong:
     return
   while pipe.recv():
     start = time.perf_counter()

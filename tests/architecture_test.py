@@ -28,6 +28,8 @@ FLOORS = {
   'tff_lowrank.execution': 2,
   'tff_lowrank.doctor': 3,
   'tff_lowrank.exported': 0,
+  'tff_lowrank.findings': 0,
+  'tff_lowrank.nvidia': 1,
   'tff_lowrank.objectives': 2,
   'tff_lowrank.testing': 2,
   'tff_lowrank.tasks': 3,

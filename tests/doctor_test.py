@@ -131,6 +131,46 @@ def test_driver_without_gpu_says_what_to_install(monkeypatch):
   assert doctor.check_gpus(has_driver=False).level == doctor.OK
 
 
+@pytest.mark.parametrize('plugins', [False, True])
+def test_an_old_driver_is_a_problem_where_gpus_are_meant_to_be_used(monkeypatch, plugins):
+  versions = dict.fromkeys(doctor.GPU_PLUGINS, '0.4.23') if plugins else {}
+  monkeypatch.setattr(doctor, 'installed_versions', lambda: versions)
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+  found = doctor.check_nvidia(lambda command: (0, 'NVIDIA A100, 470.57.02, 40536, 0, 8.0'))
+  assert found[0].level == (doctor.PROBLEM if plugins else doctor.WARNING)
+  assert '470.57.02' in found[0].found
+  assert found[1].level == doctor.OK and 'compute capability 8.0' in found[1].found
+  assert [f.name for f in found[2:]] == (['CUDA libraries'] if plugins else [])
+
+
+def test_no_driver_is_no_line(monkeypatch):
+  monkeypatch.setattr('tff_lowrank.nvidia.has_card', lambda: False)
+  assert doctor.check_nvidia(lambda command: (127, '')) == []
+
+
+def test_arithmetic_is_tried_where_gpus_are_not_hidden(monkeypatch):
+  monkeypatch.setattr(
+    doctor, 'installed_versions', lambda: dict.fromkeys(doctor.GPU_PLUGINS, '0.4.23')
+  )
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  found = doctor.check_nvidia(lambda command: (0, 'NVIDIA A100, 535.104.05, 40536, 0, 8.0'))
+  assert [f.name for f in found[2:]] == ['CUDA libraries', 'arithmetic on GPUs']
+  # The plug-in is not there.
+  assert all(f.level == doctor.PROBLEM and f.advice for f in found[2:])
+
+
+def test_memory_that_runs_out_in_the_round_is_named(monkeypatch, capsys):
+  def fail():
+    raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate')
+
+  for name in ('check_round', 'check_tensorflow_devices', 'check_stock_runtime'):
+    monkeypatch.setattr(doctor, name, fail)
+  assert doctor.main() == 1
+  out = capsys.readouterr().out
+  assert 'PROBLEM  federated averaging: out of memory: RuntimeError' in out
+  assert 'max_clients_in_flight' in out
+
+
 def test_round_must_run_on_the_gpu_that_there_is():
   cpu, gpu = doctor.Placement('CPU:0', 'TensorFlow', 'strings'), doctor.Placement('GPU:0', 'XLA')
   assert doctor.judge_round([cpu], [2.0, 1.0], has_gpu=False).level == doctor.OK

@@ -13,8 +13,6 @@ import dataclasses
 import importlib
 import importlib.metadata
 import os
-import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +20,11 @@ import tempfile
 from typing import Any
 import warnings
 
-OK, WARNING, PROBLEM = 'ok', 'warning', 'PROBLEM'
+from tff_lowrank import findings
+from tff_lowrank import nvidia
+from tff_lowrank.findings import Finding
+
+OK, WARNING, PROBLEM = findings.OK, findings.WARNING, findings.PROBLEM
 
 # Package -> the versions that fit, and why not others. As in pyproject.toml where that names it.
 REQUIRED = {
@@ -51,19 +53,6 @@ print('loaded', flush=True)
 with execution.stock_context():
   assert total([1, 2]) == 3
 """
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-  """What a check found, and unless the level is `OK`, what to do."""
-
-  name: str
-  level: str
-  found: str
-  advice: str = ''
-
-  def __str__(self) -> str:
-    return f'{self.level:8} {self.name}: {self.found}' + (f'. {self.advice}' if self.advice else '')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +117,8 @@ def check_tensorflow_devices() -> Finding:
   return Finding("TensorFlow's devices", OK, ', '.join(names))
 
 
-def has_nvidia_driver() -> bool:
-  return pathlib.Path('/proc/driver/nvidia').exists() or shutil.which('nvidia-smi') is not None
-
-
 def check_gpus(has_driver: bool) -> Finding:
   """jaxlib's GPUs, which rounds run on; that there is none is amiss where there is a driver."""
-  import jax
-
   from tff_lowrank.execution import native
 
   name, found = "jaxlib's GPUs", 'none, though there is an NVIDIA driver'
@@ -144,16 +127,33 @@ def check_gpus(has_driver: bool) -> Finding:
     return Finding(name, OK, ', '.join(f'GPU:{i} {d.device_kind}' for i, d in enumerate(gpus)))
   if not has_driver:
     return Finding(name, OK, 'none, and no NVIDIA driver: rounds run on the CPU')
-  if os.environ.get('CUDA_VISIBLE_DEVICES', '0') in ('', '-1'):
+  if are_gpus_hidden():
     return Finding(name, WARNING, found, 'Unset CUDA_VISIBLE_DEVICES, which hides all GPUs.')
   if not GPU_PLUGINS <= installed_versions().keys():
     return Finding(name, WARNING, found, "Run pip install 'tff-lowrank[gpu]' to use the GPU.")
-  try:
-    jax.devices('gpu')
-  except RuntimeError as e:
-    found += f': {_error(e)}'
-  libraries = "pip install 'jax[cuda12]==0.4.23' 'nvidia-cudnn-cu12<9'"
-  return Finding(name, WARNING, found, f'Install CUDA 12 and cuDNN 8.9, such as by {libraries}.')
+  return Finding(name, WARNING, found, 'The lines on NVIDIA, CUDA and arithmetic say why.')
+
+
+def are_gpus_hidden() -> bool:
+  return os.environ.get('CUDA_VISIBLE_DEVICES', '0') in ('', '-1')
+
+
+def check_nvidia(run: nvidia.Run | None = None) -> list[Finding]:
+  """The driver, the cards, and where the GPU plug-ins are installed all that these load.
+
+  Without the plug-ins nothing is a problem: rounds run on the CPU.
+  """
+  run = nvidia.run_command if run is None else run
+  has_plugins = GPU_PLUGINS <= installed_versions().keys()
+  found = nvidia.check_driver(run)
+  if not has_plugins:
+    return [dataclasses.replace(f, level=WARNING) if f.level == PROBLEM else f for f in found]
+  probe = lambda code: run_with_deadline([sys.executable, '-c', code], 180.0)  # noqa: E731
+  if found:
+    found.append(nvidia.check_libraries(probe))
+    if not are_gpus_hidden():
+      found.append(nvidia.check_arithmetic(probe))
+  return found
 
 
 def placements(context: Any, computation: Any) -> list[Placement]:
@@ -277,7 +277,8 @@ def run_checks() -> Iterator[Finding]:
     'versions': lambda: check_versions(installed_versions()),
     'imports': lambda: map(check_import, ('tensorflow', 'tensorflow_federated', 'jax')),
     "TensorFlow's devices": lambda: [check_tensorflow_devices()],
-    "jaxlib's GPUs": lambda: [check_gpus(has_nvidia_driver())],
+    'NVIDIA': check_nvidia,
+    "jaxlib's GPUs": lambda: [check_gpus(nvidia.has_driver())],
     'federated averaging': lambda: [check_round()],
     "TFF's stock runtime": lambda: [check_stock_runtime()],
   }
@@ -285,7 +286,10 @@ def run_checks() -> Iterator[Finding]:
     try:
       yield from check()
     except Exception as e:
-      yield Finding(name, PROBLEM, _error(e), 'See to the lines above first.')
+      meaning = nvidia.fault(str(e))
+      found = f'{meaning[0]}: {_error(e)}' if meaning else _error(e)
+      advice = meaning[1] if meaning else 'See to the lines above first.'
+      yield Finding(name, PROBLEM, found, advice)
 
 
 def main() -> int:

@@ -150,11 +150,15 @@ def steps(folder: pathlib.Path, settings: Settings, cases: Sequence[str]) -> lis
     path = folder / f'{name}-{mode}'
     if not (path / exported.MANIFEST).exists():
       return []
-    data = json.loads((path / 'case.json').read_text())['data']
+    case = json.loads((path / 'case.json').read_text())
 
     def measure() -> Iterator[dict[str, Any]]:
       for program in exported.load(path):
-        yield dict(program=program.name) | program_line(settings, program, data)
+        yield dict(
+          program=program.name,
+          **program_line(settings, program, case['data']),
+          cpu_sensitivity=case['sensitivity'][program.name],
+        )
 
     return [Step(dict(part='program', case=name, mode=mode), measure)]
 

@@ -5,7 +5,8 @@
 Each case's round runs here once in each mode: `batched`, each operation of all clients at once,
 and `in_turn`, one client after the other; all clients are in one program. Large inputs are
 written as seeds, so that the folder stays small (at most 50 MB is checked). Cases that one of the
-modes cannot run are named, with the reason.
+modes cannot run are named, with the reason. `sensitivity` says how far the CPU's own results move
+if inputs do so by a millionth: ties in pooling, or LBGM's threshold, may decide a round.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,9 +23,12 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from absl import app
 from absl import flags
+import jax
+import numpy as np
 
 from benchmarks.device import cases
 from tff_lowrank import execution
+from tff_lowrank import exported
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import context as context_lib
 from tff_lowrank.execution import xla
@@ -66,6 +70,28 @@ def _why_not(context: context_lib.LocalContext, case: cases.Case) -> str:
   return ''
 
 
+def _sensitivity(program: exported.Program) -> float:
+  """How far the CPU's own results move when its inputs do, by a millionth."""
+  rng = np.random.default_rng(0)
+  executable = exported.Executable(program.artifact, jax.devices('cpu')[0])
+
+  def disturb(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.float32:
+      return array
+    return (array * (1 + 1e-6 * rng.choice([-1, 1], array.shape))).astype(np.float32)
+
+  arguments = executable.put([disturb(a) for a in program.arguments()])
+  off = program.differences(exported.to_host(executable(arguments)))
+  return max(
+    (
+      o
+      for o, r in zip(off, program.entry['results'], strict=True)
+      if r['dtype'].startswith('float')
+    ),
+    default=0.0,
+  )
+
+
 def _export(name: str, mode: str, folder: pathlib.Path, precision: str | None) -> str:
   """Exports a case in a mode; returns why it could not be, or nothing."""
   with execution.create_local_context():  # Which is faster for the rounds before.
@@ -85,16 +111,16 @@ def _export(name: str, mode: str, folder: pathlib.Path, precision: str | None) -
     shutil.rmtree(in_turn, ignore_errors=True)
     folder = folder.rename(in_turn)
     mode = 'in_turn'
-  (folder / 'case.json').write_text(
-    json.dumps(dict(name=name, mode=mode, shape=case.shape, data=cases.data_shapes(case)))
-  )
+  found = dict(name=name, mode=mode, shape=case.shape, data=cases.data_shapes(case))
+  found['sensitivity'] = {p.name: _sensitivity(p) for p in exported.load(folder)}
+  (folder / 'case.json').write_text(json.dumps(found))
   hand = folder.parent / 'by_hand'
   hand.mkdir(exist_ok=True)
   (hand / f'{name}.json').write_text(
     json.dumps(dict(name=name, shape=case.shape, weights=case.weights), indent=1)
   )
-  found = [f'{p["name"]} {"batched" if p["batched"] else "in turn"}' for p in manifest['programs']]
-  print(f'{name} {mode}: {", ".join(found)}', flush=True)
+  shown = [f'{p["name"]} {"batched" if p["batched"] else "in turn"}' for p in manifest['programs']]
+  print(f'{name} {mode}: {", ".join(shown)}', flush=True)
   return reason
 
 

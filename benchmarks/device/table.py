@@ -2,8 +2,10 @@
 
   python -m benchmarks.device.table FILE.jsonl...
 
-Milliseconds a round. The program's are those of all programs of the round, the batched one in
-float32; `ratio` is that to the training by hand, batched, in float32.
+Milliseconds a round. The program's are those of all programs of the round; `ratio` is that of the
+batched one to the training by hand, batched, in float32. The worst difference is that from the
+CPU's results, relative to their norm; the CPU's sensitivity is how far its own results move when
+inputs are disturbed by a millionth.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +27,7 @@ _COLUMNS = (
   'by hand, TF32',
   'by hand, bf16',
   'worst difference',
+  "CPU's sensitivity",
   'repeats',
   'temporary MB (by hand)',
 )
@@ -95,6 +98,7 @@ def _cells(case: str, lines: Sequence[Line]) -> Iterator[str]:
   yield _number(hand(lambda h: h['dtype'] == 'float32' and h['precision'] == 'default').get('ms'))
   yield _number(hand(lambda h: h['dtype'] == 'bfloat16').get('ms'))
   yield _number(max((line['worst'] for line in shown), default=None), '.1e')
+  yield _number(max((line['cpu_sensitivity'] for line in shown), default=None), '.1e')
   yield ', '.join('yes' if line['is_repeatable'] else 'NO' for line in shown)
   temporary = [_number(line['temporary_mb'], '.0f') for line in shown]
   yield f'{", ".join(temporary)} ({_number(main.get("temporary_mb"), ".0f")})'

@@ -82,6 +82,7 @@ def test_measures_without_tensorflow(prepared, tmp_path):
   programs = [line for line in lines if line.get('part') == 'program' and 'ms' in line]
   assert [line['mode'] for line in programs] == ['batched', 'in_turn']
   for line in programs:
+    assert 1e-8 < line['cpu_sensitivity'] < 1e-3
     assert line['worst'] < 1e-5 and line['integers_equal'] and line['is_repeatable']
     # 50 clients of 6 batches of 10: x and y; and twice the weights.
     assert 50 * 60 * 4 * 785 <= 1e6 * line['data_mb'] < 2.2 * 50 * 60 * 4 * 785
@@ -142,6 +143,7 @@ def test_a_step_that_fails_is_named_and_the_next_is_taken():
 
 def test_table():
   program = dict(part='program', case='A', worst=1e-6, is_repeatable=True, temporary_mb=10.0)
+  program['cpu_sensitivity'] = 2e-5
   hand = dict(part='hand', case='A', mode='batched', dtype='float32', precision='highest')
   lines = [
     dict(device='H', jax='1', deterministic=False),
@@ -162,6 +164,7 @@ def test_table():
   rows = list(table.rows(lines))
   assert rows[0] == 'H, jax 1, deterministic: False'
   assert rows[4] == (
-    '| A | 5 | 7 | 9 | 2.5 | 2.00 | 9 | 8 | 7 | 1.5 | 0.5 | 3.0e-06 | NO, yes | 10, 10 (6) |'
+    '| A | 5 | 7 | 9 | 2.5 | 2.00 | 9 | 8 | 7 | 1.5 | 0.5 '
+    '| 3.0e-06 | 2.0e-05 | NO, yes | 10, 10 (6) |'
   )
   assert rows[5:] == ['- hand B batched: skipped: more than 1 s had passed']

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -193,10 +194,15 @@ def test_binary_says_when_results_differ(averaging, tmp_path, capsys):
 
 
 def newest_python():
-  """The newest Python beside this one, for the newest jax."""
-  for path in sorted(pathlib.Path.home().glob('.pyenv/versions/3.1[2-9].*/bin/python'))[:1]:
-    return str(path)
-  return sys.executable
+  """The newest Python of this machine, for the newest jax; at least this one."""
+  found = {sys.version_info[:2]: sys.executable}
+  for minor in range(12, 16):
+    versions = sorted(pathlib.Path.home().glob(f'.pyenv/versions/3.{minor}.*/bin/python'))
+    for python in [shutil.which(f'python3.{minor}'), *versions]:
+      command = [str(python), '-c', 'import venv']
+      if python and subprocess.run(command, capture_output=True).returncode == 0:
+        found[3, minor] = str(python)
+  return found[max(found)]
 
 
 @pytest.mark.slow
