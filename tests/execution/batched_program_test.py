@@ -10,10 +10,13 @@ from tests.learning import linear
 from tff_lowrank import execution
 from tff_lowrank import layers
 from tff_lowrank import learning
+from tff_lowrank import tasks
 from tff_lowrank.execution import batched_program
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import native
 from tff_lowrank.execution import xla
+from tff_lowrank.models import keyed
+from tff_lowrank.simulation import batches
 
 
 def assert_equal(found, wanted, atol=1e-6):
@@ -166,3 +169,38 @@ def test_as_many_clients_as_fit_in_memory(rng, monkeypatch):
   (weights, _), _ = cases.run_in_xla(monkeypatch, process, data, True)
   assert capacities == [8, 2]
   assert_equal(weights, wanted)
+
+
+def batches_of(task, client):
+  """Two batches of a client's data as NumPy, with noise in place of pictures."""
+  cut = batches.ClientBatches(1, 4, 1, 8)
+  rng = np.random.default_rng(int.from_bytes(client.encode(), 'little') % 2**32)
+
+  def noise(array):
+    is_picture = array.dtype == np.float32 and array.ndim > 2
+    return rng.normal(size=array.shape).astype(np.float32) if is_picture else array
+
+  data = cut.dataset(task.train, client, 1, task.preprocess)
+  examples = [tf.nest.map_structure(noise, batch) for batch in data.as_numpy_iterator()]
+  return tf.data.Dataset.from_generator(lambda: iter(examples), output_signature=data.element_spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', tasks.NAMES)
+def test_every_task_s_model(monkeypatch, name):
+  natural = tasks.simple_partitions(name)[0] == tasks.NATURAL
+  partition = dict(partition=tasks.NATURAL, num_clients=0) if natural else dict(partition='iid')
+  try:
+    task = tasks.build(name, seed=1, data_dir=tasks.SYNTHETIC, **partition)
+  except FileNotFoundError as e:
+    pytest.skip(str(e))
+  model = task.build_model(1)
+  if keyed.is_keyed(model):
+    pytest.skip('its masks are compared in models/keyed_test.py')
+  data = [batches_of(task, client) for client in task.train.client_ids[:2]]
+  process = learning.build_fed_avg(model, sgd(0.01))
+  run = functools.partial(run_with_memory, process, data)
+  wanted = on_xla(monkeypatch, False, run)
+  initial = process.initialize().global_model_weights.trainable
+  for w, a, b in zip(initial, on_xla(monkeypatch, True, run), wanted, strict=False):
+    assert np.linalg.norm(a - b) <= 1e-3 * max(np.linalg.norm(b - w), 1e-6)

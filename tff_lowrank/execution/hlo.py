@@ -15,6 +15,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from tff_lowrank.execution import hlo_elements
 from tff_lowrank.execution import hlo_loops
 from tff_lowrank.execution import hlo_types
 from tff_lowrank.execution import hlo_windows
@@ -22,32 +23,11 @@ from tff_lowrank.execution import hlo_windows
 PRECISIONS = ('float32', 'tf32', 'bfloat16')
 
 
-_UNARY = {
-  'abs': lax.abs, 'cbrt': lax.cbrt, 'ceil': lax.ceil, 'copy': lambda x: x, 'cosine': lax.cos,
-  'count-leading-zeros': lax.clz, 'exponential': lax.exp, 'exponential-minus-one': lax.expm1,
-  'floor': lax.floor, 'imag': lax.imag, 'is-finite': lax.is_finite, 'log': lax.log,
-  'log-plus-one': lax.log1p, 'logistic': lax.logistic, 'negate': lax.neg, 'not': lax.bitwise_not,
-  'optimization-barrier': lambda x: x, 'popcnt': lax.population_count, 'real': lax.real,
-  'round-nearest-even': lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN),
-  'round-nearest-afz': lax.round, 'rsqrt': lax.rsqrt, 'sign': lax.sign, 'sine': lax.sin,
-  'sqrt': lax.sqrt, 'tan': lax.tan, 'tanh': lax.tanh,
-}  # fmt: skip
-
-_BINARY = {
-  'add': lax.add, 'and': lax.bitwise_and, 'atan2': lax.atan2, 'complex': lax.complex,
-  'divide': lax.div, 'maximum': lax.max, 'minimum': lax.min, 'multiply': lax.mul,
-  'or': lax.bitwise_or, 'power': lax.pow, 'remainder': lax.rem, 'shift-left': lax.shift_left,
-  'shift-right-arithmetic': lax.shift_right_arithmetic,
-  'shift-right-logical': lax.shift_right_logical, 'subtract': lax.sub, 'xor': lax.bitwise_xor,
-}  # fmt: skip
-
 # Operations of small constants that are done at once, besides those of elements.
 _FOLDED = frozenset(
   ['broadcast', 'compare', 'concatenate', 'convert', 'reduce', 'reshape', 'select', 'slice']
 )
 _MAX_FOLDED = 16
-
-_COMPARE = dict(EQ=lax.eq, NE=lax.ne, LT=lax.lt, LE=lax.le, GT=lax.gt, GE=lax.ge)
 
 
 class Function:
@@ -116,7 +96,10 @@ class Function:
 
   def _instruction(self, instruction: Any, operands: list[Any]) -> Any:
     if operands and all(isinstance(x, np.ndarray) and x.size <= _MAX_FOLDED for x in operands):
-      if instruction.opcode in _UNARY | _BINARY or instruction.opcode in _FOLDED:
+      if (
+        instruction.opcode in hlo_elements.UNARY | hlo_elements.BINARY
+        or instruction.opcode in _FOLDED
+      ):
         # What follows from constants stays one, as a loop's limit may be.
         with jax.ensure_compile_time_eval():
           return np.asarray(self._operation(instruction, operands))
@@ -124,10 +107,10 @@ class Function:
 
   def _operation(self, instruction: Any, operands: list[Any]) -> Any:
     opcode = instruction.opcode
-    if opcode in _UNARY:
-      return _UNARY[opcode](*operands)
-    if opcode in _BINARY:
-      return _BINARY[opcode](*operands)
+    if opcode in hlo_elements.UNARY:
+      return hlo_elements.UNARY[opcode](*operands)
+    if opcode in hlo_elements.BINARY:
+      return hlo_elements.BINARY[opcode](*operands)
     method = getattr(self, '_' + opcode.replace('-', '_'), None)
     if method is None:
       target = f' {instruction.custom_call_target}' if opcode == 'custom-call' else ''
@@ -137,8 +120,8 @@ class Function:
   def _region(self, computation_id: int) -> Callable[..., Any]:
     """A computation of scalars: jax's own function where it is a single operation."""
     name = self._single_operation(computation_id)
-    if name in _BINARY:
-      return _BINARY[name]
+    if name in hlo_elements.BINARY:
+      return hlo_elements.BINARY[name]
     return lambda *arguments: self._run(computation_id, arguments)
 
   def _single_operation(self, computation_id: int) -> str | None:
@@ -212,7 +195,7 @@ class Function:
     return lax.reduce_precision(x, instruction.exponent_bits, instruction.mantissa_bits)
 
   def _compare(self, instruction: Any, a: Any, b: Any) -> Any:
-    return _COMPARE[instruction.comparison_direction](a, b)
+    return hlo_elements.COMPARE[instruction.comparison_direction](a, b)
 
   def _select(self, instruction: Any, which: Any, yes: Any, no: Any) -> Any:
     return lax.select(which, yes, no)
@@ -319,7 +302,7 @@ class Function:
     compared = [numbers.get(i) for i in root.operand_ids]
     if root.opcode != 'compare' or None in compared or compared[1] != compared[0] + 1:
       raise hlo_types.UnsupportedError('a sort by more than one key')
-    key = _total_order(operands[compared[0] // 2])
+    key = hlo_elements.total_order(operands[compared[0] // 2])
     if root.comparison_direction in ('GT', 'GE'):
       key = lax.bitwise_not(key)
     axis, is_stable = instruction.dimensions[0], instruction.is_stable
@@ -386,15 +369,6 @@ _SCATTERS = {
   'minimum': lax.scatter_min,
   'multiply': lax.scatter_mul,
 }
-
-
-def _total_order(x: Any) -> Any:
-  """Integers in the order of `x`, in which -0 is below 0 and NaN has a place."""
-  if not jnp.issubdtype(x.dtype, jnp.floating):
-    return x
-  bits = lax.bitcast_convert_type(x, np.dtype(f'int{8 * x.dtype.itemsize}'))
-  flipped = lax.bitwise_xor(bits, np.array(jnp.iinfo(bits.dtype).max, bits.dtype))
-  return jnp.where(bits < 0, flipped, bits)
 
 
 def _indices_last(indices: Any, axis: int) -> Any:
