@@ -1,7 +1,7 @@
 """The context: compiles TFF computations once, and runs them in this process."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import functools
 import os
@@ -13,6 +13,7 @@ import weakref
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
+from tff_lowrank.execution import block_results
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import interruptible
@@ -75,8 +76,12 @@ class LocalContext(tff.framework.SyncContext):
       clients = values.num_clients(arg, type_signature.parameter)
       env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
     description = type_signature.compact_representation()[:200]
-    result = self.runner.run(plan, env, clients or 0, description)
+    result = cohort.run_plan(plan, env, clients or 0, description, self._run_blocks)
     return self._converter.convert_out(result, type_signature.result)
+
+  def _run_blocks(self, job: cohort.StageJob) -> Iterator[block_results.BlockResult]:
+    """Runs the blocks of a stage; where is all that contexts differ in."""
+    return self.runner.run_blocks(job)
 
   def __enter__(self) -> 'LocalContext':
     self._installed = contextlib.ExitStack()

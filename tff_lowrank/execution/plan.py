@@ -95,6 +95,11 @@ class Stage:
   keep: list[str]
   uses: Uses
 
+  @property
+  def can_merge(self) -> bool:
+    """Whether clients may be aggregated in blocks, and those merged."""
+    return all(a.is_mergeable for a in self.aggregations)
+
 
 def _uses(block: tff.framework.ComputationBuildingBlock) -> Uses:
 

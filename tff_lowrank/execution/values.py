@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank.execution import client_datasets
 from tff_lowrank.execution import native
 from tff_lowrank.execution import plan
 from tff_lowrank.execution import sequences
@@ -122,6 +123,8 @@ class Converter:
     if isinstance(value, list):
       dataset = native.make_dataset_from_elements(None, value, type_spec.element)
       return sequences.Dataset(dataset, type_spec.element)
+    if isinstance(value, client_datasets.ClientDataset):
+      value = value.open()
     if not isinstance(value, tf.data.Dataset):
       raise TypeError(f'Expected a `tf.data.Dataset` or a list, found {type(value).__name__}.')
     known = self._datasets.get(id(value))
