@@ -112,11 +112,15 @@ PUBLIC_NAMES = {
     'resolve',
   },
   'tff_lowrank.execution': {
+    'ClientDataset',
     'ClientError',
+    'DataSource',
     'create_async_local_context',
     'create_local_context',
+    'create_ray_context',
     'explain',
     'set_local_context',
+    'set_ray_context',
     'stock_context',
   },
   'tff_lowrank.freezing': {

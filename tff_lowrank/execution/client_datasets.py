@@ -17,6 +17,10 @@ import tensorflow as tf
 Open = Callable[[str, int], tf.data.Dataset]
 
 
+class NoExamplesError(ValueError):
+  """A client's data set is empty, where that is not wanted."""
+
+
 class DataSource:
   """Opens clients' data sets; made of a constructor and its arguments, once in each process.
 
@@ -64,12 +68,14 @@ class ClientDataset:
 
   source: what opens it.
   num_steps: how many batches it has, for whoever plans the round; None if that is not known.
+  is_empty_refused: whether `open` raises `NoExamplesError` for a data set known to be empty.
   """
 
   source: DataSource
   client_id: str
   round_num: int
   num_steps: int | None = None
+  is_empty_refused: bool = False
 
   def open(self) -> tf.data.Dataset:
     """The data set; raises whatever opening it raises."""
@@ -79,4 +85,6 @@ class ClientDataset:
         f'The source of the data of client {self.client_id!r} must give a `tf.data.Dataset`, found '
         f'{type(dataset).__name__}.'
       )
+    if self.is_empty_refused and int(dataset.cardinality()) == 0:
+      raise NoExamplesError(f'Client {self.client_id!r} has no examples.')
     return dataset

@@ -1,7 +1,7 @@
 """The context: compiles TFF computations once, and runs them in this process."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import functools
 import os
@@ -13,7 +13,6 @@ import weakref
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
-from tff_lowrank.execution import block_results
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import interruptible
@@ -56,16 +55,20 @@ class LocalContext(tff.framework.SyncContext):
 
     Ctrl-C ends it wherever it stands.
     """
-    return interruptible.run(functools.partial(self._run, comp, arg))
+    return interruptible.run(self._work(comp, arg))
 
   async def invoke_async(self, comp: tff.Computation, arg: Any) -> Any:
     """As `invoke`; ends wherever it stands if the awaiting task is cancelled."""
-    future, calls = interruptible.start(functools.partial(self._run, comp, arg))
+    future, calls = interruptible.start(self._work(comp, arg))
     try:
       return await asyncio.wrap_future(future)
     except BaseException:
       calls.cancel()
       raise
+
+  def _work(self, comp: tff.Computation, arg: Any) -> Callable[[], Any]:
+    """What runs `comp`, in a thread of its own."""
+    return functools.partial(self._run, comp, arg)
 
   def _run(self, comp: tff.Computation, arg: Any) -> Any:
     type_signature = comp.type_signature
@@ -76,12 +79,12 @@ class LocalContext(tff.framework.SyncContext):
       clients = values.num_clients(arg, type_signature.parameter)
       env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
     description = type_signature.compact_representation()[:200]
-    result = cohort.run_plan(plan, env, clients or 0, description, self._run_blocks)
+    result = cohort.run_plan(plan, env, clients or 0, description, self._block_runner())
     return self._converter.convert_out(result, type_signature.result)
 
-  def _run_blocks(self, job: cohort.StageJob) -> Iterator[block_results.BlockResult]:
-    """Runs the blocks of a stage; where is all that contexts differ in."""
-    return self.runner.run_blocks(job)
+  def _block_runner(self) -> cohort.BlockRunner:
+    """What runs the blocks of clients of one run: all that contexts differ in."""
+    return self.runner.run_blocks
 
   def __enter__(self) -> 'LocalContext':
     self._installed = contextlib.ExitStack()

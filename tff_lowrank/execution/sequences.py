@@ -89,6 +89,14 @@ class Dataset:
     self._origin = origin
 
   @property
+  def element_type(self) -> tff.Type:
+    return self._element_type
+
+  @property
+  def memo(self) -> Memo:
+    return self._memo
+
+  @property
   def is_repeatable(self) -> bool:
     return self._memo.is_repeatable
 
@@ -167,6 +175,10 @@ class Variant:
     self._variant = variant
     self._element_type = element_type
 
+  @property
+  def element_type(self) -> tff.Type:
+    return self._element_type
+
   def restarted(self) -> 'Variant':
     return self
 
@@ -195,6 +207,10 @@ class Elements:
   def __init__(self, values: Sequence[Any], element_type: tff.Type):
     self._values = values
     self._element_type = element_type
+
+  @property
+  def element_type(self) -> tff.Type:
+    return self._element_type
 
   def restarted(self) -> 'Elements':
     return self

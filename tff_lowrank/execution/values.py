@@ -72,6 +72,11 @@ class Converter:
     self._tensors: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
     self._datasets: dict[int, tuple[weakref.ref, sequences.Memo, tff.Type]] = {}
 
+  @property
+  def of_clients(self) -> 'Converter':
+    """What converts the values of clients."""
+    return self
+
   def convert_in(self, value: Any, type_spec: tff.Type) -> Any:
     """`value` as tensors, lists and sequences; raises TypeError if it is not of `type_spec`."""
     if isinstance(type_spec, tff.TensorType):
@@ -81,7 +86,7 @@ class Converter:
       return [self.convert_in(v, t) for v, t in zip(items, type_spec, strict=True)]
     if isinstance(type_spec, tff.FederatedType):
       if plan.is_at_clients(type_spec):
-        return plan.AtClients(self.convert_in(v, type_spec.member) for v in value)
+        return plan.AtClients(self.of_clients.convert_in(v, type_spec.member) for v in value)
       return self.convert_in(value, type_spec.member)
     if isinstance(type_spec, tff.SequenceType):
       return self._sequence(value, type_spec)
