@@ -115,6 +115,7 @@ PUBLIC_NAMES = {
     'ClientDataset',
     'ClientError',
     'DataSource',
+    'RayContext',
     'create_async_local_context',
     'create_local_context',
     'create_ray_context',

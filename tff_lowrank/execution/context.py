@@ -86,9 +86,13 @@ class LocalContext(tff.framework.SyncContext):
     """What runs the blocks of clients of one run: all that contexts differ in."""
     return self.runner.run_blocks
 
+  def installed(self) -> contextlib.AbstractContextManager:
+    """Inside, computations of this thread run here."""
+    return tff.framework.get_context_stack().install(self)
+
   def __enter__(self) -> 'LocalContext':
     self._installed = contextlib.ExitStack()
-    self._installed.enter_context(tff.framework.get_context_stack().install(self))
+    self._installed.enter_context(self.installed())
     return self
 
   def __exit__(self, *exception: Any) -> None:

@@ -14,6 +14,7 @@ from tff_lowrank import methods
 from tff_lowrank import settings
 from tff_lowrank import tasks
 from tff_lowrank.models import families
+from tff_lowrank.runs import spec_checks
 from tff_lowrank.simulation import manifest
 
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
@@ -97,7 +98,17 @@ class RunSpec(settings.Settings):
     1, 'Rounds between evaluations; the last round is always evaluated.', at_least=1
   )
   context: str = _run(
-    'local', "What runs TFF: this package's context or TFF's own.", choices=('local', 'stock')
+    'local',
+    "What runs TFF: this package's context, here or on a Ray cluster, or TFF's own.",
+    choices=('local', 'ray', 'stock'),
+  )
+  ray_address: str | None = _run(
+    None,
+    'The Ray cluster of --context=ray, `auto` for the one of this machine; one is started here if '
+    'not given.',
+  )
+  ray_workers: int | None = _run(
+    None, 'Workers of --context=ray, all that the cluster has room for if not given.', at_least=1
   )
   client_memory: str = _run(
     'auto',
@@ -174,7 +185,9 @@ class RunSpec(settings.Settings):
       left_out.append('client_rate_decay')
     left_out += [name for name in ('task_args', 'client_metrics') if not names[name]]
     left_out += [
-      name for name in ('server_epsilon', 'stop_at_accuracy', 'patience') if names[name] is None
+      name
+      for name in ('server_epsilon', 'stop_at_accuracy', 'patience', 'ray_address', 'ray_workers')
+      if names[name] is None
     ]
     kept = {name: value for name, value in names.items() if name not in left_out}
     return dict(kept, method=self.method, **dataclasses.asdict(self.own))
@@ -353,41 +366,4 @@ def _check(spec: RunSpec) -> None:
   with as_setting_errors(f'method={spec.method}'):
     record.freezing(spec.choice)
     record.check(spec.choice)
-  _check_numbers(spec)
-  _check_personal(spec)
-
-
-def _check_numbers(spec: RunSpec) -> None:
-  if spec.num_clients == 0 and spec.partition != tasks.NATURAL:
-    raise settings.SettingError(
-      f'num_clients must be at least 1 under partition={spec.partition}, found 0.'
-    )
-  if spec.num_clients and spec.clients_per_round > spec.num_clients:
-    raise settings.SettingError(
-      f'clients_per_round must be at most num_clients={spec.num_clients}, found '
-      f'{spec.clients_per_round}.'
-    )
-  if spec.server_momentum and spec.server_optimizer != 'sgd':
-    raise settings.SettingError(
-      f'server_momentum={spec.server_momentum} does nothing under '
-      f'server_optimizer={spec.server_optimizer}; it belongs to sgd.'
-    )
-  if spec.server_epsilon is not None and spec.server_optimizer == 'sgd':
-    raise settings.SettingError(
-      f'server_epsilon={spec.server_epsilon} does nothing under server_optimizer=sgd.'
-    )
-  if spec.data_dir is not None and spec.task in tasks.EMBEDDED:
-    raise settings.SettingError(f'data_dir does nothing under task={spec.task}, which is embedded.')
-
-
-def _check_personal(spec: RunSpec) -> None:
-  if spec.evaluate_after_training and not spec.client_test_fraction:
-    raise settings.SettingError(
-      'evaluate_after_training tests each client on its own examples: give their share, as '
-      'client_test_fraction=0.2.'
-    )
-  if spec.record.is_personal and not spec.client_test_fraction:
-    raise settings.SettingError(
-      f"method={spec.method} trains a model for each client: give the share of a client's examples "
-      'to test it on, as client_test_fraction=0.2.'
-    )
+  spec_checks.check(spec)
