@@ -217,11 +217,15 @@ def _actor_class(ray: Any) -> Any:
 
 
 class WorkerHandle:
-  """A worker. number: from 0; a replacement gets a new one. node: the id of its node."""
+  """A worker.
+
+  number: from 0; a replacement gets a new one.
+  node, pid: the id of its node, and that of its process there.
+  """
 
   def __init__(self, number: int, actor: Any, started: Any):
     self.number, self.actor, self.started = number, actor, started
-    self.node = ''
+    self.node, self.pid = '', 0
 
   def __str__(self) -> str:
     return f'worker {self.number} on node {self.node[:8]}'
@@ -329,7 +333,7 @@ class Pool:
           self._last_loss = str(e).splitlines()[0]
           logging.warning('Worker %d did not start: %s', worker.number, self._last_loss)
           continue
-        worker.node = found['node']
+        worker.node, worker.pid = found['node'], found['pid']
         self._alive.append(worker)
         self._free.append(worker)
 

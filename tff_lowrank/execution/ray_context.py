@@ -84,6 +84,18 @@ class RayContext(context_lib.LocalContext):
     """The workers that are alive, as far as is known."""
     return self._pool.workers
 
+  @property
+  def losses(self) -> int:
+    """How many workers were lost so far."""
+    return self._pool.num_losses
+
+  def replace_lost_workers(self) -> None:
+    """Starts new workers for those that were lost, as every computation does; returns at once.
+
+    Raises RuntimeError if none is left, and none could be started.
+    """
+    self._pool.tend()
+
   def invoke(self, comp: tff.Computation, arg: Any) -> Any:
     """As a local context. Ctrl-C ends the workers, which the next call starts anew."""
     try:

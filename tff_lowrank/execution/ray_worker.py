@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
+import os
 import pathlib
 import pickle
 import platform
@@ -128,9 +129,9 @@ class Worker:
     self._running: tuple[str, Any] | None = None
 
   def describe(self) -> dict[str, Any]:
-    """Of this process: its versions, its device, and the node it runs on."""
-    context = ray.get_runtime_context()
-    return dict(versions=versions(), device=self._device.name, node=context.get_node_id())
+    """Of this process: its versions, its device, its id, and the node it runs on."""
+    node = ray.get_runtime_context().get_node_id()
+    return dict(versions=versions(), device=self._device.name, pid=os.getpid(), node=node)
 
   def run_block(self, request: BlockRequest) -> tuple[Any, ...]:
     """Runs a block.

@@ -1,6 +1,6 @@
 """The contexts of runs, by the setting that names them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 from typing import Any
 
@@ -20,15 +20,18 @@ def opens_client_data(spec: spec_lib.RunSpec) -> bool:
 
 
 @contextlib.contextmanager
-def shared() -> Iterator[None]:
-  """Inside, runs on a cluster share their workers, whose start takes some seconds."""
+def shared() -> Iterator[Mapping[Any, execution.RayContext]]:
+  """Inside, runs on a cluster share their workers, whose start takes some seconds.
+
+  What it gives are the contexts that were opened so far, by address and number of workers.
+  """
   global _shared
-  _shared = {}
+  _shared = shared_here = {}
   try:
-    yield
+    yield shared_here
   finally:
-    opened, _shared = _shared, None
-    for context in opened.values():
+    _shared = None
+    for context in shared_here.values():
       context.close()
 
 
