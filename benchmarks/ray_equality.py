@@ -3,9 +3,9 @@
   python -m benchmarks.ray_equality --workers=1,2,4 --nodes=2 --kills=10 --json=DIR/equality.jsonl
 
 Runs methods on the embedded digits, and on MNIST with --mnist_dir, on the local context, and
-again on clusters with so many workers, and on one of two nodes. Then, with --kills, it ends a worker
-or a node with SIGKILL at random moments, one in each of so many runs. Compared are the metrics and
-the ledger of each round, the server's state and the memory of all clients in the last checkpoint.
+again on clusters with so many workers, and on one of two nodes. Then, with --kills, it ends a
+worker or a node with SIGKILL at random moments, one in each of so many runs. Compared are the
+metrics and the ledger of each round, and the server's and clients' state in the checkpoint.
 It prints a line a run and ends with status 1 if one differs.
 """
 
@@ -160,12 +160,13 @@ def main(argv: list[str]) -> None:
           _wait_for_workers(context, 2)
           victim = context.workers[int(rng.integers(2))]
           moment = float(rng.uniform(0.0, 0.8 * seconds[task, method]))
-          before = context.losses
+          before, start = context.losses, time.monotonic()
           with _after(moment, lambda pid=victim.pid: os.kill(pid, signal.SIGKILL)):
             run = _run(task, method, new(), **where)
           report.add(expected[task, method], run.folder, task=task, method=method, workers=2,
                      ended=f'worker {victim.number}', after_seconds=round(moment, 3),
-                     noticed=context.losses > before)  # fmt: skip
+                     noticed=context.losses > before,
+                     seconds=round(time.monotonic() - start, 1))  # fmt: skip
 
     if _NODES.value:
       with _cluster(_NODES.value) as cluster, contexts.shared() as opened:
@@ -184,12 +185,13 @@ def main(argv: list[str]) -> None:
           _wait_for_workers(context, _NODES.value)
           victim = list(cluster.worker_nodes)[int(rng.integers(len(cluster.worker_nodes)))]
           moment = float(rng.uniform(0.0, 0.8 * seconds[task, method]))
-          before = context.losses
+          before, start = context.losses, time.monotonic()
           with _after(moment, lambda v=victim: cluster.remove_node(v, allow_graceful=False)):
             run = _run(task, method, new(), **where)
           report.add(expected[task, method], run.folder, task=task, method=method,
                      nodes=_NODES.value, ended='node', after_seconds=round(moment, 3),
-                     noticed=context.losses > before)  # fmt: skip
+                     noticed=context.losses > before,
+                     seconds=round(time.monotonic() - start, 1))  # fmt: skip
           cluster.add_node(num_cpus=1)
   sys.exit(0 if report.is_equal else 1)
 

@@ -37,7 +37,7 @@ class Run:
 
   def run_blocks(self, job: cohort.StageJob) -> Iterator[block_results.BlockResult]:
     """The results of the blocks of a stage; see `cohort.BlockRunner`."""
-    self.shared.pool.start()
+    self.shared.pool.start_if_released()
     self.shared.keep_two_copies()
     stage_run = _StageRun(self, job)
     try:

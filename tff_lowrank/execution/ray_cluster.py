@@ -269,6 +269,7 @@ class Pool:
     self._alive: list[WorkerHandle] = []
     self._free: list[WorkerHandle] = []
     self._none_since: float | None = None
+    self._is_released = True
     self._last_loss = ''
     self.num_losses = 0
 
@@ -288,6 +289,7 @@ class Pool:
     Raises RuntimeError if one does not start, or has other versions.
     """
     with self._lock:
+      self._is_released = False
       self._fill()
       starting = list(self._starting)
     if not starting:
@@ -306,6 +308,11 @@ class Pool:
     except BaseException:
       self.release()
       raise
+
+  def start_if_released(self) -> None:
+    """As `start`, after `release`; lost workers are `tend`'s to replace."""
+    if self._is_released:
+      self.start()
 
   def _fill(self) -> None:
     while len(self._alive) + len(self._starting) < self._wanted:
@@ -401,6 +408,7 @@ class Pool:
     with self._lock:
       workers = self._alive + self._starting
       self._alive, self._starting, self._free = [], [], []
+      self._none_since, self._is_released = None, True
     if self._ray.is_initialized():
       for worker in workers:
         self._kill(worker)
