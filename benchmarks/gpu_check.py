@@ -22,6 +22,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import round_time
+from benchmarks import workloads
 
 _DEVICES = flags.DEFINE_list('devices', None, 'Which to run on; all GPUs and CPU:0 if not given.')
 flags.FLAGS.set_default('workloads', ['A', 'B', 'D'])
@@ -53,7 +54,7 @@ def _build(device: str, workload: str, compile_mode: str) -> tuple[Any, Callable
 
   tf.keras.utils.set_random_seed(0)
   context = execution.set_local_context(devices=[device], compile=compile_mode)
-  return context, round_time._tff_round(workload)
+  return context, workloads.tff_round(workload)
 
 
 def _serve(device: str, workload: str, compile_mode: str, pipe: Any) -> None:

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import signal
+import statistics
 import sys
 import tempfile
 import threading
@@ -107,15 +108,55 @@ def _cluster(nodes: int) -> Iterator[Any]:
     cluster.shutdown()
 
 
+def _rounds_done(folder: pathlib.Path) -> int:
+  path = folder / 'metrics.csv'
+  return path.read_bytes().count(b'\n') - 1 if path.exists() else -1
+
+
 @contextlib.contextmanager
-def _after(seconds: float, what: Callable[[], None]) -> Iterator[None]:
-  """Calls `what` after a while, in a thread, and waits for that at the end."""
-  thread = threading.Timer(seconds, what)
+def _in_round(
+  folder: pathlib.Path, number: int, seconds: float, what: Callable[[], None]
+) -> Iterator[None]:
+  """Calls `what`, in a thread, so long after so many rounds of the run in `folder` were done."""
+  is_over = threading.Event()
+
+  def wait() -> None:
+    while _rounds_done(folder) < number and not is_over.is_set():
+      time.sleep(0.002)
+    time.sleep(seconds)
+    what()
+
+  thread = threading.Thread(target=wait)
   thread.start()
   try:
     yield
   finally:
+    is_over.set()
     thread.join()
+
+
+class _Moments:
+  """Draws moments in rounds after the first, whose length is that of an undisturbed run."""
+
+  def __init__(self):
+    self._rng = np.random.default_rng(_SEED.value)
+    self._seconds: dict[Any, float] = {}
+
+  def measure(self, case: Any, folder: pathlib.Path) -> None:
+    with open(folder / 'metrics.csv') as file:
+      rows = [float(row['round_seconds']) for row in csv.DictReader(file)]
+    self._seconds[case] = statistics.median(rows[1:])
+
+  def knows(self, case: Any) -> bool:
+    return case in self._seconds
+
+  def draw(self, case: Any) -> tuple[int, float]:
+    """How many rounds are done, and the seconds since."""
+    rounds = (_COMMON | (_MNIST if case[0] == 'mnist' else {}))['rounds']
+    return int(self._rng.integers(1, rounds)), float(self._rng.uniform(0, self._seconds[case]))
+
+  def choose(self, things: list[Any]) -> Any:
+    return things[int(self._rng.integers(len(things)))]
 
 
 def _wait_for_workers(context: Any, count: int) -> None:
@@ -132,66 +173,62 @@ def main(argv: list[str]) -> None:
   methods = _METHODS.value or list(_SETTINGS)
   tasks = ['digits'] + ['mnist'] * (_MNIST_DIR.value is not None)
   cases = [(task, method) for task in tasks for method in methods]
-  report, rng = _Report(), np.random.default_rng(_SEED.value)
+  report, moments = _Report(), _Moments()
   with tempfile.TemporaryDirectory() as name:
     root = pathlib.Path(name)
     numbers = iter(range(10**6))
     new = lambda: root / str(next(numbers))  # noqa: E731
     expected = {case: _facts(_run(*case, new()).folder) for case in cases}
 
+    def compare(case: tuple[str, str], where: Mapping[str, Any], **about: Any) -> None:
+      run = _run(*case, new(), context='ray', **where)
+      report.add(expected[case], run.folder, task=case[0], method=case[1], **about)
+      moments.measure(case, run.folder)
+
+    def compare_disturbed(
+      case: tuple[str, str],
+      where: Mapping[str, Any],
+      opened: Mapping[Any, Any],
+      end: Callable[[Any], None],
+      **about: Any,
+    ) -> None:
+      if not opened or not moments.knows(case):
+        moments.measure(case, _run(*case, new(), context='ray', **where).folder)
+      (context,) = opened.values()
+      _wait_for_workers(context, where['ray_workers'])
+      folder, (number, seconds) = new(), moments.draw(case)
+      losses, start = context.losses, time.monotonic()
+      with _in_round(folder, number, seconds, lambda: end(context)):
+        _run(*case, folder, context='ray', **where)
+      report.add(expected[case], folder, task=case[0], method=case[1], **about,
+                 rounds_done=number, seconds_later=round(seconds, 3),
+                 lost_workers=context.losses - losses,
+                 run_seconds=round(time.monotonic() - start, 1))  # fmt: skip
+
     for workers in map(int, _WORKERS.value):
       with contexts.shared():
-        for task, method in cases:
-          run = _run(task, method, new(), context='ray', ray_workers=workers)
-          report.add(expected[task, method], run.folder, task=task, method=method, workers=workers)
+        for case in cases:
+          compare(case, dict(ray_workers=workers), workers=workers)
 
-    if _KILLS.value:
-      with contexts.shared() as opened:
-        seconds = {}
-        for kill in range(_KILLS.value):
-          task, method = cases[kill % len(cases)]
-          where = dict(context='ray', ray_workers=2)
-          if not opened or (task, method) not in seconds:  # How long it takes undisturbed.
-            _run(task, method, new(), **where)
-            start = time.monotonic()
-            _run(task, method, new(), **where)
-            seconds[task, method] = time.monotonic() - start
-          (context,) = opened.values()
-          _wait_for_workers(context, 2)
-          victim = context.workers[int(rng.integers(2))]
-          moment = float(rng.uniform(0.0, 0.8 * seconds[task, method]))
-          before, start = context.losses, time.monotonic()
-          with _after(moment, lambda pid=victim.pid: os.kill(pid, signal.SIGKILL)):
-            run = _run(task, method, new(), **where)
-          report.add(expected[task, method], run.folder, task=task, method=method, workers=2,
-                     ended=f'worker {victim.number}', after_seconds=round(moment, 3),
-                     noticed=context.losses > before,
-                     seconds=round(time.monotonic() - start, 1))  # fmt: skip
+    end_worker = lambda c: os.kill(moments.choose(c.workers).pid, signal.SIGKILL)  # noqa: E731
+    with contexts.shared() as opened:
+      for i in range(_KILLS.value):
+        compare_disturbed(cases[i % len(cases)], dict(ray_workers=2), opened, end_worker,
+                          workers=2, ended='worker')  # fmt: skip
 
     if _NODES.value:
       with _cluster(_NODES.value) as cluster, contexts.shared() as opened:
-        where = dict(context='ray', ray_address=cluster.address, ray_workers=_NODES.value)
-        seconds = {}
-        for task, method in cases:
-          _run(task, method, new(), **where)
-          start = time.monotonic()
-          run = _run(task, method, new(), **where)
-          seconds[task, method] = time.monotonic() - start
-          report.add(expected[task, method], run.folder, task=task, method=method,
-                     nodes=_NODES.value)  # fmt: skip
-        (context,) = opened.values()
-        for kill in range(_KILLS.value):
-          task, method = cases[kill % len(cases)]
-          _wait_for_workers(context, _NODES.value)
-          victim = list(cluster.worker_nodes)[int(rng.integers(len(cluster.worker_nodes)))]
-          moment = float(rng.uniform(0.0, 0.8 * seconds[task, method]))
-          before, start = context.losses, time.monotonic()
-          with _after(moment, lambda v=victim: cluster.remove_node(v, allow_graceful=False)):
-            run = _run(task, method, new(), **where)
-          report.add(expected[task, method], run.folder, task=task, method=method,
-                     nodes=_NODES.value, ended='node', after_seconds=round(moment, 3),
-                     noticed=context.losses > before,
-                     seconds=round(time.monotonic() - start, 1))  # fmt: skip
+        where = dict(ray_address=cluster.address, ray_workers=_NODES.value)
+        for case in cases:
+          compare(case, where, nodes=_NODES.value)
+
+        def end_node(context: Any) -> None:
+          del context
+          cluster.remove_node(moments.choose(list(cluster.worker_nodes)), allow_graceful=False)
+
+        for i in range(_KILLS.value):
+          compare_disturbed(cases[i % len(cases)], where, opened, end_node,
+                            nodes=_NODES.value, ended='node')  # fmt: skip
           cluster.add_node(num_cpus=1)
   sys.exit(0 if report.is_equal else 1)
 

@@ -163,15 +163,17 @@ def cpus_for(num_workers: int | None, resources: Mapping[str, float] | None) -> 
   return max(os.cpu_count() or 1, math.ceil((num_workers or 1) * cores))
 
 
-def environment() -> dict[str, str]:
+def environment(gpu: float = 0) -> dict[str, str]:
   """What decides numbers in TensorFlow and XLA, for the processes of workers.
 
   TensorFlow's sums can depend on how many threads share an operation: there are as many as here,
-  whatever the node has.
+  whatever the node has. `gpu` is the part of a GPU that each has, and so of its memory.
   """
   found = {n: v for n, v in os.environ.items() if n.startswith(_SENT_PREFIXES)}
   threads = tf.config.threading.get_intra_op_parallelism_threads()
   threads = threads or int(found.get('TF_NUM_INTRAOP_THREADS', 0)) or os.cpu_count() or 1
+  if 0 < gpu < 1:
+    found.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', f'{0.9 * gpu:.3f}')
   return found | {'TF_NUM_INTRAOP_THREADS': str(threads)}
 
 
@@ -316,7 +318,7 @@ class Pool:
 
   def _fill(self) -> None:
     while len(self._alive) + len(self._starting) < self._wanted:
-      actor = self._class.remote(environment(), self._compile_mode)
+      actor = self._class.remote(environment(self._resources.get('GPU', 0)), self._compile_mode)
       self._starting.append(WorkerHandle(self._numbers, actor, actor.describe.remote()))
       self._numbers += 1
 

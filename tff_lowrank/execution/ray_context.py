@@ -162,6 +162,8 @@ def create_ray_context(
   checks.check_one_of('compile', compile, context_lib.COMPILE_MODES)
   if num_workers is not None:
     checks.check_at_least('num_workers', num_workers, 1)
+  if (resources_per_worker or {}).get('GPU', 0) > 1:
+    raise ValueError('A worker runs on at most one GPU: give more workers, of a GPU each.')
   native.check_not_forked()
   num_cpus = None
   if address is None:

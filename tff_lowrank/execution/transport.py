@@ -218,7 +218,7 @@ def _packed_sequence(value: Any) -> Any:
     graph, _ = repeatability.graph_with_own_state(dataset)
   else:
     graph = value.graph()
-  if graph != repeatability.NO_GRAPH:
+  if graph != repeatability.NO_GRAPH and not repeatability.is_of_this_process(graph):
     return _Graph(graph, value.is_repeatable, is_variant, dataset.element_spec, element_type)
   elements = [[_plain(t) for t in element] for element in value.elements()]
   return _Elements(elements, False, dataset.element_spec, element_type)
