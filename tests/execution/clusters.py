@@ -35,6 +35,12 @@ def of_nodes(*num_cpus):
     cluster.shutdown()
 
 
+def end_node_of(cluster, worker):
+  """Ends the node of a worker, with SIGKILL."""
+  (node,) = [n for n in cluster.worker_nodes if n.node_id == worker.node]
+  cluster.remove_node(node, allow_graceful=False)
+
+
 def wait_until(condition, seconds=90):
   end = time.monotonic() + seconds
   while not condition():

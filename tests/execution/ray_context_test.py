@@ -14,7 +14,7 @@ import tensorflow_federated as tff
 from tests.execution import cases
 from tests.execution import clusters
 from tff_lowrank import execution
-from tff_lowrank.execution import ray_cluster
+from tff_lowrank.execution import ray_pool
 from tff_lowrank.execution import stored
 
 pytestmark = clusters.needs_ray
@@ -303,7 +303,7 @@ def test_a_client_that_kills_its_workers_ends_the_round_with_a_sentence(on_ray):
   source = execution.DataSource(_kill_worker, os.getpid())
   data = [source.describe(name, 1) for name in ('a', 'b', 'deadly', 'c', 'd')]
   expected = '4 workers were lost while they ran the clients 3 to 4 of 5'
-  with pytest.raises(ray_cluster.WorkersLostError, match=expected):
+  with pytest.raises(ray_pool.WorkersLostError, match=expected):
     sum_of_firsts(data)
   clusters.wait_for_workers(on_ray, 2)
   assert sum_of_firsts([source.describe('a', 1)] * 3) == 6

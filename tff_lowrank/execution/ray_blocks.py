@@ -14,7 +14,7 @@ from tff_lowrank.execution import blocks
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import plan as plan_lib
-from tff_lowrank.execution import ray_cluster
+from tff_lowrank.execution import ray_pool
 from tff_lowrank.execution import ray_store
 from tff_lowrank.execution import ray_worker
 from tff_lowrank.execution import schedule as schedule_lib
@@ -58,7 +58,7 @@ class _Task:
   """
 
   finish: Callable[['_Task'], None]
-  worker: ray_cluster.WorkerHandle
+  worker: ray_pool.WorkerHandle
   outputs: list[Any]
   is_occupied: bool = True
 
@@ -225,7 +225,7 @@ class _StageRun:
   def _start(self, task: _Task) -> None:
     self._tasks[task.outputs[0]] = task
 
-  def _start_block(self, worker: ray_cluster.WorkerHandle, block: int) -> None:
+  def _start_block(self, worker: ray_pool.WorkerHandle, block: int) -> None:
     clients = self._blocks[block]
     pack = self._run.packer.pack
     request = ray_worker.BlockRequest(
@@ -241,7 +241,7 @@ class _StageRun:
     self._shared.traffic.blocks += 1
     self._start(_Task(lambda task: self._finish_block(task, block), worker, outputs))
 
-  def _start_fold(self, worker: ray_cluster.WorkerHandle, node: schedule_lib.Node) -> None:
+  def _start_fold(self, worker: ray_pool.WorkerHandle, node: schedule_lib.Node) -> None:
     parts = [self._partials[child] for child in self._tree.children(node)]
     outputs = worker.actor.fold.options(num_returns=2).remote(self._request, *parts)
     self._start(_Task(lambda task: self._finish_fold(task, node), worker, outputs))
@@ -286,7 +286,7 @@ class _StageRun:
       self._deaths[block] += 1
       if self._deaths[block] == _MAX_DEATHS:
         clients = self._blocks[block]
-        raise ray_cluster.WorkersLostError(
+        raise ray_pool.WorkersLostError(
           f'{_MAX_DEATHS} workers were lost while they ran the clients {clients.start + 1} to '
           f'{clients.stop} of {self._job.num_clients}, in the computation '
           f'{self._job.description}. The last one: {str(loss).splitlines()[0]}'
@@ -376,7 +376,7 @@ class _StageRun:
       self._pool.lost(by_reference[reference].worker, 'It did not stop when it was told to.')
 
 
-def _of_worker(error: Exception, worker: ray_cluster.WorkerHandle) -> Exception:
+def _of_worker(error: Exception, worker: ray_pool.WorkerHandle) -> Exception:
   """The error of a client, which says where it ran as well."""
   if not isinstance(error, cohort.ClientError):
     return error

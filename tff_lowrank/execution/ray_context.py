@@ -12,6 +12,7 @@ from tff_lowrank.execution import cohort
 from tff_lowrank.execution import context as context_lib
 from tff_lowrank.execution import native
 from tff_lowrank.execution import ray_cluster
+from tff_lowrank.execution import ray_pool
 from tff_lowrank.execution import sequences
 from tff_lowrank.execution import stored
 from tff_lowrank.execution import transport
@@ -20,6 +21,11 @@ from tff_lowrank.execution import values
 
 class _OfClients(values.Converter):
   """Converts clients' arguments; what is stored or described elsewhere stays there."""
+
+  def __init__(self, of_server: values.Converter):
+    """`of_server` converts all else; what one of both knows, the other does."""
+    super().__init__()
+    self._tensors, self._datasets = of_server._tensors, of_server._datasets
 
   def _tensor(self, value: Any, type_spec: tff.TensorType) -> Any:
     if not isinstance(value, stored.StoredArray):
@@ -42,7 +48,7 @@ class _Converter(values.Converter):
 
   def __init__(self):
     super().__init__()
-    self._of_clients = _OfClients()
+    self._of_clients = _OfClients(self)
 
   @property
   def of_clients(self) -> values.Converter:
@@ -66,7 +72,7 @@ class RayContext(context_lib.LocalContext):
   See `create_ray_context`.
   """
 
-  def __init__(self, pool: ray_cluster.Pool, compile_mode: str, is_connection_own: bool):
+  def __init__(self, pool: ray_pool.Pool, compile_mode: str, is_connection_own: bool):
     super().__init__(cohort.find_devices(None), compile_mode, 1)
     from tff_lowrank.execution import ray_store
 
@@ -80,7 +86,7 @@ class RayContext(context_lib.LocalContext):
     return self._shared.traffic
 
   @property
-  def workers(self) -> list[ray_cluster.WorkerHandle]:
+  def workers(self) -> list[ray_pool.WorkerHandle]:
     """The workers that are alive, as far as is known."""
     return self._pool.workers
 
@@ -173,7 +179,7 @@ def create_ray_context(
 
   try:
     num_workers, resources = ray_cluster.choose_workers(num_workers, resources_per_worker)
-    pool = ray_cluster.Pool(num_workers, resources, compile, ray_worker.versions(), start_timeout)
+    pool = ray_pool.Pool(num_workers, resources, compile, ray_worker.versions(), start_timeout)
     pool.start()
   except BaseException:
     if is_own:

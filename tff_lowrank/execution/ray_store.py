@@ -11,6 +11,7 @@ import numpy as np
 from tff_lowrank.execution import client_datasets
 from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import ray_cluster
+from tff_lowrank.execution import ray_pool
 from tff_lowrank.execution import ray_worker
 from tff_lowrank.execution import sequences
 from tff_lowrank.execution import stored
@@ -38,7 +39,7 @@ class RayValue(stored.StoredValue):
   """A client's value in Ray's store of objects, in one copy or in two, on different nodes."""
 
   def __init__(
-    self, specs: Sequence[Any], reference: Any, worker: ray_cluster.WorkerHandle, traffic: Traffic
+    self, specs: Sequence[Any], reference: Any, worker: ray_pool.WorkerHandle, traffic: Traffic
   ):
     super().__init__(specs)
     self._traffic = traffic
@@ -65,7 +66,7 @@ class RayValue(stored.StoredValue):
 class Shared:
   """What runs of computations share: the workers, and what is in the store of objects."""
 
-  def __init__(self, pool: ray_cluster.Pool):
+  def __init__(self, pool: ray_pool.Pool):
     """`pool` has the workers."""
     self.ray = ray_cluster.import_ray()
     self.pool = pool
@@ -73,7 +74,7 @@ class Shared:
     self.known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self.values: weakref.WeakSet[RayValue] = weakref.WeakSet()
     self._steps: dict[tuple[str, str], int] = {}
-    self._losses = 0
+    self._nodes: frozenset[str] = frozenset()  # That there were workers on at the last check.
     self._plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
   def plan(self, plan: plan_lib.Plan) -> transport.Held:
@@ -89,24 +90,29 @@ class Shared:
         worker.actor.forget.remote(held)
 
   def keep_two_copies(self) -> None:
-    """Copies the values that are on one node only since another was lost."""
-    if self._losses == self.pool.num_losses:
-      return
-    self._losses = self.pool.num_losses
-    alive = {node['NodeID'] for node in self.ray.nodes() if node['Alive']}
-    for value in list(self.values):
-      value.copies = [c for c in value.copies if c[1] in alive] or value.copies
-      others = [w for w in self.pool.workers if w.node != value.copies[0][1]]
-      if len(value.copies) == 1 and others:
-        chosen = others[hash(value) % len(others)]
-        copying = chosen.actor.copy.options(num_returns=2).remote(value.copies[0][0])
-        with contextlib.suppress(self.ray.exceptions.RayError):
-          self.ray.get(copying[0])
-          value.copies.append((copying[1], chosen.node))
+    """Copies the values that are on one node with workers only, where there are others.
 
-  def value(
-    self, specs: Sequence[Any], reference: Any, worker: ray_cluster.WorkerHandle
-  ) -> RayValue:
+    Ray takes half a minute to notice that a node is gone, workers are noticed at once.
+    """
+    nodes = frozenset(worker.node for worker in self.pool.workers)
+    if nodes == self._nodes:
+      return
+    self._nodes = nodes
+    copying = []
+    for value in list(self.values):
+      value.copies.sort(key=lambda copy: copy[1] not in nodes)
+      others = [w for w in self.pool.workers if w.node not in {node for _, node in value.copies}]
+      if sum(node in nodes for _, node in value.copies) == 1 and others:
+        chosen = others[len(copying) % len(others)]
+        outputs = chosen.actor.copy.options(num_returns=2).remote(value.copies[0][0])
+        copying.append((value, chosen, outputs))
+    for value, chosen, (done, reference) in copying:
+      with contextlib.suppress(self.ray.exceptions.RayError):
+        self.ray.get(done)
+        value.copies.insert(1, (reference, chosen.node))
+        del value.copies[2:]
+
+  def value(self, specs: Sequence[Any], reference: Any, worker: ray_pool.WorkerHandle) -> RayValue:
     """A value that a worker has left in the store."""
     value = RayValue(specs, reference, worker, self.traffic)
     self.values.add(value)
