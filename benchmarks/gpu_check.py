@@ -23,6 +23,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import round_time
+from benchmarks import workloads
 
 _DEVICES = flags.DEFINE_list('devices', None, 'Which to run on; all GPUs and CPU:0 if not given.')
 flags.FLAGS.set_default('workloads', ['A', 'B', 'D'])
@@ -54,7 +55,7 @@ def _build(device: str, workload: str, compile_mode: str) -> tuple[Any, Callable
 
   tf.keras.utils.set_random_seed(0)
   context = execution.set_local_context(devices=[device], compile=compile_mode)
-  return context, round_time._tff_round(workload)
+  return context, workloads.tff_round(workload)
 
 
 def elsewhere(device: str, ran: Sequence[Any], platforms: Collection[str]) -> str:

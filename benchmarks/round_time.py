@@ -27,91 +27,14 @@ from absl import app
 from absl import flags
 import psutil
 
+from benchmarks import workloads
+
 _WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C,D', 'Which to run.')
 _ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed rounds of each context.', lower_bound=1)
 _JSON = flags.DEFINE_string('json', None, 'Where to append a line per workload and context.')
 _COMPILE = flags.DEFINE_string('compile', 'auto', 'The local context: auto, tensorflow or xla.')
 
 WARM_UP = 3
-RATE = 0.1
-
-
-def _settings(workload: str) -> tuple[int, int, int]:
-  """Clients, examples a client, batch size."""
-  return dict(A=(10, 100, 20), B=(50, 60, 10), C=(500, 60, 10), D=(10, 100, 10))[workload]
-
-
-def _keras_model(workload: str) -> Any:
-  import tensorflow as tf
-
-  layers = tf.keras.layers
-  if workload == 'A':
-    return tf.keras.Sequential(
-      [
-        layers.InputLayer((28, 28, 1)),
-        layers.Conv2D(32, 5, padding='same', activation='relu'),
-        layers.MaxPool2D(),
-        layers.Conv2D(64, 5, padding='same', activation='relu'),
-        layers.MaxPool2D(),
-        layers.Flatten(),
-        layers.Dense(512, activation='relu'),
-        layers.Dense(62),
-      ]
-    )
-  if workload == 'D':
-    inputs = layers.Input((None,))
-    embedded = layers.Embedding(504, 32, mask_zero=True)(inputs)
-    hidden = layers.LSTM(64, return_sequences=True)(embedded)
-    return tf.keras.Model(inputs, layers.Dense(504)(layers.Dense(32)(hidden)))
-  return tf.keras.Sequential(
-    [layers.InputLayer((784,)), layers.Dense(200, activation='relu'), layers.Dense(10)]
-  )
-
-
-def _arrays(workload: str) -> list[tuple[Any, Any]]:
-  """Each client's examples, random: times do not depend on them."""
-  import numpy as np
-
-  rng = np.random.default_rng(0)
-  clients, examples, _ = _settings(workload)
-  if workload == 'D':
-    words = lambda: rng.integers(1, 504, (examples, 20)).astype(np.int32)  # noqa: E731
-    return [(words(), words()) for _ in range(clients)]
-  shape, classes = ((28, 28, 1), 62) if workload == 'A' else ((784,), 10)
-  return [
-    (
-      rng.random((examples, *shape), dtype=np.float32),
-      rng.integers(0, classes, examples).astype(np.int32),
-    )
-    for _ in range(clients)
-  ]
-
-
-def _tff_round(workload: str) -> Callable[[], None]:
-  import tensorflow as tf
-  import tensorflow_federated as tff
-
-  *_, batch_size = _settings(workload)
-  datasets = [
-    tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size) for arrays in _arrays(workload)
-  ]
-  loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  spec = datasets[0].element_spec
-  if workload == 'D':
-    model = lambda: tff.learning.models.from_keras_model(  # noqa: E731
-      _keras_model(workload), loss=loss, input_spec=spec
-    )
-  else:
-    model = tff.learning.models.functional_model_from_keras(_keras_model(workload), loss, spec)
-  sgd = tff.learning.optimizers.build_sgdm
-  process = tff.learning.algorithms.build_weighted_fed_avg(model, sgd(RATE), sgd(1.0))
-  state = process.initialize()
-
-  def run_round() -> None:
-    nonlocal state
-    state = process.next(state, datasets).state
-
-  return run_round
 
 
 def _tensorflow_floor(workload: str, jit_compile: bool) -> Callable[[], None]:
@@ -119,11 +42,11 @@ def _tensorflow_floor(workload: str, jit_compile: bool) -> Callable[[], None]:
   import numpy as np
   import tensorflow as tf
 
-  model = _keras_model(workload)
+  model = workloads.keras_model(workload)
   loss_fn = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  _, examples, batch_size = _settings(workload)
+  _, examples, batch_size = workloads.settings(workload)
   steps = examples // batch_size
-  data = _arrays(workload)
+  data = workloads.arrays(workload)
   x, y = (
     tf.constant(np.stack([a.reshape(steps, batch_size, *a.shape[1:]) for a in component]))
     for component in zip(*data, strict=True)
@@ -141,7 +64,7 @@ def _tensorflow_floor(workload: str, jit_compile: bool) -> Callable[[], None]:
         with tf.GradientTape() as tape:
           loss = loss_fn(y[k, i], model(x[k, i], training=True))
         for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
-          variable.assign_sub(RATE * tf.convert_to_tensor(gradient))
+          variable.assign_sub(workloads.RATE * tf.convert_to_tensor(gradient))
       total = [t + (w - v) for t, w, v in zip(total, weights, variables, strict=True)]
     return [w - t / float(len(data)) for w, t in zip(weights, total, strict=True)]
 
@@ -161,9 +84,9 @@ def _jax_floor(workload: str) -> Callable[[], None]:
 
   if workload not in 'BC':
     raise NotImplementedError('Written for the MLP.')
-  _, examples, batch_size = _settings(workload)
+  _, examples, batch_size = workloads.settings(workload)
   steps = examples // batch_size
-  data = _arrays(workload)
+  data = workloads.arrays(workload)
   x, y = (
     jnp.asarray(np.stack([a.reshape(steps, batch_size, *a.shape[1:]) for a in component]))
     for component in zip(*data, strict=True)
@@ -183,7 +106,7 @@ def _jax_floor(workload: str) -> Callable[[], None]:
     def client(k, total):
       def step(i, w):
         gradients = jax.grad(loss)(w, x[k, i], y[k, i])
-        return [a - RATE * g for a, g in zip(w, gradients, strict=True)]
+        return [a - workloads.RATE * g for a, g in zip(w, gradients, strict=True)]
 
       trained = jax.lax.fori_loop(0, steps, step, weights)
       return [t + (a - b) for t, a, b in zip(total, weights, trained, strict=True)]
@@ -204,9 +127,9 @@ def _build(context: str, workload: str, compile_mode: str) -> Callable[[], None]
     from tff_lowrank import execution
 
     execution.set_local_context(compile=compile_mode)
-    return _tff_round(workload)
+    return workloads.tff_round(workload)
   if context == 'stock':
-    return _tff_round(workload)
+    return workloads.tff_round(workload)
   builders = {
     'floor-tensorflow': lambda: _tensorflow_floor(workload, False),
     'floor-tensorflow-xla': lambda: _tensorflow_floor(workload, True),

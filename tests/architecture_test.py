@@ -121,12 +121,17 @@ PUBLIC_NAMES = {
     'resolve',
   },
   'tff_lowrank.execution': {
+    'ClientDataset',
     'ClientError',
+    'DataSource',
+    'RayContext',
     'create_async_local_context',
     'create_local_context',
+    'create_ray_context',
     'explain',
     'export_programs',
     'set_local_context',
+    'set_ray_context',
     'stock_context',
   },
   'tff_lowrank.freezing': {

@@ -125,3 +125,13 @@ def test_refuses_bad_settings():
     batches.ClientBatches(1, -1, 0)
   with pytest.raises(ValueError, match='`max_elements` must be at least 0'):
     batches.ClientBatches(1, 1, 0, max_elements=-1)
+
+
+@pytest.mark.parametrize('epochs', [1, 3])
+@pytest.mark.parametrize('batch_size', [0, 3, 7, 100])
+@pytest.mark.parametrize('max_elements', [0, 5, 9, 1000])
+def test_steps_are_counted_without_reading(data, epochs, batch_size, max_elements):
+  spec = batches.ClientBatches(epochs, batch_size, 0, max_elements)
+  for client, count in (('client_0', 7), ('client_1', 3)):
+    assert spec.num_steps(count) == len(labels(spec, data, client))
+  assert spec.num_steps(0) == 0

@@ -9,6 +9,7 @@ import tensorflow_federated as tff
 
 from tests.learning import linear
 from tff_lowrank import client_state
+from tff_lowrank import execution
 from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank.simulation import rounds
@@ -203,3 +204,58 @@ def test_two_thousand_rounds_leave_nothing_behind(process, data, tmp_path):
   assert seen[-1][:3] == seen[1][:3]
   # TensorFlow 2.14 itself keeps 16 to 48 bytes of every eager tensor, some 20 KB a round here.
   assert seen[-1][3] < seen[1][3] + 1500 * 25e3
+
+
+def open_examples(examples, empty=(), failing=(), damaged=()):
+  """Clients' data sets, of which some are empty, or fail, or have a damaged file."""
+
+  def open_client(client, number):
+    if client in failing:
+      raise OSError(f'{client} is gone')
+    if client in damaged:
+      raise files.FileError('x.h5', 'examples', 'none')
+    dataset = linear.dataset(*examples[client], batch_size=5)
+    return dataset.take(0) if client in empty else dataset
+
+  return open_client
+
+
+class TestDescribed:
+  """Clients' data by description, on a context that opens them."""
+
+  def rounds(self, process, data, num_steps=None, **troubles):
+    source = execution.DataSource(open_examples, data, **troubles)
+    cohorts = {r: list('abc') for r in (1, 2)}
+    return run(
+      process, data, cohorts, range(1, 3), fails=lambda c, r: source.describe(c, r, num_steps)
+    )
+
+  def test_they_give_what_the_data_sets_give(self, process, data):
+    plain, plain_store, _ = run(process, data, {r: list('abc') for r in (1, 2)}, range(1, 3))
+    state, store, seen = self.rounds(process, data)
+    assert [done.client_ids for done in seen] == [list('abc')] * 2
+    for a, b in ((plain, state), (plain_store.read('abc'), store.read('abc'))):
+      for x, y in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+  @pytest.mark.parametrize('client', list('abc'))
+  def test_who_turns_out_to_have_no_examples_is_left_out(self, process, data, client):
+    _, store, seen = self.rounds(process, data, empty=client)
+    for done in seen:
+      assert done.absent == [(client, rounds.NO_EXAMPLES)]
+      assert done.client_ids == [c for c in 'abc' if c != client]
+    assert len(store) == 2
+
+  def test_who_is_known_to_have_none_is_not_opened(self, process, data):
+    _, _, seen = self.rounds(process, data, num_steps=0, failing='abc')
+    assert all(done.absent == [(c, rounds.NO_EXAMPLES) for c in 'abc'] for done in seen)
+
+  def test_who_cannot_be_opened_is_left_out(self, process, data):
+    _, _, seen = self.rounds(process, data, failing='b')
+    for done in seen:
+      assert done.client_ids == ['a', 'c']
+      assert done.absent == [('b', 'its data failed: OSError: b is gone')]
+
+  def test_a_damaged_file_is_raised(self, process, data):
+    with pytest.raises(files.FileError, match='x.h5'):
+      self.rounds(process, data, damaged='b')

@@ -29,6 +29,7 @@ from tff_lowrank.cli import saving_flags
 from tff_lowrank.cli import seeds_flag
 from tff_lowrank.reports import curves
 from tff_lowrank.runs import comparison
+from tff_lowrank.runs import contexts
 from tff_lowrank.runs import errors
 from tff_lowrank.runs import run_folder
 from tff_lowrank.runs import runner
@@ -102,8 +103,9 @@ def _train(plan: Sequence[tuple[pathlib.Path, spec_lib.RunSpec]]) -> None:
   """Trains what is not complete; exits with status 1 if runs in other processes failed."""
   how = saving_flags.chosen()
   if _JOBS.value == 1:
-    for run, spec in plan:
-      runner.train(spec, run, run.name, how)
+    with contexts.shared():
+      for run, spec in plan:
+        runner.train(spec, run, run.name, how)
     return
   arguments = [f'--{name}={value}' for name, value in dataclasses.asdict(how).items()]
   commands = {

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
+import dataclasses
 import functools
 import os
 import threading
@@ -12,6 +13,7 @@ import weakref
 import grpc
 import tensorflow as tf
 
+from tff_lowrank.execution import block_results
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import native
@@ -79,17 +81,51 @@ def partition(num_clients: int, num_accelerators: int = 0) -> list[range]:
   return [range(i, min(i + size, num_clients)) for i in range(0, num_clients, size)]
 
 
-class _BlockResult:
-  """What the clients of one block gave.
+@dataclasses.dataclass(frozen=True)
+class StageJob:
+  """The clients' part of a stage, to be run in blocks.
 
-  partials: aggregation -> its partial aggregate, or where partial aggregates cannot be merged
-    the one client's value; absent if there is none.
-  kept: client -> the values to keep by name.
+  plan, number: the stage is the plan's of this number.
+  env: what the stage refers to.
+  num_clients, description: of the whole cohort and of the computation, for error messages.
   """
 
-  def __init__(self):
-    self.partials: dict[str, Any] = {}
-    self.kept: dict[int, dict[str, Any]] = {}
+  plan: plan_lib.Plan
+  number: int
+  env: blocks.Environment
+  num_clients: int
+  description: str
+
+  @property
+  def stage(self) -> plan_lib.Stage:
+    return self.plan.stages[self.number]
+
+  def blocks(self, num_accelerators: int = 0) -> list[range]:
+    """The cohort in blocks; of one client each where partial aggregates cannot be merged."""
+    if self.stage.can_merge:
+      return partition(self.num_clients, num_accelerators)
+    return [range(i, i + 1) for i in range(self.num_clients)]
+
+
+# Who runs the blocks of a stage: gives their results in the order of the blocks.
+BlockRunner = Callable[[StageJob], Iterator[block_results.BlockResult]]
+
+
+def run_plan(
+  plan: plan_lib.Plan,
+  env: blocks.Environment,
+  num_clients: int,
+  description: str,
+  run_blocks: BlockRunner,
+) -> Any:
+  """The result of `plan` with its parameter in `env`; `description` is for error messages."""
+  for number, stage in enumerate(plan.stages):
+    for step in stage.server:
+      env[step.name] = step.function(env)
+    if stage.clients or stage.aggregations:
+      job = StageJob(plan, number, env, num_clients, description)
+      env.update(block_results.collect(stage, env, num_clients, run_blocks(job)))
+  return plan.result(env)
 
 
 class CohortRunner:
@@ -109,17 +145,6 @@ class CohortRunner:
     self._workers = max_clients_in_flight
     self._programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self._lock = threading.Lock()
-
-  def run(
-    self, plan: plan_lib.Plan, env: blocks.Environment, num_clients: int, description: str
-  ) -> Any:
-    """The result of `plan` with its parameter in `env`; `description` is for error messages."""
-    for stage in plan.stages:
-      for step in stage.server:
-        env[step.name] = step.function(env)
-      if stage.clients or stage.aggregations:
-        self._run_stage(stage, env, num_clients, description)
-    return plan.result(env)
 
   @property
   def devices(self) -> Sequence[Device]:
@@ -146,53 +171,42 @@ class CohortRunner:
     batched = not device.is_cpu
     return xla.StagePrograms(stage, xla_device, batched=batched, **self._settings), ''
 
-  def _run_stage(self, stage, env, num_clients, description) -> None:
-    can_merge = all(a.is_mergeable for a in stage.aggregations)
-    accelerators = 0 if any(d.is_cpu for d in self._devices) else len(self._devices)
-    work = [range(i, i + 1) for i in range(num_clients)]
-    if can_merge:
-      work = partition(num_clients, accelerators)
-    totals: dict[str, Any] = {}
-    kept: dict[str, list[Any]] = {name: [None] * num_clients for name in stage.keep}
+  def run_blocks(self, job: StageJob) -> Iterator[block_results.BlockResult]:
+    """The results of all blocks, in their order, made in threads."""
+    naming = functools.partial(
+      naming_client, num_clients=job.num_clients, description=job.description
+    )
+    run_block = lambda block, device: self.run_block(job.stage, job.env, block, device, naming)  # noqa: E731
+    has_cpu = any(device.is_cpu for device in self._devices)
+    return self._in_order(run_block, job.blocks(0 if has_cpu else len(self._devices)))
 
-    naming = functools.partial(_naming, num_clients=num_clients, description=description)
+  def run_block(
+    self,
+    stage: plan_lib.Stage,
+    env: blocks.Environment,
+    clients: Iterable[int],
+    device: Device,
+    naming: Callable[[int], contextlib.AbstractContextManager],
+  ) -> block_results.BlockResult:
+    """Runs clients on a device, one block; what fails, fails inside `naming(client)`."""
+    result = block_results.BlockResult()
 
-    def run_clients(clients: Iterable[int], result: _BlockResult) -> None:
-      for client in clients:
+    def run_clients(members: Iterable[int]) -> None:
+      for client in members:
         with naming(client):
-          self._run_client(stage, env, client, result, can_merge)
+          self._run_client(stage, env, client, result)
 
-    def run_block(clients: range, device: Device) -> _BlockResult:
-      result = _BlockResult()
-      programs, _ = self.engine(stage, device) if can_merge else (None, '')
-      if programs is None:
-        run_clients(clients, result)
-        return result
-      force = self._compile_mode == 'xla'
-      for members, key, leaves in programs.groups(stage, env, clients, force, naming):
-        if key is None or not _run_group(programs, stage, env, members, key, leaves, result):
-          run_clients(members, result)
+    programs, _ = self.engine(stage, device) if stage.can_merge else (None, '')
+    if programs is None:
+      run_clients(clients)
       return result
+    force = self._compile_mode == 'xla'
+    for members, key, leaves in programs.groups(stage, env, clients, force, naming):
+      if key is None or not _run_group(programs, stage, env, members, key, leaves, result):
+        run_clients(members)
+    return result
 
-    for result in self._in_order(run_block, work):
-      for a in stage.aggregations:
-        if a.name not in result.partials:
-          continue
-        partial = result.partials[a.name]
-        if not can_merge:
-          before = totals[a.name] if a.name in totals else a.zero.function(env)
-          totals[a.name] = a.accumulate.function(env)([before, partial])
-        else:
-          totals[a.name] = _merged(a, env, totals, partial)
-      for client, values in result.kept.items():
-        for name, value in values.items():
-          kept[name][client] = value
-    for a in stage.aggregations:
-      total = totals[a.name] if a.name in totals else a.zero.function(env)
-      env[a.name] = a.report.function(env)(total)
-    env.update({name: plan_lib.AtClients(of_clients) for name, of_clients in kept.items()})
-
-  def _run_client(self, stage, env, client, result, can_merge) -> None:
+  def _run_client(self, stage, env, client, result) -> None:
     """Runs one client in TensorFlow."""
     view = lambda value: plan_lib.project(value, client)  # noqa: E731
     seen = plan_lib.environment_of(stage.uses, env, view, env[blocks.ENGINE])
@@ -200,7 +214,7 @@ class CohortRunner:
       seen[step.name] = step.function(seen)
     for a in stage.aggregations:
       value = a.value.function(seen)
-      if can_merge:
+      if stage.can_merge:
         partials = result.partials
         before = partials[a.name] if a.name in partials else a.zero.function(env)
         value = a.accumulate.function(env)([before, value])
@@ -224,7 +238,7 @@ class CohortRunner:
 
 
 @contextlib.contextmanager
-def _naming(client: int, num_clients: int, description: str) -> Iterator[None]:
+def naming_client(client: int, num_clients: int, description: str) -> Iterator[None]:
   """Inside, an error becomes one that says which client failed."""
   try:
     yield
@@ -234,11 +248,6 @@ def _naming(client: int, num_clients: int, description: str) -> Iterator[None]:
     ) from e
 
 
-def _merged(a: plan_lib.Aggregation, env: blocks.Environment, totals: dict, partial: Any) -> Any:
-  """The total of an aggregation with one more partial aggregate."""
-  return a.merge.function(env)([totals[a.name], partial]) if a.name in totals else partial
-
-
 def _run_group(
   programs: xla.StagePrograms,
   stage: plan_lib.Stage,
@@ -246,7 +255,7 @@ def _run_group(
   members: list[int],
   key: Any,
   leaves: list[list[Any]],
-  result: _BlockResult,
+  result: block_results.BlockResult,
 ) -> bool:
   """Runs clients in one XLA program; false if it could not be compiled."""
   zeros = [sequences.flatten(a.zero.function(env)) for a in stage.aggregations]
@@ -263,7 +272,7 @@ def _run_group(
   partials, kept = done
   for a, flat in zip(stage.aggregations, partials, strict=True):
     partial = sequences.pack(map(tf.convert_to_tensor, flat), a.zero.type_spec)
-    result.partials[a.name] = _merged(a, env, result.partials, partial)
+    result.partials[a.name] = block_results.merged(a, env, result.partials.get(a.name), partial)
   steps = [step for step in stage.clients if step.name in stage.keep]
   for client, values in zip(members, kept, strict=True):
     result.kept[client] = {

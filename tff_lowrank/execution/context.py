@@ -1,7 +1,7 @@
 """The context: compiles TFF computations once, and runs them in this process."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import contextlib
 import functools
 import os
@@ -62,16 +62,20 @@ class LocalContext(tff.framework.SyncContext):
 
     Ctrl-C ends it wherever it stands.
     """
-    return interruptible.run(functools.partial(self._run, comp, arg))
+    return interruptible.run(self._work(comp, arg))
 
   async def invoke_async(self, comp: tff.Computation, arg: Any) -> Any:
     """As `invoke`; ends wherever it stands if the awaiting task is cancelled."""
-    future, calls = interruptible.start(functools.partial(self._run, comp, arg))
+    future, calls = interruptible.start(self._work(comp, arg))
     try:
       return await asyncio.wrap_future(future)
     except BaseException:
       calls.cancel()
       raise
+
+  def _work(self, comp: tff.Computation, arg: Any) -> Callable[[], Any]:
+    """What runs `comp`, in a thread of its own."""
+    return functools.partial(self._run, comp, arg)
 
   def _run(self, comp: tff.Computation, arg: Any) -> Any:
     type_signature = comp.type_signature
@@ -82,12 +86,20 @@ class LocalContext(tff.framework.SyncContext):
       clients = values.num_clients(arg, type_signature.parameter)
       env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
     description = type_signature.compact_representation()[:200]
-    result = self.runner.run(plan, env, clients or 0, description)
+    result = cohort.run_plan(plan, env, clients or 0, description, self._block_runner())
     return self._converter.convert_out(result, type_signature.result)
+
+  def _block_runner(self) -> cohort.BlockRunner:
+    """What runs the blocks of clients of one run: all that contexts differ in."""
+    return self.runner.run_blocks
+
+  def installed(self) -> contextlib.AbstractContextManager:
+    """Inside, computations of this thread run here."""
+    return tff.framework.get_context_stack().install(self)
 
   def __enter__(self) -> 'LocalContext':
     self._installed = contextlib.ExitStack()
-    self._installed.enter_context(tff.framework.get_context_stack().install(self))
+    self._installed.enter_context(self.installed())
     return self
 
   def __exit__(self, *exception: Any) -> None:

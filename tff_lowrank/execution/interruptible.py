@@ -44,6 +44,12 @@ def call(function: Callable[..., list[tf.Tensor]], *arguments: Any) -> list[tf.T
   return _calls().function(function, arguments)
 
 
+def check_not_cancelled() -> None:
+  """Raises `tf.errors.CancelledError` if the computation of this thread was cancelled."""
+  if _calls().is_cancelled:
+    raise tf.errors.CancelledError(None, None, 'Cancelled between two clients.')
+
+
 def elements(dataset: tf.data.Dataset) -> Iterator[Any]:
   """The elements of a data set. Raises ValueError for one that is known never to end."""
   if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:

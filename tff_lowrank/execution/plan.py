@@ -95,6 +95,11 @@ class Stage:
   keep: list[str]
   uses: Uses
 
+  @property
+  def can_merge(self) -> bool:
+    """Whether clients may be aggregated in blocks, and those merged."""
+    return all(a.is_mergeable for a in self.aggregations)
+
 
 def _uses(block: tff.framework.ComputationBuildingBlock) -> Uses:
 
@@ -159,11 +164,13 @@ def _as_aggregation(name: str, block: Any) -> Aggregation | None:
 class Plan:
   """The stages of a computation, in TFF's call-dominant form.
 
+  block: what it was made of.
   parameter: the name of its parameter, or None.
   result: the function of the result, after the last stage.
   """
 
   def __init__(self, block: tff.framework.ComputationBuildingBlock):
+    self.block = block
     self.parameter: str | None = None
     if isinstance(block, tff.framework.Lambda):
       self.parameter = block.parameter_name

@@ -73,6 +73,7 @@ def is_repeatable(dataset: tf.data.Dataset) -> bool:
 _STATEFUL_OPS = frozenset(
   ['CacheDatasetV2', 'RandomDatasetV2', 'ShuffleAndRepeatDatasetV2', 'ShuffleDatasetV3']
 )
+_PYTHON_OPS = frozenset(['EagerPyFunc', 'PyFunc', 'PyFuncStateless'])
 NO_GRAPH = b''
 # The name of a state, all of one length so that one can replace another in a serialised graph.
 _STATE_NAME = 'tff_lowrank_state_{:016d}'
@@ -104,6 +105,12 @@ def graph_with_own_state(dataset: tf.data.Dataset) -> tuple[bytes, bool]:
       )
   graph_defs.make_resources_anonymous(graph_def)
   return graph_def.SerializeToString(), holds_values
+
+
+def is_of_this_process(graph: bytes) -> bool:
+  """Whether a graph from `graph_with_own_state` calls Python, which other processes cannot."""
+  graph_def = tf.compat.v1.GraphDef.FromString(graph)
+  return any(node.op in _PYTHON_OPS for node in graph_defs.all_nodes(graph_def))
 
 
 def copy_from_graph(graph: bytes, element_spec: Any) -> tf.data.Dataset:

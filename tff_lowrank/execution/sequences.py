@@ -89,6 +89,14 @@ class Dataset:
     self._origin = origin
 
   @property
+  def element_type(self) -> tff.Type:
+    return self._element_type
+
+  @property
+  def memo(self) -> Memo:
+    return self._memo
+
+  @property
   def is_repeatable(self) -> bool:
     return self._memo.is_repeatable
 
@@ -108,6 +116,21 @@ class Dataset:
       return Dataset(self._dataset, self._element_type)
     copy = repeatability.copy_from_graph(graph, self._dataset.element_spec)
     return Dataset(copy, self._element_type, origin=self)
+
+  def graph(self) -> bytes:
+    """The graph that `from_graph` makes the same of in another process, or `NO_GRAPH`."""
+    origin = self._origin or self
+    return origin._memo.graph or repeatability.graph_with_own_state(origin._dataset)[0]
+
+  @classmethod
+  def from_graph(
+    cls, graph: bytes, element_spec: Any, element_type: tff.Type, is_repeatable: bool
+  ) -> 'Dataset':
+    """The sequence that `graph` is of, as a new call sees it."""
+    dataset = repeatability.copy_from_graph(graph, element_spec)
+    memo = Memo(dataset)
+    memo.is_repeatable, memo.graph = is_repeatable, graph
+    return cls(dataset, element_type, memo).restarted()
 
   def variant(self) -> tf.Tensor:
     return tf.data.experimental.to_variant(self._dataset)
@@ -152,6 +175,10 @@ class Variant:
     self._variant = variant
     self._element_type = element_type
 
+  @property
+  def element_type(self) -> tff.Type:
+    return self._element_type
+
   def restarted(self) -> 'Variant':
     return self
 
@@ -180,6 +207,10 @@ class Elements:
   def __init__(self, values: Sequence[Any], element_type: tff.Type):
     self._values = values
     self._element_type = element_type
+
+  @property
+  def element_type(self) -> tff.Type:
+    return self._element_type
 
   def restarted(self) -> 'Elements':
     return self

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tff_lowrank.execution import client_datasets
 from tff_lowrank.execution import native
 from tff_lowrank.execution import plan
 from tff_lowrank.execution import sequences
@@ -71,6 +72,11 @@ class Converter:
     self._tensors: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
     self._datasets: dict[int, tuple[weakref.ref, sequences.Memo, tff.Type]] = {}
 
+  @property
+  def of_clients(self) -> 'Converter':
+    """What converts the values of clients."""
+    return self
+
   def convert_in(self, value: Any, type_spec: tff.Type) -> Any:
     """`value` as tensors, lists and sequences; raises TypeError if it is not of `type_spec`."""
     if isinstance(type_spec, tff.TensorType):
@@ -80,7 +86,7 @@ class Converter:
       return [self.convert_in(v, t) for v, t in zip(items, type_spec, strict=True)]
     if isinstance(type_spec, tff.FederatedType):
       if plan.is_at_clients(type_spec):
-        return plan.AtClients(self.convert_in(v, type_spec.member) for v in value)
+        return plan.AtClients(self.of_clients.convert_in(v, type_spec.member) for v in value)
       return self.convert_in(value, type_spec.member)
     if isinstance(type_spec, tff.SequenceType):
       return self._sequence(value, type_spec)
@@ -122,6 +128,8 @@ class Converter:
     if isinstance(value, list):
       dataset = native.make_dataset_from_elements(None, value, type_spec.element)
       return sequences.Dataset(dataset, type_spec.element)
+    if isinstance(value, client_datasets.ClientDataset):
+      value = value.open()
     if not isinstance(value, tf.data.Dataset):
       raise TypeError(f'Expected a `tf.data.Dataset` or a list, found {type(value).__name__}.')
     known = self._datasets.get(id(value))

@@ -19,6 +19,7 @@ from tff_lowrank.reports import run_files
 from tff_lowrank.runs import client_data
 from tff_lowrank.runs import client_memory
 from tff_lowrank.runs import client_metrics
+from tff_lowrank.runs import contexts
 from tff_lowrank.runs import errors
 from tff_lowrank.runs import freezing_trace
 from tff_lowrank.runs import judge
@@ -43,10 +44,12 @@ def _build_evaluation(
   process: learning.ClientStatefulLearningProcess,
   store: client_state.Store,
   after_training: Mapping[str, Any],
+  client_test: Callable[[str], Any] | None,
 ) -> Callable[[Any], dict[str, float]]:
   """A function from the server's state to the metrics of all evaluations of the task.
 
-  `after_training` is what `evaluation.build_personal_evaluation` takes for it, or empty.
+  `after_training` is what `evaluation.build_personal_evaluation` takes for it, or empty;
+  `client_test` its `test_dataset`.
   """
   central = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
   if task.client_test is None:
@@ -57,6 +60,7 @@ def _build_evaluation(
     task.client_test,
     task.preprocess,
     batch_size=task.eval_batch_size,
+    test_dataset=client_test,
     **after_training,
   )
   return lambda state: central(process.get_model_weights(state)) | personal(state, store.read)
@@ -73,10 +77,12 @@ class Loop:
     saving: saving_lib.Saving,
     is_enough: Callable[[Mapping[str, Any]], bool],
     identity: str,
+    task_arguments: Mapping[str, Any] | None = None,
   ):
+    """`task_arguments` are those of `tasks.build` for `task`; None for a task that is an object."""
     self._spec, self._folder, self._saving = spec, folder, saving
     self._is_enough, self._identity = is_enough, identity
-    self._task = task
+    self._task, self._task_arguments = task, task_arguments
     clients = self._task.train.client_ids
     with errors.as_setting_errors():
       self._model = self._task.build_model(spec.seed)
@@ -206,7 +212,10 @@ class Loop:
   ) -> tuple[int, Any]:
     """Runs from round `first` to the last, which is saved; its number and the state after it."""
     spec, task = self._spec, self._task
-    client_dataset = client_data.from_task(spec, task, self._model)
+    client_dataset, client_test = client_data.from_task(spec, task, self._model), None
+    if contexts.opens_client_data(spec):
+      described = client_data.Described(spec, task, self._model, self._task_arguments)
+      client_dataset, client_test = described.train, described.test
     after_training = {}
     if spec.evaluate_after_training:
       after_training = dict(
@@ -214,7 +223,9 @@ class Loop:
         train_dataset=lambda client: client_dataset(client, 0),
       )
     with errors.as_setting_errors():
-      evaluate = _build_evaluation(task, self._model, self._process, store, after_training)
+      evaluate = _build_evaluation(
+        task, self._model, self._process, store, after_training, client_test
+      )
     measure_clients = None
     if self._client_log is not None:
       measure_clients = evaluation.build_client_evaluation(

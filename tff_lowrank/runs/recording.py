@@ -12,9 +12,9 @@ from tff_lowrank import methods
 from tff_lowrank import tasks
 from tff_lowrank.analysis import replay
 from tff_lowrank.runs import client_data
+from tff_lowrank.runs import contexts
 from tff_lowrank.runs import errors
 from tff_lowrank.runs import processes
-from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
 from tff_lowrank.simulation import evaluation
 from tff_lowrank.simulation import rounds as rounds_lib
@@ -69,7 +69,7 @@ def record(
   empty.
   """
   keeps_updates = spec.record.is_baseline
-  with runner.CONTEXTS[spec.context]():
+  with contexts.opened(spec):
     clients = task.train.client_ids
     spec = spec.with_client_rates(clients)
     with errors.as_setting_errors():

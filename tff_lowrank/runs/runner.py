@@ -6,7 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tff_lowrank import execution
 from tff_lowrank import methods
 from tff_lowrank import objects
 from tff_lowrank import tasks
@@ -17,6 +16,7 @@ from tff_lowrank.reports import plots
 from tff_lowrank.reports import report as report_lib
 from tff_lowrank.reports import run_files
 from tff_lowrank.runs import client_memory
+from tff_lowrank.runs import contexts
 from tff_lowrank.runs import errors
 from tff_lowrank.runs import loop
 from tff_lowrank.runs import provenance
@@ -25,8 +25,6 @@ from tff_lowrank.runs import saving as saving_lib
 from tff_lowrank.runs import spec as spec_lib
 from tff_lowrank.simulation import folder_lock
 from tff_lowrank.simulation import stopping
-
-CONTEXTS = dict(local=execution.create_local_context, stock=execution.stock_context)
 
 
 def train(
@@ -89,9 +87,10 @@ def train(
       **(dict(client_learning_rates=spec.client_rates) if spec.has_client_rates else {}),
     )
     try:
-      with CONTEXTS[spec.context]():
+      with contexts.opened(spec):
+        arguments = None if task else task_arguments(spec)
         task = task or build_task(spec)
-        run = loop.Loop(spec, task, folder, saving, is_enough, identity)
+        run = loop.Loop(spec, task, folder, saving, is_enough, identity, arguments)
         record.update('running', client_memory=run.client_memory,
                       metric=task.objective.described())  # fmt: skip
         run.go(label, stop)
@@ -157,14 +156,19 @@ def prepare_task(spec: spec_lib.RunSpec, task: tasks.Task) -> tasks.Task:
     return tasks.prepare(task, **_options(spec))
 
 
+def task_arguments(spec: spec_lib.RunSpec) -> dict[str, Any]:
+  """What `tasks.build` is given for the task of `spec`."""
+  return dict(
+    name=spec.task,
+    partition=spec.partition,
+    data_dir=spec.data_dir,
+    head_rank=None if spec.gamma is None else spec.fedpara_head_rank,
+    task_args=spec.task_arguments,
+    **_options(spec),
+  )
+
+
 def build_task(spec: spec_lib.RunSpec) -> tasks.Task:
   """Loads what `spec` trains on; raises SettingError if it is not for this data."""
   with errors.as_setting_errors():
-    return tasks.build(
-      spec.task,
-      partition=spec.partition,
-      data_dir=spec.data_dir,
-      head_rank=None if spec.gamma is None else spec.fedpara_head_rank,
-      task_args=spec.task_arguments,
-      **_options(spec),
-    )
+    return tasks.build(**task_arguments(spec))

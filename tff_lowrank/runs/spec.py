@@ -14,6 +14,7 @@ from tff_lowrank import tasks
 from tff_lowrank.models import families
 from tff_lowrank.runs import client_rates
 from tff_lowrank.runs import errors
+from tff_lowrank.runs import spec_checks
 
 OPTIMIZERS = ('sgd', 'adam', 'adagrad', 'yogi')
 
@@ -106,7 +107,17 @@ class RunSpec(settings.Settings):
     1, 'Rounds between evaluations; the last round is always evaluated.', at_least=1
   )
   context: str = _run(
-    'local', "What runs TFF: this package's context or TFF's own.", choices=('local', 'stock')
+    'local',
+    "What runs TFF: this package's context, here or on a Ray cluster, or TFF's own.",
+    choices=('local', 'ray', 'stock'),
+  )
+  ray_address: str | None = _run(
+    None,
+    'The Ray cluster of --context=ray, `auto` for the one of this machine; one is started here if '
+    'not given.',
+  )
+  ray_workers: int | None = _run(
+    None, 'Workers of --context=ray, all that the cluster has room for if not given.', at_least=1
   )
   client_memory: str = _run(
     'auto',
@@ -182,6 +193,8 @@ class RunSpec(settings.Settings):
       server_epsilon=self.server_epsilon is None,
       stop_at_accuracy=self.stop_at_accuracy is None,
       patience=self.patience is None,
+      ray_address=self.ray_address is None,
+      ray_workers=self.ray_workers is None,
     )
     kept = {name: getattr(self, name) for name in settings.of(RunSpec) if not left_out.get(name)}
     if callable(self.client_learning_rate):
@@ -359,41 +372,4 @@ def _check(spec: RunSpec) -> None:
   if spec.has_client_rates:
     with errors.as_setting_errors('client_learning_rate'):
       client_rates.load(spec.client_learning_rate)
-  _check_numbers(spec)
-  _check_personal(spec)
-
-
-def _check_numbers(spec: RunSpec) -> None:
-  if spec.num_clients == 0 and spec.partition != tasks.NATURAL:
-    raise settings.SettingError(
-      f'num_clients must be at least 1 under partition={spec.partition}, found 0.'
-    )
-  if spec.num_clients and spec.clients_per_round > spec.num_clients:
-    raise settings.SettingError(
-      f'clients_per_round must be at most num_clients={spec.num_clients}, found '
-      f'{spec.clients_per_round}.'
-    )
-  if spec.server_momentum and spec.server_optimizer != 'sgd':
-    raise settings.SettingError(
-      f'server_momentum={spec.server_momentum} does nothing under '
-      f'server_optimizer={spec.server_optimizer}; it belongs to sgd.'
-    )
-  if spec.server_epsilon is not None and spec.server_optimizer == 'sgd':
-    raise settings.SettingError(
-      f'server_epsilon={spec.server_epsilon} does nothing under server_optimizer=sgd.'
-    )
-  if spec.data_dir is not None and spec.task in tasks.EMBEDDED:
-    raise settings.SettingError(f'data_dir does nothing under task={spec.task}, which is embedded.')
-
-
-def _check_personal(spec: RunSpec) -> None:
-  if spec.evaluate_after_training and not spec.client_test_fraction:
-    raise settings.SettingError(
-      'evaluate_after_training tests each client on its own examples: give their share, as '
-      'client_test_fraction=0.2.'
-    )
-  if spec.record.is_personal and not spec.client_test_fraction:
-    raise settings.SettingError(
-      f"method={spec.method} trains a model for each client: give the share of a client's examples "
-      'to test it on, as client_test_fraction=0.2.'
-    )
+  spec_checks.check(spec)

@@ -43,6 +43,13 @@ class ClientBatches:
     checks.check_at_least('batch_size', self.batch_size, 0)
     checks.check_at_least('max_elements', self.max_elements, 0)
 
+  def num_steps(self, num_examples: int) -> int:
+    """The batches of a client with so many examples."""
+    trained_on = num_examples * self.epochs
+    if self.max_elements:
+      trained_on = min(trained_on, self.max_elements)
+    return -(-trained_on // (self.batch_size or max(num_examples, 1)))
+
   def dataset(
     self,
     train: arrays.ExampleClientData,

@@ -102,7 +102,7 @@ def _build_metrics_of_clients(
   return metrics_of_clients
 
 
-def _build_dataset(
+def build_client_dataset(
   data: arrays.ExampleClientData, preprocess: Callable[[Any], Any], batch_size: int
 ) -> Callable[[str], tf.data.Dataset]:
   """From a client's id to all of its examples, as an evaluation takes them."""
@@ -138,7 +138,7 @@ def build_client_evaluation(
   has the examples. Clients without examples are left out.
   """
   metrics_of_clients = _build_metrics_of_clients(model, process)
-  dataset = _build_dataset(data, preprocess, batch_size)
+  dataset = build_client_dataset(data, preprocess, batch_size)
 
   def evaluate(state, read, client_ids):
     chosen = [client for client in client_ids if data.num_examples(client)]
@@ -162,6 +162,7 @@ def build_personal_evaluation(
   batch_size: int = BATCH_SIZE,
   client_optimizer: schedule_lib.ClientOptimizer | None = None,
   train_dataset: Callable[[str], tf.data.Dataset] | None = None,
+  test_dataset: Callable[[str], Any] | None = None,
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
 
@@ -180,6 +181,8 @@ def build_personal_evaluation(
     client_optimizer: Takes the local steps of the second evaluation, on all weights; that of
       `process`, whose next round's rate it has.
     train_dataset: From a client's id to the preprocessed batches it takes them on.
+    test_dataset: From a client's id to its test examples as `build_client_dataset` gives them, or
+      their `execution.ClientDataset`.
 
   Returns:
     A function of the server's state and of `read`, from client ids to the clients' memory in
@@ -196,7 +199,8 @@ def build_personal_evaluation(
     raise ValueError(f'None of {len(test.client_ids)} clients has test examples.')
   weights = [test.num_examples(c) for c in client_ids]
 
-  datasets = [*map(_build_dataset(test, preprocess, batch_size), client_ids)]
+  test_dataset = test_dataset or build_client_dataset(test, preprocess, batch_size)
+  datasets = [*map(test_dataset, client_ids)]
   metrics_of_clients = _build_metrics_of_clients(model, process)
   trained_metrics_of_clients = None
   if client_optimizer is not None:

@@ -14,7 +14,7 @@ FILE = 'checkpoint.json'
 _NAME = re.compile(r'round_(\d{10})')
 
 # Flags that a run may be continued with another value of.
-MAY_CHANGE = ('rounds', 'data_dir')
+MAY_CHANGE = ('rounds', 'data_dir', 'ray_address', 'ray_workers')
 
 
 class DamagedError(ValueError):

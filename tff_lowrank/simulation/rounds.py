@@ -10,9 +10,12 @@ from typing import Any
 import tensorflow as tf
 
 from tff_lowrank import client_state
+from tff_lowrank import execution
 from tff_lowrank import files
 from tff_lowrank import learning
+from tff_lowrank.execution import client_datasets
 from tff_lowrank.execution import interruptible
+from tff_lowrank.execution import stored
 from tff_lowrank.simulation import sampling
 
 NO_EXAMPLES = 'no examples'
@@ -44,11 +47,17 @@ def _nobody_is_absent(client_id: str, number: int) -> str | None:
   del client_id, number
 
 
-def _damage(dataset: tf.data.Dataset) -> str | None:
+def _damage(dataset: tf.data.Dataset | execution.ClientDataset) -> str | None:
   """Why the whole of `dataset` cannot be read, or None."""
   try:
+    if isinstance(dataset, execution.ClientDataset):
+      dataset = interruptible.run(dataset.open)
     # As the context reads it: Ctrl-C ends it wherever it stands.
     interruptible.run(lambda: collections.deque(interruptible.elements(dataset), maxlen=0))
+  except files.FileError:
+    raise
+  except client_datasets.NoExamplesError:
+    return NO_EXAMPLES
   except Exception as e:
     return f'its data failed: {type(e).__name__}: {str(e).splitlines()[0][:200]}'
   return None
@@ -59,7 +68,7 @@ class _Cohort:
 
   def __init__(self, number: int):
     self._number = number
-    self.datasets: dict[str, tf.data.Dataset] = {}
+    self.datasets: dict[str, tf.data.Dataset | execution.ClientDataset] = {}
     self.absent: list[tuple[str, str]] = []
 
   def leave_out(self, client_id: str, reason: str) -> None:
@@ -67,10 +76,16 @@ class _Cohort:
     self.absent.append((client_id, reason))
     logging.info('Round %d: client %r is left out: %s.', self._number, client_id, reason)
 
-  def add(self, client_id: str, client_dataset: Callable[[str, int], tf.data.Dataset]) -> None:
+  def add(self, client_id: str, client_dataset: Callable[[str, int], Any]) -> None:
     try:
       dataset = client_dataset(client_id, self._number)
-      cardinality = int(dataset.cardinality())
+      if isinstance(dataset, execution.ClientDataset):
+        cardinality = (
+          tf.data.UNKNOWN_CARDINALITY if dataset.num_steps is None else dataset.num_steps
+        )
+        dataset = dataclasses.replace(dataset, is_empty_refused=dataset.num_steps is None)
+      else:
+        cardinality = int(dataset.cardinality())
     except files.FileError:
       raise  # It is not the client that failed, but the user's data set.
     except Exception as e:
@@ -105,7 +120,8 @@ def _run_cohort(
   while cohort.datasets:
     try:
       memory = store.read(list(cohort.datasets))
-      return process.next(state, memory, list(cohort.datasets.values()))
+      with stored.client_values_stay():
+        return process.next(state, memory, list(cohort.datasets.values()))
     except Exception:
       # A data set may fail when it is read only. Whatever else fails is not a client's fault.
       if not cohort.leave_out_damaged():
@@ -118,7 +134,7 @@ def run_rounds(
   state: Any,
   store: client_state.Store,
   select_clients: Callable[[int], Sequence[str]],
-  client_dataset: Callable[[str, int], tf.data.Dataset],
+  client_dataset: Callable[[str, int], tf.data.Dataset | execution.ClientDataset],
   rounds: range,
   after_round: Callable[[Round], None],
   *,
@@ -136,7 +152,7 @@ def run_rounds(
     state: The server's state before the first of `rounds`.
     store: The clients' memory; a round's is committed once the round is done.
     select_clients: The round's number -> its clients.
-    client_dataset: A client and the round's number -> its batches.
+    client_dataset: A client and the round's number -> its batches, or their description.
     rounds: The numbers of the rounds to run.
     after_round: Called with each finished round, after the commit.
     absence: A client and the round's number -> why it takes no part, or None.

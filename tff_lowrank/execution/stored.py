@@ -1,0 +1,86 @@
+"""Clients' values that stay on the machines where clients run.
+
+A context of many machines can leave a client's value where it was made. What the program gets
+then are `StoredArray`s in the place of arrays. They can be handed in to the next round, which
+moves nothing through the process that runs the program, and are fetched where numbers are asked
+for.
+"""
+
+import abc
+from collections.abc import Iterator, Sequence
+import contextlib
+import threading
+from typing import Any
+
+import numpy as np
+import tensorflow_federated as tff
+
+# What is smaller travels with the messages.
+MIN_BYTES = 1 << 16
+
+_local = threading.local()
+
+
+@contextlib.contextmanager
+def client_values_stay() -> Iterator[None]:
+  """Inside, computations leave large values at clients where they are, if the context can.
+
+  It is for this thread, and for values of at least `MIN_BYTES` a client.
+  """
+  before = do_client_values_stay()
+  _local.stay = True
+  try:
+    yield
+  finally:
+    _local.stay = before
+
+
+def do_client_values_stay() -> bool:
+  """Whether this thread is inside `client_values_stay`."""
+  return getattr(_local, 'stay', False)
+
+
+class StoredValue(abc.ABC):
+  """A client's value that is stored elsewhere, of tensors that are numbers."""
+
+  def __init__(self, specs: Sequence[tuple[tuple[int, ...], np.dtype]]):
+    """`specs`: the shape and dtype of each tensor."""
+    self.arrays = [StoredArray(self, i, *spec) for i, spec in enumerate(specs)]
+
+  @abc.abstractmethod
+  def fetch(self) -> list[np.ndarray]:
+    """The tensors; raises RuntimeError if they are lost."""
+
+
+class StoredArray:
+  """One tensor of a stored value; `numpy.asarray` fetches it.
+
+  value: the stored value, of which this is the tensor at position `index`.
+  """
+
+  def __init__(self, value: StoredValue, index: int, shape: tuple[int, ...], dtype: np.dtype):
+    self.value, self.index, self.shape, self.dtype = value, index, shape, np.dtype(dtype)
+
+  def __array__(self, dtype: Any = None) -> np.ndarray:
+    array = self.value.fetch()[self.index]
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+  def __repr__(self) -> str:
+    return f'StoredArray({self.dtype.name} {list(self.shape)})'
+
+
+def specs_of(type_spec: tff.Type) -> list[tuple[tuple[int, ...], np.dtype]] | None:
+  """Shape and dtype of each tensor of a type; None if it has others than numbers of one shape."""
+  if isinstance(type_spec, tff.StructType):
+    parts = [specs_of(t) for t in type_spec]
+    return None if None in parts else [spec for part in parts for spec in part]
+  if not isinstance(type_spec, tff.TensorType) or None in (type_spec.shape or ()):
+    return None
+  dtype = np.dtype(type_spec.dtype)
+  is_number = dtype.kind in 'biufc' and type_spec.shape is not None
+  return [(tuple(type_spec.shape), dtype)] if is_number else None
+
+
+def num_bytes(specs: Sequence[tuple[tuple[int, ...], np.dtype]]) -> int:
+  """Of the tensors of these shapes and dtypes."""
+  return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in specs)
