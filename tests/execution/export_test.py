@@ -54,7 +54,7 @@ def test_programs_of_a_round(averaging):
     process.next.type_signature.compact_representation()[:100]
   )
   for entry in manifest['programs']:
-    assert (entry['stage'], entry['batched'], entry['precision']) == (1, False, 'default')
+    assert (entry['stage'], entry['batched'], entry['precision']) == (1, False, 'highest')
   calls = sum(entry['num_calls'] for entry in manifest['programs'])
   # Clients whose last batch is smaller come one by one.
   assert 2 <= calls <= 5

@@ -27,11 +27,9 @@ def lowered(function, *arguments, **settings):
 
 
 def test_tuple_of_tensorflow_s_bridge_is_taken_apart(rng):
-  function = tf.function(
-    lambda a, n: [tf.linalg.matvec(a, a[0]), n + 1], jit_compile=True, autograph=False
-  )
-  specs = [tf.TensorSpec([3, 3]), tf.TensorSpec([2], tf.int64)]
-  module = native.XlaProgram(function, specs, jax.devices('cpu')[0]).module
+  run = lambda a, n: [tf.linalg.matvec(a, a[0]), n + 1]  # noqa: E731
+  traced, _ = native.trace(run, [tf.TensorSpec([3, 3]), tf.TensorSpec([2], tf.int64)])
+  module = traced.module
   assert 'stablehlo.tuple' in module
   program = portable.make_portable(module)
   assert program.arguments == [([3, 3], 'float32'), ([2], 'int64')]
