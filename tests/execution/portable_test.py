@@ -27,8 +27,8 @@ def lowered(function, *arguments, **settings):
 
 
 def test_tuple_of_tensorflow_s_bridge_is_taken_apart(rng):
-  run = lambda a, n: [tf.linalg.matvec(a, a[0]), n + 1]  # noqa: E731
-  traced, _ = native.trace(run, [tf.TensorSpec([3, 3]), tf.TensorSpec([2], tf.int64)])
+  function = lambda a, n: [tf.linalg.matvec(a, a[0]), n + 1]  # noqa: E731
+  traced, _ = native.trace(function, [tf.TensorSpec([3, 3]), tf.TensorSpec([2], tf.int64)])
   module = traced.module
   assert 'stablehlo.tuple' in module
   program = portable.make_portable(module)
