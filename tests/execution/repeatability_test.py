@@ -81,3 +81,18 @@ def test_copies_hold_values_of_their_own():
     assert holds_values
     copies.append(repeatability.copy_from_graph(graph, data.element_spec))
   assert [read(copy) for copy in copies] == [[11, 12], [21, 22]]
+
+
+def test_a_graph_that_calls_python_is_of_this_process():
+  generated = tf.data.Dataset.from_generator(
+    lambda: iter([1]), output_signature=tf.TensorSpec([], tf.int32)
+  )
+  called = tf.data.Dataset.range(3).map(lambda n: tf.numpy_function(lambda x: x, [n], tf.int64))
+  for dataset, expected in (
+    (generated, True),
+    (called.batch(2), True),
+    (tf.data.Dataset.range(3).shuffle(3, seed=1), False),
+    (tf.data.Dataset.range(3).map(lambda n: n + 1), False),
+  ):
+    graph, _ = repeatability.graph_with_own_state(dataset)
+    assert repeatability.is_of_this_process(graph) is expected

@@ -28,28 +28,49 @@ def test_a_block_goes_where_it_is_at_home_the_nearest_place_first():
   assert plan.take(('worker 1', 'node a')) == 3
 
 
-def test_no_more_results_wait_than_the_window_has_blocks():
+@pytest.mark.parametrize('window, most', [(0, 32), (40, 32), (64, 64), (10**6, 500)])
+def test_no_more_results_wait_than_the_window_has_room_for(window, most):
   rng = np.random.default_rng(0)
-  plan = schedule.Schedule(blocks(*rng.integers(1, 100, 500)), window=40)
-  taken, most, merged = [], 0, 0
+  plan = schedule.Schedule(blocks(*rng.integers(1, 100, 500)), window)
+  waiting, taken, found = set(), [], 0
   while not plan.is_empty:
     block = plan.take()
     if block is not None:
       taken.append(block)
-    most = max(most, len(taken) - merged)
-    if block is None:  # All that may be there is there: what comes next in order is merged.
-      while merged in taken:
-        plan.merged(merged)
-        merged += 1
-  assert most == 40
-  assert sorted(taken) == list(range(500))
+      waiting.add(block)
+      found = max(found, len(waiting))
+      continue
+    # All that may be there is there: whole groups, which can be merged.
+    groups = {b // 16 for b in waiting}
+    assert waiting == {b for g in groups for b in range(16 * g, min(16 * g + 16, 500))}
+    done = int(rng.choice(sorted(groups)))
+    for b in range(16 * done, min(16 * done + 16, 500)):
+      plan.merged(b)
+      waiting.remove(b)
+  assert found == most and sorted(taken) == list(range(500))
+
+
+def test_where_the_window_is_full_blocks_of_groups_that_have_begun_go_first():
+  steps = [1] * 64
+  steps[0], steps[20], steps[40] = 50, 40, 100
+  plan = schedule.Schedule(blocks(*steps), window=32)
+  assert [plan.take(), plan.take()] == [40, 0]
+  # Block 20 is the longest, but of a third group.
+  rest = [plan.take() for _ in range(30)]
+  assert set(rest) == (set(range(0, 16)) | set(range(32, 48))) - {0, 40}
+  assert plan.take() is None
+  for block in range(32, 48):
+    plan.merged(block)
+  assert plan.take() == 20
 
 
 def test_a_block_that_is_lost_runs_again_even_if_it_was_merged():
   plan = schedule.Schedule(blocks(*[1] * 100), window=32)
   for block in range(100):
     assert plan.take() == block
-    plan.merged(block)
+    if block % 16 == 15 or block == 99:
+      for other in range(block - block % 16, block + 1):
+        plan.merged(other)
   plan.put_back(3)
   assert not plan.is_empty
   assert plan.take() == 3

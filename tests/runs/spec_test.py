@@ -70,12 +70,14 @@ def test_partition_and_clients_by_default(given, partition, num_clients):
     (dict(stop_at_accuracy=0.9, patience=3), {'stop_at_accuracy', 'patience'}),
     (dict(client_metrics=True), {'client_metrics'}),
     (dict(task='a:b', task_args='n=3'), {'task_args'}),
+    (dict(context='ray', ray_address='auto', ray_workers=2), {'ray_address', 'ray_workers'}),
   ],
 )
 def test_what_means_nothing_is_not_recorded(given, names):
   absent_by_default = {
     'fedpara_gamma', 'fedpara_head_rank', 'fedpara_tanh', 'client_rate_decay', 'task_args',
-    'server_epsilon', 'stop_at_accuracy', 'patience', 'client_metrics',
+    'server_epsilon', 'stop_at_accuracy', 'patience', 'client_metrics', 'ray_address',
+    'ray_workers',
   }  # fmt: skip
   recorded = spec_lib.make('fed_avg', given).as_dict()
   assert recorded.keys() & absent_by_default == names

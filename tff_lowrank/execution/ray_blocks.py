@@ -107,7 +107,9 @@ class _StageRun:
 
   def _server(self, stage: plan_lib.Stage, env: blocks.Environment) -> transport.Held:
     """Puts what all clients of the stage share, and what merging refers to."""
-    uses = stage.uses.union(*(a.uses for a in stage.aggregations))
+    uses = stage.uses.union(
+      *(part.uses for a in stage.aggregations for part in (a.zero, a.accumulate, a.merge))
+    )
     whole = {name for name, index in uses if index is None}
     packed = []
     for name, index in sorted(uses, key=str):
@@ -128,6 +130,7 @@ class _StageRun:
           elif isinstance(leaf, stored.StoredValue):
             homes.update(leaf.places)
           else:
+            homes.update(self._shared.places_of(leaf))
             steps += self._steps(leaf)
     return schedule_lib.Block(steps, tuple(place for place, _ in homes.most_common(2)))
 
@@ -295,7 +298,7 @@ class _StageRun:
       return
     if reply.error is not None:
       raise _of_worker(ray_worker.unpickled_error(reply.error), task.worker)
-    self._shared.note_steps(self._slots, self._blocks[block], reply.steps)
+    self._shared.note(self._slots, self._blocks[block], reply.steps, task.worker)
     specs = list(self._stored.values()) * len(self._blocks[block])
     values = [
       self._shared.value(spec, reference, task.worker)

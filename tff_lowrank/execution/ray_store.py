@@ -73,6 +73,7 @@ class Shared:
     self.traffic = Traffic()
     self.known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self.values: weakref.WeakSet[RayValue] = weakref.WeakSet()
+    self._places: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self._steps: dict[tuple[str, str], int] = {}
     self._nodes: frozenset[str] = frozenset()  # That there were workers on at the last check.
     self._plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
@@ -124,14 +125,24 @@ class Shared:
       return description.num_steps
     return self._steps.get((description.source.identity, description.client_id), 0)
 
-  def note_steps(
-    self, slots: Sequence[Any], clients: Sequence[int], steps: Sequence[int | None]
+  def places_of(self, leaf: Any) -> tuple[Any, ...]:
+    """Where a data set that travels as arrays was used last, and is kept."""
+    return self._places.get(leaf.memo, ()) if isinstance(leaf, sequences.Dataset) else ()
+
+  def note(
+    self,
+    slots: Sequence[Any],
+    clients: Sequence[int],
+    steps: Sequence[int | None],
+    worker: ray_pool.WorkerHandle,
   ) -> None:
-    """Notes how many steps clients had whose data sets a worker has opened."""
+    """Notes where clients ran, and how many steps they had where a worker opened their data."""
     for values in slots:
       for client, count in zip(clients, steps, strict=True):
         for leaf in sequences.flatten(values[client]):
-          if isinstance(leaf, transport.Described) and count is not None:
+          if isinstance(leaf, sequences.Dataset) and leaf.memo in self.known:
+            self._places[leaf.memo] = worker.places
+          elif isinstance(leaf, transport.Described) and count is not None:
             described = leaf.description
             self._steps[described.source.identity, described.client_id] = count
 

@@ -6,6 +6,7 @@ who does what, and never what is merged with what.
 
 from collections.abc import Iterable, Sequence
 import dataclasses
+import heapq
 from typing import Any
 
 from tff_lowrank.execution import block_results
@@ -29,9 +30,9 @@ class Block:
 class Schedule:
   """The blocks of a stage: waiting, running, or done.
 
-  The longest goes first, of those that are at home where the worker is, else of all. Only blocks of
-  a window are handed out: the first ones that are not merged yet. So no more results wait than the
-  window has blocks, in however bad an order they come.
+  The longest goes first, of those that are at home where the worker is, else of all. Blocks that
+  are merged with each other, `FAN_IN` neighbours, are a group. Only so many groups are begun at a
+  time as the window has room for, so that no more results wait, in however bad an order they come.
   """
 
   def __init__(self, blocks: Sequence[Block], window: int):
@@ -42,38 +43,66 @@ class Schedule:
       window: How many results may wait to be merged; at least 2 times `FAN_IN` count.
     """
     self._blocks = blocks
-    self._window = max(window, 2 * block_results.FAN_IN)
+    self._max_begun = max(window // block_results.FAN_IN, 2)
     self._waiting = set(range(len(blocks)))
-    self._first = 0  # All blocks before it are merged.
-    self._merged: set[int] = set()
+    # Of each group that has begun, the blocks that are not merged.
+    self._begun: dict[int, set[int]] = {}
+    # Blocks by place, None is any, and those of groups that have begun: the longest on top. One
+    # that waits no more is left where it is until it is found.
+    self._heaps: dict[Any, list[tuple[float, int]]] = {}
+    self._of_begun: list[tuple[float, int]] = []
+    for block in self._waiting:
+      self._push(block)
+
+  def _push(self, block: int) -> None:
+    about = self._blocks[block]
+    for place in (None, *about.homes):
+      heapq.heappush(self._heaps.setdefault(place, []), (-about.steps, block))
+
+  def _begin(self, group: int) -> None:
+    first = group * block_results.FAN_IN
+    members = range(first, min(first + block_results.FAN_IN, len(self._blocks)))
+    self._begun[group] = set(members)
+    for block in self._waiting.intersection(members):
+      heapq.heappush(self._of_begun, (-self._blocks[block].steps, block))
+
+  def _top(self, heap: list[tuple[float, int]]) -> int | None:
+    while heap and heap[0][1] not in self._waiting:
+      heapq.heappop(heap)
+    return heap[0][1] if heap else None
 
   def take(self, places: Iterable[Any] = ()) -> int | None:
     """The block for a worker that is at `places`, the nearest first; None if there is none now."""
-    last = min(self._first + self._window, len(self._blocks))
-    allowed = [b for b in range(self._first, last) if b in self._waiting]
-    if not allowed:
-      return None
-    places = list(places)
-
-    def distance(block: int) -> int:
-      homes = self._blocks[block].homes
-      return next((i for i, place in enumerate(places) if place in homes), len(places))
-
-    chosen = min(allowed, key=lambda b: (distance(b), -self._blocks[b].steps, b))
-    self._waiting.remove(chosen)
-    return chosen
+    is_full = len(self._begun) >= self._max_begun
+    for place in (*places, None):
+      heap = self._of_begun if is_full and place is None else self._heaps.get(place, [])
+      block = self._top(heap)
+      if block is None:
+        continue
+      group = block // block_results.FAN_IN
+      if group not in self._begun:
+        if is_full:
+          continue
+        self._begin(group)
+      self._waiting.remove(block)
+      return block
+    return None
 
   def put_back(self, block: int) -> None:
     """A block that was taken, and must run again, merged or not."""
+    group = block // block_results.FAN_IN
     self._waiting.add(block)
-    self._merged.discard(block)
-    self._first = min(self._first, block)
+    self._begun.setdefault(group, set()).add(block)
+    self._push(block)
+    heapq.heappush(self._of_begun, (-self._blocks[block].steps, block))
 
   def merged(self, block: int) -> None:
     """The result of a block has been merged, and waits no more."""
-    self._merged.add(block)
-    while self._first in self._merged:
-      self._first += 1
+    group = block // block_results.FAN_IN
+    left = self._begun[group]
+    left.discard(block)
+    if not left:
+      del self._begun[group]
 
   @property
   def is_empty(self) -> bool:
