@@ -189,7 +189,7 @@ def batches_of(task, client):
 @pytest.mark.parametrize('name', tasks.NAMES)
 def test_every_task_s_model(monkeypatch, name):
   natural = tasks.simple_partitions(name)[0] == tasks.NATURAL
-  partition = dict(partition=tasks.NATURAL, num_clients=0) if natural else dict(partition='iid')
+  partition = dict(partition=tasks.NATURAL, num_clients=0) if natural else dict(partition='iid', num_clients=4)
   try:
     task = tasks.build(name, seed=1, data_dir=tasks.SYNTHETIC, **partition)
   except FileNotFoundError as e:
