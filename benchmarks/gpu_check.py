@@ -22,7 +22,6 @@ from typing import Any
 from absl import app
 from absl import flags
 
-from benchmarks import round_time
 from benchmarks import workloads
 
 _DEVICES = flags.DEFINE_list('devices', None, 'Which to run on; all GPUs and CPU:0 if not given.')
@@ -96,7 +95,7 @@ def _serve(device: str, workload: str, compile_mode: str, pipe: Any) -> None:
   try:
     context, run_round = _build(device, workload, compile_mode)
     native.call_observers.append(_watch(platforms))
-    for _ in range(round_time.WARM_UP):
+    for _ in range(workloads.WARM_UP):
       run_round()
     native.call_observers.clear()
     process = inspect.getclosurevars(run_round).nonlocals['process']

@@ -28,7 +28,6 @@ _ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed rounds of each context.', lo
 _JSON = flags.DEFINE_string('json', None, 'Where to append a line a workload and context.')
 
 CONTEXTS = ('local', 'ray')
-WARM_UP = 3
 
 
 def _serve(context: str, workload: str, workers: int, pipe: Any) -> None:
@@ -47,7 +46,7 @@ def _serve(context: str, workload: str, workers: int, pipe: Any) -> None:
   first = time.perf_counter()
   run_round()
   first_seconds = time.perf_counter() - first
-  for _ in range(WARM_UP):
+  for _ in range(workloads.WARM_UP):
     run_round()
   pipe.send(dict(start_seconds=start_seconds, first_round_seconds=first_seconds))
   while pipe.recv():

@@ -34,8 +34,6 @@ _ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed rounds of each context.', lo
 _JSON = flags.DEFINE_string('json', None, 'Where to append a line per workload and context.')
 _COMPILE = flags.DEFINE_string('compile', 'auto', 'The local context: auto, tensorflow or xla.')
 
-WARM_UP = 3
-
 
 def _tensorflow_floor(workload: str, jit_compile: bool) -> Callable[[], None]:
   """All clients one after the other in one `tf.function`."""
@@ -142,7 +140,7 @@ def _serve(context: str, workload: str, compile_mode: str, pipe: Any) -> None:
   """Runs a round whenever asked, and answers with its seconds; -1 if it cannot be built."""
   try:
     run_round = _build(context, workload, compile_mode)
-    for _ in range(WARM_UP):
+    for _ in range(workloads.WARM_UP):
       run_round()
   except Exception as e:
     pipe.send((-1.0, f'{type(e).__name__}: {str(e)[:200]}'))

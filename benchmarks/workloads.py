@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 RATE = 0.1
+# Rounds before those that are timed, in which programs are compiled.
+WARM_UP = 3
 
 
 def settings(workload: str) -> tuple[int, int, int]:
@@ -71,7 +73,7 @@ def tff_round(workload: str) -> Callable[[], None]:
   loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
   spec = datasets[0].element_spec
   if workload == 'D':
-    model = lambda: tff.learning.models.fromkeras_model(  # noqa: E731
+    model = lambda: tff.learning.models.from_keras_model(  # noqa: E731
       keras_model(workload), loss=loss, input_spec=spec
     )
   else:

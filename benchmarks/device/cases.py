@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_federated as tff
 
-from benchmarks import round_time
+from benchmarks import workloads
 from tff_lowrank import learning
 from tff_lowrank import models
 
@@ -94,13 +94,13 @@ def _builders() -> dict[str, Callable[..., Any]]:
 
 
 def _round_time(name: str) -> Case:
-  made = inspect.getclosurevars(round_time._tff_round(name)).nonlocals
-  clients, examples, batch = round_time._settings(name)
+  made = inspect.getclosurevars(workloads.tff_round(name)).nonlocals
+  clients, examples, batch = workloads.settings(name)
   shape = dict(A=(28, 28, 1), D=(20,)).get(name, (784,))
   return Case(
     made['process'],
     [made['state'], made['datasets']],
-    _weights(round_time._keras_model(name)),
+    _weights(workloads.keras_model(name)),
     (clients, examples // batch, batch, *shape),
   )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import round_time
+from benchmarks import workloads
 from benchmarks.device import by_hand
 from tff_lowrank import models
 
@@ -15,7 +15,7 @@ CLIENTS, STEPS, BATCH = 3, 2, 4
 
 def keras_model(name):
   if name in 'ABD':
-    return round_time._keras_model(name)
+    return workloads.keras_model(name)
   if name == 'vgg':
     return models.build_vgg16(width_multiplier=0.25)
   if name == 'fedpara':
