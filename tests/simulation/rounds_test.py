@@ -12,6 +12,7 @@ from tff_lowrank import client_state
 from tff_lowrank import execution
 from tff_lowrank import files
 from tff_lowrank import learning
+from tff_lowrank.execution import ray_pool
 from tff_lowrank.simulation import rounds
 
 sgd = tff.learning.optimizers.build_sgdm
@@ -259,3 +260,21 @@ class TestDescribed:
   def test_a_damaged_file_is_raised(self, process, data):
     with pytest.raises(files.FileError, match='x.h5'):
       self.rounds(process, data, damaged='b')
+
+  def test_what_has_cost_workers_is_not_opened_here(self, process, data):
+    opened = []
+
+    def recording():
+      return lambda client, number: opened.append(client)
+
+    class Losing(tff.framework.SyncContext):
+      def invoke(self, comp, arg):
+        raise ray_pool.WorkersLostError('4 workers were lost.')
+
+    state, memory = process.initialize(), client_state.MemoryStore(process.initialize_client())
+    source = execution.DataSource(recording)
+    with tff.framework.get_context_stack().install(Losing()):
+      with pytest.raises(ray_pool.WorkersLostError, match='4 workers'):
+        run(process, data, {1: list('abc')}, range(1, 2), state, memory,
+            fails=lambda c, r: source.describe(c, r))  # fmt: skip
+    assert opened == []

@@ -268,7 +268,7 @@ class _StageRun:
     errors = self._ray.exceptions
     try:
       return self._ray.get(task.outputs[0]), None
-    except ray_worker.LostError:
+    except stored.LostError:
       raise
     except errors.ActorUnavailableError as e:
       self._pool.lost(task.worker, str(e))

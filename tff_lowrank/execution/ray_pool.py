@@ -10,7 +10,7 @@ from typing import Any
 from tff_lowrank.execution import ray_cluster
 
 
-class WorkersLostError(RuntimeError):
+class WorkersLostError(ConnectionError):
   """No worker is left to run clients."""
 
 

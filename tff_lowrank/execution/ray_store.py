@@ -12,7 +12,6 @@ from tff_lowrank.execution import client_datasets
 from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import ray_cluster
 from tff_lowrank.execution import ray_pool
-from tff_lowrank.execution import ray_worker
 from tff_lowrank.execution import sequences
 from tff_lowrank.execution import stored
 from tff_lowrank.execution import transport
@@ -57,7 +56,7 @@ class RayValue(stored.StoredValue):
         arrays = ray.get(reference)
         self._traffic.received += sum(a.nbytes for a in arrays)
         return arrays
-    raise ray_worker.LostError(
+    raise stored.LostError(
       'A value of a client is lost, with the nodes that all copies of it were on. Go on from the '
       'last checkpoint.'
     )

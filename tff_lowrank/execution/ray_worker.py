@@ -26,6 +26,7 @@ from tff_lowrank.execution import cohort
 from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import loops
 from tff_lowrank.execution import plan as plan_lib
+from tff_lowrank.execution import stored
 from tff_lowrank.execution import transport
 from tff_lowrank.execution import values
 
@@ -43,10 +44,6 @@ def versions() -> dict[str, str]:
   for path in sorted(package.rglob('*.py')):
     sources.update(str(path.relative_to(package)).encode() + path.read_bytes())
   return found | {'tff_lowrank (its sources)': sources.hexdigest()[:12]}
-
-
-class LostError(RuntimeError):
-  """Something that was in the store of objects is there no more, nor any copy of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +108,7 @@ def _get_any(held: transport.Held) -> Any:
   for reference in held.references:
     with contextlib.suppress(ray.exceptions.ObjectLostError, ray.exceptions.RayActorError):
       return ray.get(reference)
-  raise LostError('An object is lost, with the nodes that all copies of it were on.')
+  raise stored.LostError('An object is lost, with the nodes that all copies of it were on.')
 
 
 class Worker:
@@ -203,15 +200,15 @@ class Worker:
     env = {name: _filled(value, at_clients) for name, value in env.items()}
     with tf.device(self._device.tensorflow):
       result = self._runner.run_block(stage, env, range(len(clients)), self._device, naming)
-    stored = []
+    outputs = []
     for client in range(len(clients)):
       kept = result.kept[client]
       reply.kept.append(
         {name: transport.plain(v) for name, v in kept.items() if name not in request.stored}
       )
-      stored += [_arrays(kept[name]) for name in request.stored]
+      outputs += [_arrays(kept[name]) for name in request.stored]
     partials = {name: transport.plain(value) for name, value in result.partials.items()}
-    return reply, partials, *stored
+    return reply, partials, *outputs
 
   def _opened(self, value: Any) -> tuple[Any, int | None]:
     """`value` with its data sets opened, and how many batches they have, if that is known."""
@@ -237,9 +234,9 @@ class Worker:
       result[a.name] = transport.plain(total)
     return None, result
 
-  def copy(self, *stored: Any) -> tuple[Any, ...]:
+  def copy(self, *originals: Any) -> tuple[Any, ...]:
     """Copies of stored values, which lie on this node. The first result is small."""
-    return None, *stored
+    return None, *originals
 
   def cancel(self, run: str) -> None:
     """Ends what runs here of a run, and whatever comes of it."""

@@ -40,6 +40,10 @@ def do_client_values_stay() -> bool:
   return getattr(_local, 'stay', False)
 
 
+class LostError(ConnectionError):
+  """What was stored on other machines is there no more, nor any copy of it."""
+
+
 class StoredValue(abc.ABC):
   """A client's value that is stored elsewhere, of tensors that are numbers."""
 
@@ -49,7 +53,7 @@ class StoredValue(abc.ABC):
 
   @abc.abstractmethod
   def fetch(self) -> list[np.ndarray]:
-    """The tensors; raises RuntimeError if they are lost."""
+    """The tensors; raises LostError if they are lost."""
 
 
 class StoredArray:

@@ -39,7 +39,7 @@ def shared() -> Iterator[Mapping[Any, execution.RayContext]]:
 def opened(spec: spec_lib.RunSpec) -> Iterator[None]:
   """Inside, TFF runs on the context that `spec` names.
 
-  Raises SettingError if there is no such cluster, or not with so many workers.
+  Raises SettingError if there is no such cluster, or not with so many workers like this process.
   """
   if spec.context in _SIMPLE:
     with _SIMPLE[spec.context]():
@@ -59,5 +59,5 @@ def opened(spec: spec_lib.RunSpec) -> Iterator[None]:
 def _create(spec: spec_lib.RunSpec) -> execution.RayContext:
   try:
     return execution.create_ray_context(spec.ray_address, spec.ray_workers)
-  except (ImportError, ConnectionError, ValueError) as e:
+  except (ImportError, ConnectionError, RuntimeError, ValueError) as e:
     raise settings.SettingError(f'context={spec.context}: {e}') from e

@@ -15,6 +15,7 @@ from tff_lowrank import files
 from tff_lowrank import learning
 from tff_lowrank.execution import client_datasets
 from tff_lowrank.execution import interruptible
+from tff_lowrank.execution import ray_pool
 from tff_lowrank.execution import stored
 from tff_lowrank.simulation import sampling
 
@@ -122,6 +123,8 @@ def _run_cohort(
       memory = store.read(list(cohort.datasets))
       with stored.client_values_stay():
         return process.next(state, memory, list(cohort.datasets.values()))
+    except (ray_pool.WorkersLostError, stored.LostError):
+      raise  # What has cost workers is not opened here.
     except Exception:
       # A data set may fail when it is read only. Whatever else fails is not a client's fault.
       if not cohort.leave_out_damaged():
