@@ -24,10 +24,6 @@ from absl import flags
 
 from benchmarks import workloads
 
-_DEVICES = flags.DEFINE_list('devices', None, 'Which to run on; all GPUs and CPU:0 if not given.')
-flags.FLAGS.set_default('workloads', ['A', 'B', 'D'])
-flags.FLAGS.set_default('rounds', 5)
-
 _NO_GPU = (
   'There is no GPU that jaxlib can use: with an NVIDIA driver in place, pip install '
   "'tff-lowrank[gpu]', and see what python -m tff_lowrank.doctor says."
@@ -190,6 +186,16 @@ def _cell(line: dict[str, Any], key: str, form: str) -> str:
   return format(line[key], form) if key in line else '-'
 
 
+def _define_flags() -> None:
+  """Here, as whoever imports this module may have flags of the same names."""
+  default = 'all GPUs and CPU:0 if not given'
+  flags.DEFINE_list('devices', None, f'Which to run on; {default}.')
+  flags.DEFINE_list('workloads', ['A', 'B', 'D'], 'Which of `round_time` to run.')
+  flags.DEFINE_integer('rounds', 5, 'Timed rounds of each device.', lower_bound=1)
+  flags.DEFINE_string('compile', 'auto', 'The local context: auto, tensorflow or xla.')
+  flags.DEFINE_string('json', None, 'Where to append a line a workload and device.')
+
+
 def main(argv: Sequence[str]) -> int:
   del argv
   multiprocessing.set_start_method('spawn')
@@ -198,15 +204,15 @@ def main(argv: Sequence[str]) -> int:
     there = pool.submit(_list_devices).result()
   print('devices:', ', '.join(f'{name} ({kind})' for name, kind in there.items()))
   gpus = [name for name in there if name.startswith('GPU')]
-  if not gpus and _DEVICES.value is None:
+  flag_values = flags.FLAGS
+  if not gpus and flag_values.devices is None:
     print(_NO_GPU)
     return 1
-  flag_values = flags.FLAGS
   lines = []
   print('workload  device   median s  CPU/this  max. difference  ran')
   for workload in flag_values.workloads:
     for line in _measure(
-      workload, _DEVICES.value or [*gpus, 'CPU:0'], flag_values.rounds, flag_values.compile
+      workload, flag_values.devices or [*gpus, 'CPU:0'], flag_values.rounds, flag_values.compile
     ):
       lines.append(line)
       print(
@@ -222,4 +228,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == '__main__':
+  _define_flags()
   app.run(main)
