@@ -315,12 +315,12 @@ def trained(rng, model, numbers):
 
 # Clients with a smaller last batch run one by one, others in blocks.
 @pytest.mark.parametrize('numbers', [(5, 9, 0, 4), (8, 12, 4, 16)])
-@pytest.mark.parametrize('side_by_side', [False, True])
-def test_xla_steps_at_the_clients_rates(rng, monkeypatch, side_by_side, numbers):
+@pytest.mark.parametrize('is_batched', [False, True])
+def test_xla_steps_at_the_clients_rates(rng, monkeypatch, is_batched, numbers):
   programs_class, programs = xla.StagePrograms, []
 
   def remembered(stage, device, **_):
-    programs.append(programs_class(stage, device, side_by_side=side_by_side))
+    programs.append(programs_class(stage, device, batched=is_batched))
     return programs[-1]
 
   model = linear.build_model(rng)

@@ -103,18 +103,18 @@ def test_rounds_are_those_by_hand(own):
 
 # Clients with a smaller last batch run one by one, others in blocks.
 @pytest.mark.parametrize('max_elements', [50, 64])
-@pytest.mark.parametrize('side_by_side', [False, True])
-def test_xla_has_the_masks_of_tensorflow(task, monkeypatch, side_by_side, max_elements):
+@pytest.mark.parametrize('is_batched', [False, True])
+def test_xla_has_the_masks_of_tensorflow(task, monkeypatch, is_batched, max_elements):
   programs_class, programs = xla.StagePrograms, []
 
   def remembered(stage, device, **_):
-    programs.append(programs_class(stage, device, batched=side_by_side))
+    programs.append(programs_class(stage, device, batched=is_batched))
     return programs[-1]
 
   monkeypatch.setattr(xla, 'StagePrograms', remembered)
   with execution.create_local_context(compile='xla'):
     found = trained(task, max_elements=max_elements)
-  assert all(p.failure is None and p.batched == side_by_side for p in programs)
+  assert all(p.failure is None and p.batched == is_batched for p in programs)
   assert any(p.num_programs for p in programs)
   with execution.create_local_context(compile='tensorflow'):
     assert_close(found, trained(task, max_elements=max_elements))
