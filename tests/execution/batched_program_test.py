@@ -151,10 +151,8 @@ def test_aggregates_that_are_no_sums_and_values_that_clients_keep(monkeypatch, c
   assert (found[0], found[1], list(found[2])) == (max(ends), min(ends), ends)
 
 
-def test_as_many_clients_as_fit_in_memory(rng, monkeypatch):
-  process, *_ = cases.federated_averaging(rng)
-  data = [linear.dataset(*linear.examples(rng, 6), cases.BATCH) for _ in range(8)]
-  (wanted, _), _ = cases.run_in_xla(monkeypatch, process, data, False)
+def limit_memory(monkeypatch):
+  """Lets no more than two clients fit; returns the list of the sizes of blocks compiled."""
   capacities = []
   program_class = batched_program.BatchedProgram
 
@@ -166,9 +164,37 @@ def test_as_many_clients_as_fit_in_memory(rng, monkeypatch):
   monkeypatch.setattr(cohort, 'partition', lambda n, _: [range(n)])
   monkeypatch.setattr(native, 'memory_bytes', lambda device: 1000)
   monkeypatch.setattr(native.XlaProgram, 'num_bytes', property(lambda _: 300 * capacities[-1]))
+  return capacities
+
+
+def test_as_many_clients_as_fit_in_memory(rng, monkeypatch):
+  process, *_ = cases.federated_averaging(rng)
+  data = [linear.dataset(*linear.examples(rng, 6), cases.BATCH) for _ in range(8)]
+  (wanted, _), _ = cases.run_in_xla(monkeypatch, process, data, False)
+  capacities = limit_memory(monkeypatch)
   (weights, _), _ = cases.run_in_xla(monkeypatch, process, data, True)
   assert capacities == [8, 2]
   assert_equal(weights, wanted)
+
+
+def test_no_client_counts_twice_where_a_piece_of_a_block_cannot_be_compiled(rng, monkeypatch):
+  process, *_ = cases.federated_averaging(rng)
+  data = [linear.dataset(*linear.examples(rng, 6), cases.BATCH) for _ in range(7)]
+  (wanted, wanted_metrics), _ = cases.run_in_xla(monkeypatch, process, data, False)
+  capacities = limit_memory(monkeypatch)
+  compile_program = xla.StagePrograms._compile
+
+  def refuse_one(self, stage, env, block, *arguments):
+    return (
+      None if block.num_clients == 1 else compile_program(self, stage, env, block, *arguments)
+    )
+
+  monkeypatch.setattr(xla.StagePrograms, '_compile', refuse_one)
+  (weights, metrics), _ = cases.run_in_xla(monkeypatch, process, data, True)
+  assert capacities == [7, 2]
+  assert_equal(weights, wanted)
+  trained, wanted_trained = (m['client_work']['train'] for m in (metrics, wanted_metrics))
+  assert trained == pytest.approx(wanted_trained)
 
 
 def batches_of(task, client):
@@ -207,4 +233,5 @@ def test_every_task_s_model(monkeypatch, name):
   wanted = on_xla(monkeypatch, False, run)
   initial = process.initialize().global_model_weights.trainable
   for w, a, b in zip(initial, on_xla(monkeypatch, True, run), wanted, strict=False):
-    assert np.linalg.norm(a - b) <= 2e-2 * max(np.linalg.norm(b - w), 1e-6)
+    print(name, np.linalg.norm(a - b) / max(np.linalg.norm(b - w), 1e-6))
+    assert np.linalg.norm(a - b) <= 1e-3 * max(np.linalg.norm(b - w), 1e-6)

@@ -43,7 +43,8 @@ class Sequence:
 )
 def test_exact_where_all_have_as_many_batches(counts, num_steps, capacity, total):
   clients = [[Sequence(b)] for b in batches(*counts)]
-  cohort = layout.cohort('key', clients, layout.LaidOut(), is_exact=True)
+  assert layout.num_steps(clients) == num_steps
+  cohort = layout.cohort('key', clients, layout.LaidOut(), num_steps)
   assert (cohort.num_steps, cohort.capacity, cohort.num_clients) == (num_steps, capacity, 3)
   assert cohort.arrays[0].shape == (capacity + 1,)
   assert cohort.arrays[1].shape == (total, 2)

@@ -201,9 +201,16 @@ class CohortRunner:
       run_clients(clients)
       return result
     force = self._compile_mode == 'xla'
-    for members, key, leaves in programs.groups(stage, env, clients, force, naming):
-      if key is None or not _run_group(programs, stage, env, members, key, leaves, result):
-        run_clients(members)
+    groups = collections.deque(programs.groups(stage, env, clients, force, naming))
+    while groups:
+      group = groups.popleft()
+      try:
+        done = _run_group(programs, stage, env, group, result)
+      except xla.TooManyClientsError as e:
+        groups.extendleft(reversed(group.split(e.most)))
+        continue
+      if not done:
+        run_clients(group.clients)
     return result
 
   def _run_client(self, stage, env, client, result) -> None:
@@ -252,21 +259,15 @@ def _run_group(
   programs: xla.StagePrograms,
   stage: plan_lib.Stage,
   env: blocks.Environment,
-  members: list[int],
-  key: Any,
-  leaves: list[list[Any]],
+  group: xla.Group,
   result: block_results.BlockResult,
 ) -> bool:
-  """Runs clients in one XLA program; false if it could not be compiled."""
+  """Runs clients in one XLA program; false, and nothing is done, if XLA cannot run them.
+
+  Raises TooManyClientsError if they do not fit in memory together.
+  """
   zeros = [sequences.flatten(a.zero.function(env)) for a in stage.aggregations]
-  try:
-    done = programs.run(stage, env, key, leaves, zeros)
-  except xla.TooManyClientsError as e:
-    pieces = [slice(i, i + e.most) for i in range(0, len(members), e.most)]
-    return all(
-      _run_group(programs, stage, env, members[piece], key, leaves[piece], result)
-      for piece in pieces
-    )
+  done = programs.run(stage, env, group, zeros)
   if done is None:
     return False
   partials, kept = done
@@ -274,7 +275,7 @@ def _run_group(
     partial = sequences.pack(map(tf.convert_to_tensor, flat), a.zero.type_spec)
     result.partials[a.name] = block_results.merged(a, env, result.partials.get(a.name), partial)
   steps = [step for step in stage.clients if step.name in stage.keep]
-  for client, values in zip(members, kept, strict=True):
+  for client, values in zip(group.clients, kept, strict=True):
     result.kept[client] = {
       step.name: sequences.pack(map(tf.convert_to_tensor, flat), step.type_spec)
       for step, flat in zip(steps, values, strict=True)

@@ -88,8 +88,8 @@ def _lay_out(batches: list[sequences.Batches], capacity: int, is_exact: bool) ->
   return arrays
 
 
-def _num_steps(clients: Sequence[Sequence[Any]]) -> int | None:
-  """The number of full batches in every data set of every client, or None."""
+def num_steps(clients: Sequence[Sequence[Any]]) -> int | None:
+  """The number of full batches in every data set of every client; None where they differ."""
   counts = {
     leaf.batches().num_full
     for leaves in clients
@@ -99,15 +99,23 @@ def _num_steps(clients: Sequence[Sequence[Any]]) -> int | None:
   return counts.pop() if len(counts) == 1 else None
 
 
+def exact_signature(key: Any, num_clients: int, num_steps: int | None) -> Any:
+  """The signature of a cohort of just this size."""
+  return key, num_clients, num_steps
+
+
 def cohort(
-  key: Any, clients: Sequence[Sequence[Any]], laid_out: LaidOut, is_exact: bool = False
+  key: Any,
+  clients: Sequence[Sequence[Any]],
+  laid_out: LaidOut,
+  num_steps: int | None = None,
 ) -> Cohort:
   """The arguments for clients of one key, each given by its leaves.
 
-  `is_exact` asks for arrays of just the size that these clients need, where all have as many
-  batches: the fastest program, which serves no others. Otherwise sizes are powers of two.
+  With `num_steps`, the number of full batches that all clients have, arrays are of just the size
+  that these clients need: the fastest program, which serves no others. Without, sizes are powers
+  of two.
   """
-  num_steps = _num_steps(clients) if is_exact else None
   is_exact = num_steps is not None
   # One client by itself or a block of several: few shapes, whatever the number.
   capacity = len(clients) if is_exact or len(clients) == 1 else _bucket(len(clients), 2)
@@ -115,16 +123,21 @@ def cohort(
   for position, leaf in enumerate(clients[0]):
     of_clients = [leaves[position] for leaves in clients]
     if isinstance(leaf, tf.Tensor):
-      stacked = np.zeros([capacity, *leaf.shape], leaf.dtype.as_numpy_dtype)
-      for i, tensor in enumerate(of_clients):
-        stacked[i] = np.asarray(tensor)
-      arrays.append(stacked)
+      arrays.append(_stacked([np.asarray(tensor) for tensor in of_clients], capacity))
       continue
     batches = [sequence.batches() for sequence in of_clients]
     arrays += laid_out.arrays(batches, capacity, is_exact)
-    for component in zip(*(b.tail or [] for b in batches), strict=True):
-      stacked = np.zeros([capacity, *component[0].shape], component[0].dtype)
-      stacked[: len(component)] = component
-      arrays.append(stacked)
-  shapes = tuple(a.shape for a in arrays)
-  return Cohort((key, capacity, num_steps, shapes), len(clients), capacity, num_steps, arrays)
+    tails = zip(*(b.tail or [] for b in batches), strict=True)
+    arrays += [_stacked(component, capacity) for component in tails]
+  signature = exact_signature(key, len(clients), num_steps)
+  if not is_exact:
+    signature = key, capacity, tuple(a.shape for a in arrays)
+  return Cohort(signature, len(clients), capacity, num_steps, arrays)
+
+
+def _stacked(values: Sequence[np.ndarray], capacity: int) -> np.ndarray:
+  """[capacity, ...]: the values, then zeros."""
+  stacked = np.zeros([capacity, *values[0].shape], values[0].dtype)
+  for i, value in enumerate(values):
+    stacked[i] = value
+  return stacked

@@ -10,6 +10,7 @@ compiled for that size.
 
 from collections.abc import Callable, Sequence
 import contextlib
+import dataclasses
 import itertools
 import logging
 import threading
@@ -128,6 +129,25 @@ class TooManyClientsError(Exception):
     self.most = most
 
 
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Clients that one program runs.
+
+  clients: their positions in the cohort.
+  key: what they have in common; None if XLA does not run them.
+  leaves: for each client, the flat values that differ between clients.
+  """
+
+  clients: list[int]
+  key: Any
+  leaves: list[list[Any]]
+
+  def split(self, size: int) -> list['Group']:
+    """The same clients in groups of at most `size`."""
+    pieces = [slice(i, i + size) for i in range(0, len(self.clients), size)]
+    return [Group(self.clients[p], self.key, self.leaves[p]) for p in pieces]
+
+
 class StagePrograms:
   """The programs of one stage on one device, each compiled when it is first needed.
 
@@ -170,7 +190,7 @@ class StagePrograms:
   @property
   def num_programs(self) -> int:
     """How many programs have been compiled."""
-    return sum(program is not None for program in self._programs.values())
+    return len(self.compiled)
 
   def groups(
     self,
@@ -179,12 +199,8 @@ class StagePrograms:
     clients: Sequence[int],
     force: bool,
     naming: Callable[[int], contextlib.AbstractContextManager],
-  ) -> list[tuple[list[int], Any, list[list[Any]]]]:
-    """Splits clients into those that one program runs.
-
-    Each group is its clients, their key (None: not for XLA) and their leaves. A client's data is
-    read inside `naming(client)`.
-    """
+  ) -> list[Group]:
+    """Splits clients into groups; a client's data is read inside `naming(client)`."""
     by_key: dict[Any, tuple[list[int], list[list[Any]]]] = {}
     for client in clients:
       leaves = xla_program.client_leaves(stage, env, client)
@@ -202,40 +218,45 @@ class StagePrograms:
       if key is not None and not force:
         num_steps = sum(s.batches().num_steps for of_one in leaves for s in _sequences(of_one))
         key = key if num_steps >= _MIN_STEPS else None
-      result.append((members, key, leaves))
+      result.append(Group(members, key, leaves))
     return result
 
   def run(
     self,
     stage: plan_lib.Stage,
     env: blocks.Environment,
-    key: Any,
-    leaves: list[list[Any]],
+    group: Group,
     zeros: list[list[tf.Tensor]],
   ) -> tuple[list[list[np.ndarray]], list[list[list[np.ndarray]]]] | None:
     """Runs the clients of one group.
 
     Returns the flat partial aggregates, and for each client the flat values to keep; or None
-    if the program could not be compiled.
+    if XLA does not run these clients.
 
     Raises TooManyClientsError if one program of so many needs more memory than the device has.
     """
+    key, leaves = group.key, group.leaves
+    if key is None:
+      return None
     if len(leaves) > self._most.get(key, len(leaves)):
       raise TooManyClientsError(self._most[key])
     server = xla_program.server_leaves(stage, env)
     flat_zeros = [t for zero in zeros for t in zero]
     shared = tuple((t.dtype, tuple(t.shape)) for t in itertools.chain(server, flat_zeros))
-    cohort = layout.cohort(key, leaves, self._laid_out, is_exact=self.batched)
-    if self.num_programs >= _MAX_EXACT and (cohort.signature, shared) not in self._programs:
-      cohort = layout.cohort(key, leaves, self._laid_out)
+    num_steps = layout.num_steps(leaves) if self.batched else None
+    exact = layout.exact_signature(key, len(leaves), num_steps)
+    if self.num_programs >= _MAX_EXACT and (exact, shared) not in self._programs:
+      num_steps = None
+    cohort = layout.cohort(key, leaves, self._laid_out, num_steps)
     signature = (cohort.signature, shared)
     with self._lock:
       if signature not in self._programs:
-        self._programs[signature] = self._compile(stage, env, cohort, leaves[0], server, flat_zeros)
+        program = self._compile(stage, env, cohort, leaves[0], server, flat_zeros)
+        self._check_memory(key, program, len(leaves))
+        self._programs[signature] = program
       program = self._programs[signature]
     if program is None:
       return None
-    self._check_memory(key, program, len(leaves), signature)
     arguments = [np.int32(cohort.num_clients)]
     arguments += [np.asarray(t) for t in itertools.chain(server, flat_zeros)]
     arguments += cohort.arrays
@@ -249,15 +270,14 @@ class StagePrograms:
       [[np.array(a[i]) for a in value] for value in kept] for i in range(cohort.num_clients)
     ]
 
-  def _check_memory(self, key: Any, program: Any, num_clients: int, signature: Any) -> None:
-    """Raises TooManyClientsError, and forgets the program, if it does not fit."""
+  def _check_memory(self, key: Any, program: native.XlaProgram | None, num_clients: int) -> None:
+    """Raises TooManyClientsError if a program does not fit."""
     memory = native.memory_bytes(self._device)
-    if memory is None or program.num_bytes is None or num_clients == 1:
+    if program is None or memory is None or program.num_bytes is None or num_clients == 1:
       return
     if program.num_bytes > _SHARE_OF_MEMORY * memory:
       per_client = program.num_bytes / num_clients
       self._most[key] = min(max(int(_SHARE_OF_MEMORY * memory / per_client), 1), num_clients - 1)
-      self._programs.pop(signature, None)
       raise TooManyClientsError(self._most[key])
 
   def _compile(self, stage, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
