@@ -166,11 +166,16 @@ def _all_bits() -> contextlib.AbstractContextManager:
 
 
 def compile_options(device: Any) -> Any:
-  """jaxlib's, with the folder in which pip put `ptxas` and libdevice, as `jax.jit` sets them."""
+  """jaxlib's, with the folder in which pip put `ptxas` and libdevice, as `jax.jit` sets them.
+
+  On the CPU a product runs in one thread: in several, the order of its sums, and so its digits,
+  would depend on the number of cores.
+  """
   import jaxlib
   from jaxlib import xla_client
 
   options = xla_client.CompileOptions()
+  options.env_option_overrides = [('xla_cpu_multi_thread_eigen', False)]
   if device.platform != 'cpu':
     packages = pathlib.Path(jaxlib.__file__).parents[1] / 'nvidia'
     roots = [pathlib.Path(os.environ['CUDA_ROOT'])] if 'CUDA_ROOT' in os.environ else []

@@ -278,9 +278,6 @@ class XlaProgram:
 
     options = exported.compile_options(device)
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
-    # With several threads the order of a product's sums, and so its digits, would depend on the
-    # number of cores. Clients run side by side instead.
-    options.env_option_overrides = [('xla_cpu_multi_thread_eigen', False)]
     if is_deterministic and device.platform != 'cpu':
       options.env_option_overrides += [('xla_gpu_deterministic_ops', True)]
     self._client, self._device = device.client, device
