@@ -7,7 +7,6 @@ import tensorflow_federated as tff
 
 from tests.execution import cases
 from tests.learning import linear
-from tff_lowrank import execution
 from tff_lowrank import layers
 from tff_lowrank import learning
 from tff_lowrank import tasks
@@ -79,14 +78,6 @@ def convolutions():
   ]
 
 
-def run_with_memory(process, data):
-  state, memory = process.initialize(), [process.initialize_client() for _ in data]
-  for _ in range(2):
-    output = process.next(state, memory, data)
-    state, memory = output.state, output.client_states
-  return [*state.global_model_weights.trainable, *tf.nest.flatten(memory)]
-
-
 sgd = tff.learning.optimizers.build_sgdm
 
 BUILDERS = dict(
@@ -99,27 +90,14 @@ BUILDERS = dict(
 
 
 def on_xla(monkeypatch, is_batched, run):
-  programs_class, made = xla.StagePrograms, []
-
-  def remembered(stage, device, **_):
-    made.append(programs_class(stage, device, batched=is_batched))
-    return made[-1]
-
-  with monkeypatch.context() as patch:
-    patch.setattr(xla, 'StagePrograms', remembered)
-    patch.setattr(xla, '_SLOW_ON_CPU', {})
-    with execution.create_local_context(compile='xla'):
-      result = run()
-  assert made and all(p.failure is None and p.batched == is_batched for p in made)
-  assert any(p.num_programs for p in made)
-  return result
+  return cases.on_xla(monkeypatch, is_batched, run)[0]
 
 
 @pytest.mark.parametrize('name', BUILDERS)
 def test_convolutions_under_methods_with_client_memory(rng, monkeypatch, name):
   data = images(rng)
   process = BUILDERS[name](image_model(data, *convolutions()), len(data))
-  run = functools.partial(run_with_memory, process, data)
+  run = functools.partial(cases.run_with_memory, process, data)
   assert_equal(on_xla(monkeypatch, True, run), on_xla(monkeypatch, False, run), 1e-5)
 
 
@@ -127,7 +105,7 @@ def test_composed_kernels(rng, monkeypatch):
   data = images(rng)
   hidden = [layers.FedParaConv2D(4, 3, gamma=0.5), layers.FedParaConv2D(3, 2, gamma=0.5)]
   process = learning.build_fed_avg(image_model(data, *hidden), sgd(0.1))
-  run = functools.partial(run_with_memory, process, data)
+  run = functools.partial(cases.run_with_memory, process, data)
   assert_equal(on_xla(monkeypatch, True, run), on_xla(monkeypatch, False, run), 1e-5)
 
 
@@ -162,7 +140,7 @@ def limit_memory(monkeypatch):
 
   monkeypatch.setattr(batched_program, 'BatchedProgram', program)
   monkeypatch.setattr(cohort, 'partition', lambda n, _: [range(n)])
-  monkeypatch.setattr(native, 'memory_bytes', lambda device: 1000)
+  monkeypatch.setattr(native, 'memory_bytes', lambda device: 1600)
   monkeypatch.setattr(native.XlaProgram, 'num_bytes', property(lambda _: 300 * capacities[-1]))
   return capacities
 
@@ -185,9 +163,7 @@ def test_no_client_counts_twice_where_a_piece_of_a_block_cannot_be_compiled(rng,
   compile_program = xla.StagePrograms._compile
 
   def refuse_one(self, stage, env, block, *arguments):
-    return (
-      None if block.num_clients == 1 else compile_program(self, stage, env, block, *arguments)
-    )
+    return None if block.num_clients == 1 else compile_program(self, stage, env, block, *arguments)
 
   monkeypatch.setattr(xla.StagePrograms, '_compile', refuse_one)
   (weights, metrics), _ = cases.run_in_xla(monkeypatch, process, data, True)
@@ -229,7 +205,7 @@ def test_every_task_s_model(monkeypatch, name):
     pytest.skip('its masks are compared in models/keyed_test.py')
   data = [batches_of(task, client) for client in task.train.client_ids[:2]]
   process = learning.build_fed_avg(model, sgd(0.01))
-  run = functools.partial(run_with_memory, process, data)
+  run = functools.partial(cases.run_with_memory, process, data)
   wanted = on_xla(monkeypatch, False, run)
   initial = process.initialize().global_model_weights.trainable
   for w, a, b in zip(initial, on_xla(monkeypatch, True, run), wanted, strict=False):

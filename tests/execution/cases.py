@@ -90,19 +90,36 @@ def run_rounds(process, data, rounds):
   return process.get_model_weights(state).trainable, output.metrics
 
 
+def on_xla(monkeypatch, is_batched, run, **settings):
+  """What `run()` gives in a context that runs clients on XLA, batched or one after the other.
+
+  Returns the programs of each stage as well. With `settings`, of the context.
+  """
+  programs_class, made = xla.StagePrograms, []
+
+  def remembered(stage, memory, **_):
+    made.append(programs_class(stage, memory, batched=is_batched))
+    return made[-1]
+
+  with monkeypatch.context() as patch:
+    patch.setattr(xla, 'StagePrograms', remembered)
+    patch.setattr(xla, '_SLOW_ON_CPU', {})
+    with execution.create_local_context(compile='xla', **settings):
+      result = run()
+  assert made and all(p.failure is None and p.batched == is_batched for p in made)
+  assert any(p.num_programs for p in made)
+  return result, made
+
+
 def run_in_xla(monkeypatch, process, data, is_batched, rounds=2):
   """As `run_rounds` on XLA programs, batched or not; and the programs of each stage."""
-  programs_class = xla.StagePrograms
-  with monkeypatch.context() as patch:
-    patch.setattr(
-      xla,
-      'StagePrograms',
-      lambda stage, device, **_: programs_class(stage, device, batched=is_batched),
-    )
-    with execution.create_local_context(compile='xla') as context:
-      result = run_rounds(process, data, rounds)
-      device = context.runner.devices[0]
-      stages = [s for s in context.plan(process.next).stages if s.clients]
-      programs = [context.runner.engine(stage, device)[0] for stage in stages]
-  assert all(p.failure is None and p.num_programs for p in programs)
-  return result, programs
+  return on_xla(monkeypatch, is_batched, lambda: run_rounds(process, data, rounds))
+
+
+def run_with_memory(process, data, rounds=2):
+  """The weights and the clients' memory, flat, after some rounds."""
+  state, memory = process.initialize(), [process.initialize_client() for _ in data]
+  for _ in range(rounds):
+    output = process.next(state, memory, data)
+    state, memory = output.state, output.client_states
+  return [*state.global_model_weights.trainable, *tf.nest.flatten(memory)]

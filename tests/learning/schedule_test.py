@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tests.execution import cases
 from tests.learning import linear
 from tff_lowrank import client_work
 from tff_lowrank import codecs
@@ -10,7 +11,6 @@ from tff_lowrank import execution
 from tff_lowrank import freezing
 from tff_lowrank import learning
 from tff_lowrank.datasets import arrays
-from tff_lowrank.execution import xla
 from tff_lowrank.simulation import evaluation
 
 RATE = 0.25
@@ -317,19 +317,11 @@ def trained(rng, model, numbers):
 @pytest.mark.parametrize('numbers', [(5, 9, 0, 4), (8, 12, 4, 16)])
 @pytest.mark.parametrize('is_batched', [False, True])
 def test_xla_steps_at_the_clients_rates(rng, monkeypatch, is_batched, numbers):
-  programs_class, programs = xla.StagePrograms, []
-
-  def remembered(stage, device, **_):
-    programs.append(programs_class(stage, device, batched=is_batched))
-    return programs[-1]
-
   model = linear.build_model(rng)
-  monkeypatch.setattr(xla, 'StagePrograms', remembered)
-  with execution.create_local_context(compile='xla'):
-    found = trained(np.random.default_rng(1), model, numbers)
-  assert all(p.failure is None for p in programs) and any(p.num_programs for p in programs)
+  run = lambda: trained(np.random.default_rng(1), model, numbers)  # noqa: E731
+  found, _ = cases.on_xla(monkeypatch, is_batched, run)
   with execution.create_local_context(compile='tensorflow'):
-    wanted = trained(np.random.default_rng(1), model, numbers)
+    wanted = run()
   for a, b in zip(found, wanted, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
 

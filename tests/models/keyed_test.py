@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tests.execution import cases
 from tff_lowrank import execution
 from tff_lowrank import layers
 from tff_lowrank import learning
 from tff_lowrank import tasks
-from tff_lowrank.execution import xla
 from tff_lowrank.models import keyed
 from tff_lowrank.simulation import batches
 from tff_lowrank.simulation import evaluation
@@ -105,19 +105,10 @@ def test_rounds_are_those_by_hand(own):
 @pytest.mark.parametrize('max_elements', [50, 64])
 @pytest.mark.parametrize('is_batched', [False, True])
 def test_xla_has_the_masks_of_tensorflow(task, monkeypatch, is_batched, max_elements):
-  programs_class, programs = xla.StagePrograms, []
-
-  def remembered(stage, device, **_):
-    programs.append(programs_class(stage, device, batched=is_batched))
-    return programs[-1]
-
-  monkeypatch.setattr(xla, 'StagePrograms', remembered)
-  with execution.create_local_context(compile='xla'):
-    found = trained(task, max_elements=max_elements)
-  assert all(p.failure is None and p.batched == is_batched for p in programs)
-  assert any(p.num_programs for p in programs)
+  run = lambda: trained(task, max_elements=max_elements)  # noqa: E731
+  found, _ = cases.on_xla(monkeypatch, is_batched, run)
   with execution.create_local_context(compile='tensorflow'):
-    assert_close(found, trained(task, max_elements=max_elements))
+    assert_close(found, run())
 
 
 def test_the_stock_runtime_has_the_masks_of_the_local_context(task):

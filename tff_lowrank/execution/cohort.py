@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tff_lowrank.execution import block_results
 from tff_lowrank.execution import blocks
+from tff_lowrank.execution import device_memory
 from tff_lowrank.execution import interruptible
 from tff_lowrank.execution import native
 from tff_lowrank.execution import plan as plan_lib
@@ -48,6 +49,13 @@ class Device:
     """jaxlib's device, or None if it has none of this kind."""
     found = native.xla_devices(self.name.split(':')[0].lower())
     return found[min(self._index, len(found) - 1)] if found else None
+
+  @functools.cached_property
+  def memory(self) -> device_memory.DeviceMemory | None:
+    """Its memory, or None if jaxlib has no such device."""
+    device = self.xla()
+    is_shared = not self.is_cpu and self.tensorflow.endswith(self.name)
+    return device and device_memory.DeviceMemory(device, self.tensorflow if is_shared else None)
 
 
 def find_devices(names: Sequence[str] | None) -> list[Device]:
@@ -165,11 +173,10 @@ class CohortRunner:
     reason = xla.reason_against(stage, prefers_tensorflow)
     if reason is not None:
       return None, reason
-    xla_device = device.xla()
-    if xla_device is None:
+    if device.memory is None:
       return None, f'jaxlib has no device {device.name}'
     batched = not device.is_cpu
-    return xla.StagePrograms(stage, xla_device, batched=batched, **self._settings), ''
+    return xla.StagePrograms(stage, device.memory, batched=batched, **self._settings), ''
 
   def run_blocks(self, job: StageJob) -> Iterator[block_results.BlockResult]:
     """The results of all blocks, in their order, made in threads."""
@@ -272,12 +279,12 @@ def _run_group(
     return False
   partials, kept = done
   for a, flat in zip(stage.aggregations, partials, strict=True):
-    partial = sequences.pack(map(tf.convert_to_tensor, flat), a.zero.type_spec)
+    partial = sequences.pack(iter(flat), a.zero.type_spec)
     result.partials[a.name] = block_results.merged(a, env, result.partials.get(a.name), partial)
   steps = [step for step in stage.clients if step.name in stage.keep]
   for client, values in zip(group.clients, kept, strict=True):
     result.kept[client] = {
-      step.name: sequences.pack(map(tf.convert_to_tensor, flat), step.type_spec)
+      step.name: sequences.pack(iter(flat), step.type_spec)
       for step, flat in zip(steps, values, strict=True)
     }
   return True

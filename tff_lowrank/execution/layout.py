@@ -10,6 +10,7 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
+from tff_lowrank.execution import device_memory
 from tff_lowrank.execution import sequences
 
 
@@ -21,14 +22,15 @@ class Cohort:
   num_clients: of which the arguments are.
   capacity: of how many clients they could be.
   num_steps: the number of full batches of each client; None where they differ, or may.
-  arrays: in the order of the program's arguments after the server's and the aggregates.
+  arrays: in the order of the program's arguments after the server's and the aggregates; arrays,
+    tensors, or buffers on the device.
   """
 
   signature: Any
   num_clients: int
   capacity: int
   num_steps: int | None
-  arrays: list[np.ndarray]
+  arrays: list[Any]
 
   @property
   def is_full(self) -> bool:
@@ -45,33 +47,41 @@ def _bucket(size: int, base: int) -> int:
 
 
 class LaidOut:
-  """Batches of several clients laid end to end, kept while the same clients come again."""
+  """Batches of several clients laid end to end, kept on the device while they come again."""
 
   _MAX_KEPT = 16
 
-  def __init__(self):
-    self._kept: collections.OrderedDict[Any, tuple[list[Any], list[np.ndarray]]] = (
+  def __init__(self, memory: device_memory.DeviceMemory):
+    """Keeps nothing yet; `memory` is of the device that the batches are for."""
+    self.memory = memory
+    self._kept: collections.OrderedDict[Any, tuple[list[Any], list[Any]]] = (
       collections.OrderedDict()
     )
     self._lock = threading.Lock()
 
-  def arrays(
-    self, batches: list[sequences.Batches], capacity: int, is_exact: bool
-  ) -> list[np.ndarray]:
-    """The clients' bounds, int32 [capacity + 1], then each component, [total, ...]."""
+  def arrays(self, batches: list[sequences.Batches], capacity: int, is_exact: bool) -> list[Any]:
+    """Buffers of the clients' batches.
+
+    The bounds of each client's, int32 [capacity + 1]; each component of all full batches,
+    [total, ...]; and, if there are smaller last batches, each component of those, [capacity, ...].
+    """
     key = (capacity, is_exact, *map(id, batches))
     with self._lock:
       kept = self._kept.get(key)
       if kept is not None and all(r() is b for r, b in zip(kept[0], batches, strict=True)):
         self._kept.move_to_end(key)
         return kept[1]
-    arrays = _lay_out(batches, capacity, is_exact)
+    arrays = [self.memory.put(a) for a in _lay_out(batches, capacity, is_exact)]
     with self._lock:
       references = [weakref.ref(b, lambda _: self._kept.pop(key, None)) for b in batches]
       self._kept[key] = (references, arrays)
-      while len(self._kept) > self._MAX_KEPT:
+      while len(self._kept) > self._MAX_KEPT or not self.memory.has_room_for_data(self._num_bytes):
         self._kept.popitem(last=False)
     return arrays
+
+  @property
+  def _num_bytes(self) -> int:
+    return sum(a.nbytes for _, arrays in self._kept.values() for a in arrays)
 
 
 def _lay_out(batches: list[sequences.Batches], capacity: int, is_exact: bool) -> list[np.ndarray]:
@@ -85,7 +95,8 @@ def _lay_out(batches: list[sequences.Batches], capacity: int, is_exact: bool) ->
     laid_out = np.empty([total, *parts[0].shape[1:]], parts[0].dtype)
     np.concatenate(parts, out=laid_out[:used])
     arrays.append(laid_out)
-  return arrays
+  tails = zip(*(b.tail or [] for b in batches), strict=True)
+  return arrays + [device_memory.stack(component, capacity) for component in tails]
 
 
 def num_steps(clients: Sequence[Sequence[Any]]) -> int | None:
@@ -123,21 +134,11 @@ def cohort(
   for position, leaf in enumerate(clients[0]):
     of_clients = [leaves[position] for leaves in clients]
     if isinstance(leaf, tf.Tensor):
-      arrays.append(_stacked([np.asarray(tensor) for tensor in of_clients], capacity))
+      arrays.append(laid_out.memory.stack(of_clients, capacity))
       continue
     batches = [sequence.batches() for sequence in of_clients]
     arrays += laid_out.arrays(batches, capacity, is_exact)
-    tails = zip(*(b.tail or [] for b in batches), strict=True)
-    arrays += [_stacked(component, capacity) for component in tails]
   signature = exact_signature(key, len(clients), num_steps)
   if not is_exact:
     signature = key, capacity, tuple(a.shape for a in arrays)
   return Cohort(signature, len(clients), capacity, num_steps, arrays)
-
-
-def _stacked(values: Sequence[np.ndarray], capacity: int) -> np.ndarray:
-  """[capacity, ...]: the values, then zeros."""
-  stacked = np.zeros([capacity, *values[0].shape], values[0].dtype)
-  for i, value in enumerate(values):
-    stacked[i] = value
-  return stacked

@@ -220,6 +220,11 @@ def memory_bytes(device: Any) -> int | None:
   return stats.get('bytes_limit') if stats else None
 
 
+def put(array: np.ndarray | np.generic, device: Any) -> Any:
+  """jaxlib's buffer on a device of what is in `array`, which on the CPU it shares."""
+  return device.client.buffer_from_pyval(array, device)
+
+
 class Traced(NamedTuple):
   """A `tf.function` as XLA takes it.
 
@@ -280,8 +285,8 @@ class XlaProgram:
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
     if is_deterministic and device.platform != 'cpu':
       options.env_option_overrides += [('xla_gpu_deterministic_ops', True)]
-    self._client, self._device = device.client, device
-    self._executable = self._client.compile(module, options)
+    self._device = device
+    self._executable = device.client.compile(module, options)
     self.module = module
     self.captured = [self.put(np.asarray(value)) for value in captured]
 
@@ -295,8 +300,8 @@ class XlaProgram:
     return stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
 
   def put(self, array: Any) -> Any:
-    """`array`, of NumPy, on the program's device; on the CPU it is not copied."""
-    return self._client.buffer_from_pyval(array, self._device)
+    """`array`, of NumPy, on the program's device."""
+    return put(array, self._device)
 
   def __call__(self, arguments: Sequence[Any]) -> list[Any]:
     """Runs the program on arguments from `put`; returns when it is done."""

@@ -44,6 +44,48 @@ class LostError(ConnectionError):
   """What was stored on other machines is there no more, nor any copy of it."""
 
 
+class RemoteArray(np.lib.mixins.NDArrayOperatorsMixin, abc.ABC):
+  """An array whose numbers are elsewhere until somebody asks for them.
+
+  It does all that a read-only NumPy array does, and copies its numbers here each time.
+  """
+
+  def __init__(self, shape: tuple[int, ...], dtype: Any):
+    self.shape, self.dtype = shape, np.dtype(dtype)
+
+  @abc.abstractmethod
+  def fetch(self) -> np.ndarray:
+    """Its numbers."""
+
+  def __array__(self, dtype: Any = None) -> np.ndarray:
+    array = self.fetch()
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+  def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+    here = [np.asarray(x) if isinstance(x, RemoteArray) else x for x in inputs]
+    return getattr(ufunc, method)(*here, **kwargs)
+
+  def __getattr__(self, name: str) -> Any:
+    if name.startswith('__') or not hasattr(np.ndarray, name):
+      raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
+    return getattr(self.fetch(), name)
+
+  def __getitem__(self, index: Any) -> Any:
+    return self.fetch()[index]
+
+  def __len__(self) -> int:
+    return len(self.fetch()) if not self.shape else self.shape[0]
+
+  def __iter__(self) -> Iterator[Any]:
+    return iter(self.fetch())
+
+  def __reduce__(self) -> Any:
+    return np.array, (self.fetch(),)
+
+  def __repr__(self) -> str:
+    return f'{type(self).__name__}({self.dtype.name} {list(self.shape)})'
+
+
 class StoredValue(abc.ABC):
   """A client's value that is stored elsewhere, of tensors that are numbers."""
 
@@ -56,21 +98,15 @@ class StoredValue(abc.ABC):
     """The tensors; raises LostError if they are lost."""
 
 
-class StoredArray:
-  """One tensor of a stored value; `numpy.asarray` fetches it.
-
-  value: the stored value, of which this is the tensor at position `index`.
-  """
+class StoredArray(RemoteArray):
+  """One tensor of a stored value. value: of which this is the tensor at position `index`."""
 
   def __init__(self, value: StoredValue, index: int, shape: tuple[int, ...], dtype: np.dtype):
-    self.value, self.index, self.shape, self.dtype = value, index, shape, np.dtype(dtype)
+    super().__init__(shape, dtype)
+    self.value, self.index = value, index
 
-  def __array__(self, dtype: Any = None) -> np.ndarray:
-    array = self.value.fetch()[self.index]
-    return array if dtype is None else array.astype(dtype, copy=False)
-
-  def __repr__(self) -> str:
-    return f'StoredArray({self.dtype.name} {list(self.shape)})'
+  def fetch(self) -> np.ndarray:
+    return self.value.fetch()[self.index]
 
 
 def specs_of(type_spec: tff.Type) -> list[tuple[tuple[int, ...], np.dtype]] | None:

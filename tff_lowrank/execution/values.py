@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank.execution import client_datasets
+from tff_lowrank.execution import device_memory
 from tff_lowrank.execution import native
 from tff_lowrank.execution import plan
 from tff_lowrank.execution import sequences
@@ -63,14 +64,16 @@ def _items(value: Any, type_spec: tff.StructType) -> list[Any]:
 class Converter:
   """Converts arguments in and results out, and knows its own results when they come back.
 
-  Arrays that it gave out share memory with tensors, which are found again when an array is
-  handed in unchanged, as the state of one round is to the next. What was read of a data set is
-  kept as well, as long as the user keeps the data set.
+  Large results on a GPU stay there, as far as there is room. Arrays that it gave out share memory
+  with tensors, which are found again when an array is handed in unchanged, as the state of one
+  round is to the next. What was read of a data set is kept as well, as long as the user keeps the
+  data set.
   """
 
   def __init__(self):
     self._tensors: dict[int, tuple[weakref.ref, tf.Tensor]] = {}
     self._datasets: dict[int, tuple[weakref.ref, sequences.Memo, tff.Type]] = {}
+    self._on_devices = device_memory.Results()
 
   @property
   def of_clients(self) -> 'Converter':
@@ -96,6 +99,8 @@ class Converter:
     known = self._tensors.get(id(value))
     if known is not None and known[0]() is value:
       tensor = known[1]
+    elif isinstance(value, device_memory.DeviceArray):
+      tensor = value.tensor
     elif isinstance(value, tf.Variable):
       tensor = value.read_value()
     else:
@@ -161,6 +166,8 @@ class Converter:
     raise TypeError(f'Cannot return a value of type {type_spec}.')
 
   def _array(self, tensor: Any) -> Any:
+    if device_memory.is_on_device(tensor):
+      return self._on_devices.give(tensor)
     array = np.asarray(tensor)
     if array.ndim == 0:
       return array[()]

@@ -22,6 +22,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank.execution import batched_program
 from tff_lowrank.execution import blocks
+from tff_lowrank.execution import device_memory
 from tff_lowrank.execution import graphs
 from tff_lowrank.execution import layout
 from tff_lowrank.execution import native
@@ -42,8 +43,6 @@ _SLOW_ON_CPU = {
 _MIN_STEPS = 16
 # There are as many programs for smaller last batches as there are smaller batches.
 _MAX_BATCH_WITH_TAIL = 64
-# A program may need so much of a device's memory, its arguments and results included.
-_SHARE_OF_MEMORY = 0.8
 # How many programs are made for just the clients at hand, before sizes are rounded up.
 _MAX_EXACT = 8
 
@@ -157,7 +156,7 @@ class StagePrograms:
   def __init__(
     self,
     stage: plan_lib.Stage,
-    device: Any,
+    memory: device_memory.DeviceMemory,
     batched: bool,
     precision: str = 'float32',
     deterministic: bool = True,
@@ -166,19 +165,19 @@ class StagePrograms:
 
     Args:
       stage: What to run.
-      device: jaxlib's device.
+      memory: Of the device that runs them.
       batched: Whether to try programs in which each operation is of all clients at once.
       precision: Of products of float32; one of `hlo.PRECISIONS`. Where clients run one after the
         other, bfloat16 means float32.
       deterministic: Whether a GPU must give the same digits in every run.
     """
-    self._device = device
+    self._memory = memory
     self._precision, self._deterministic = precision, deterministic
     self._programs: dict[Any, native.XlaProgram | None] = {}
     self.batched = batched
     self._num_loops = _num_loops(stage)
     self._lock = threading.Lock()
-    self._laid_out = layout.LaidOut()
+    self._laid_out = layout.LaidOut(memory)
     self._most: dict[Any, int] = {}  # By the key of clients, how many fit in memory.
     self.failure: str | None = None
     self.failure_batched: str | None = None
@@ -227,7 +226,7 @@ class StagePrograms:
     env: blocks.Environment,
     group: Group,
     zeros: list[list[tf.Tensor]],
-  ) -> tuple[list[list[np.ndarray]], list[list[list[np.ndarray]]]] | None:
+  ) -> tuple[list[list[tf.Tensor]], list[list[list[tf.Tensor]]]] | None:
     """Runs the clients of one group.
 
     Returns the flat partial aggregates, and for each client the flat values to keep; or None
@@ -257,28 +256,28 @@ class StagePrograms:
       program = self._programs[signature]
     if program is None:
       return None
-    arguments = [np.int32(cohort.num_clients)]
-    arguments += [np.asarray(t) for t in itertools.chain(server, flat_zeros)]
-    arguments += cohort.arrays
-    results = iter(program([program.put(np.asarray(a)) for a in arguments]))
-    partials = [[np.asarray(next(results)) for _ in zero] for zero in zeros]
+    arguments = [np.int32(cohort.num_clients), *server, *flat_zeros, *cohort.arrays]
+    results = iter(program([self._memory.put(a) for a in arguments]))
+    partials = [[self._memory.tensor(next(results)) for _ in zero] for zero in zeros]
     kept_steps = [step for step in stage.clients if step.name in stage.keep]
-    counts = [xla_program.num_leaves(step.type_spec) for step in kept_steps]
-    kept = [[np.asarray(next(results)) for _ in range(count)] for count in counts]
-    # Copies, so that no client's value keeps the block's memory.
+    kept = [
+      [
+        self._memory.of_clients(next(results), cohort.num_clients)
+        for _ in range(xla_program.num_leaves(step.type_spec))
+      ]
+      for step in kept_steps
+    ]
     return partials, [
-      [[np.array(a[i]) for a in value] for value in kept] for i in range(cohort.num_clients)
+      [[leaf[i] for leaf in leaves] for leaves in kept] for i in range(cohort.num_clients)
     ]
 
   def _check_memory(self, key: Any, program: native.XlaProgram | None, num_clients: int) -> None:
     """Raises TooManyClientsError if a program does not fit."""
-    memory = native.memory_bytes(self._device)
-    if program is None or memory is None or program.num_bytes is None or num_clients == 1:
-      return
-    if program.num_bytes > _SHARE_OF_MEMORY * memory:
-      per_client = program.num_bytes / num_clients
-      self._most[key] = min(max(int(_SHARE_OF_MEMORY * memory / per_client), 1), num_clients - 1)
-      raise TooManyClientsError(self._most[key])
+    if program is not None and program.num_bytes is not None:
+      most = self._memory.most_clients(program.num_bytes, num_clients)
+      if most < num_clients:
+        self._most[key] = most
+        raise TooManyClientsError(most)
 
   def _compile(self, stage, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
     part = xla_program.ClientPart(stage, env, sample)
@@ -286,8 +285,10 @@ class StagePrograms:
       try:
         if batched:
           program = batched_program.BatchedProgram(part, cohort, server, zeros, self._precision)
-          module = program.lower(self._device)
-          return native.XlaProgram(module, self._device, is_deterministic=self._deterministic)
+          module = program.lower(self._memory.device)
+          return native.XlaProgram(
+            module, self._memory.device, is_deterministic=self._deterministic
+          )
         return self._one_after_the_other(part, cohort, server, zeros)
       except Exception as e:  # Whatever TensorFlow's bridge or XLA refuse, TensorFlow itself runs.
         failure = f'{type(e).__name__}: {str(e)[:300]}'
@@ -305,4 +306,4 @@ class StagePrograms:
     traced, handles = native.trace(run, specs)
     hlo = traced if self._precision == 'tf32' else traced.with_full_precision()
     captured = part.tracer.initial_values(handles)
-    return native.XlaProgram(hlo.module, self._device, captured, self._deterministic)
+    return native.XlaProgram(hlo.module, self._memory.device, captured, self._deterministic)
