@@ -11,15 +11,14 @@ through the program in a round.
 
 from collections.abc import Sequence
 import json
-import multiprocessing
 import statistics
 import time
 from typing import Any
 
 from absl import app
 from absl import flags
-import psutil
 
+from benchmarks import contender
 from benchmarks import workloads
 
 _WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C', 'Which to run.')
@@ -30,8 +29,8 @@ _JSON = flags.DEFINE_string('json', None, 'Where to append a line a workload and
 CONTEXTS = ('local', 'ray')
 
 
-def _serve(context: str, workload: str, workers: int, pipe: Any) -> None:
-  """Runs a round whenever asked; answers with its seconds, and the bytes sent and received."""
+def _build(context: str, workload: str, workers: int) -> tuple[dict[str, float], Any]:
+  """A function that runs a round; it returns its seconds, and the bytes sent and received."""
   from tff_lowrank import execution
 
   start = time.perf_counter()
@@ -48,60 +47,35 @@ def _serve(context: str, workload: str, workers: int, pipe: Any) -> None:
   first_seconds = time.perf_counter() - first
   for _ in range(workloads.WARM_UP):
     run_round()
-  pipe.send(dict(start_seconds=start_seconds, first_round_seconds=first_seconds))
-  while pipe.recv():
+
+  def timed() -> tuple[float, int, int]:
     before = (traffic.sent, traffic.received) if traffic else (0, 0)
     start = time.perf_counter()
     run_round()
     seconds = time.perf_counter() - start
     after = (traffic.sent, traffic.received) if traffic else (0, 0)
-    pipe.send((seconds, after[0] - before[0], after[1] - before[1]))
+    return seconds, after[0] - before[0], after[1] - before[1]
 
-
-class _Contender:
-  """A context in a process of its own."""
-
-  def __init__(self, context: str, workload: str, workers: int):
-    self.context = context
-    self.rounds: list[tuple[float, int, int]] = []
-    self._pipe, theirs = multiprocessing.Pipe()
-    arguments = (context, workload, workers, theirs)
-    self._process = multiprocessing.Process(target=_serve, args=arguments)
-    self._process.start()
-    theirs.close()
-    self.start = self._pipe.recv()
-
-  def run_round(self) -> None:
-    self._pipe.send(True)
-    self.rounds.append(self._pipe.recv())
-
-  def close(self) -> None:
-    """Ends the process and those it started, by their ids."""
-    family = psutil.Process(self._process.pid).children(recursive=True)
-    self._pipe.send(False)
-    self._process.join(20)
-    self._process.kill()
-    for process in family:
-      if process.is_running():
-        process.kill()
+  return dict(start_seconds=start_seconds, first_round_seconds=first_seconds), timed
 
 
 def _measure(workload: str) -> list[dict[str, Any]]:
-  contenders = [_Contender(c, workload, _WORKERS.value) for c in CONTEXTS]
+  contenders = [contender.Contender(c, _build, c, workload, _WORKERS.value) for c in CONTEXTS]
   try:
-    for _ in range(_ROUNDS.value):
-      for contender in contenders:
-        contender.run_round()
+    for c in contenders:
+      if not c.is_ready:
+        raise RuntimeError(f'{c.name} could not run: {c.failure}')
+    contender.take_turns(contenders, _ROUNDS.value)
   finally:
-    for contender in contenders:
-      contender.close()
+    for c in contenders:
+      c.close(seconds=20)
   results = []
-  for contender in contenders:
-    seconds, sent, received = zip(*contender.rounds, strict=True)
+  for c in contenders:
+    seconds, sent, received = zip(*c.answers, strict=True)
     results.append(
       dict(
         workload=workload,
-        context=contender.context,
+        context=c.name,
         workers=_WORKERS.value,
         rounds=_ROUNDS.value,
         median_seconds=statistics.median(seconds),
@@ -109,7 +83,7 @@ def _measure(workload: str) -> list[dict[str, Any]]:
         max_seconds=max(seconds),
         bytes_sent=statistics.median(sent),
         bytes_received=statistics.median(received),
-        **contender.start,
+        **c.found,
       )
     )
   return results
@@ -117,7 +91,6 @@ def _measure(workload: str) -> list[dict[str, Any]]:
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  multiprocessing.set_start_method('spawn')
   for workload in _WORKLOADS.value:
     results = _measure(workload)
     local = results[0]['median_seconds']

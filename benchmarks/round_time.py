@@ -4,7 +4,7 @@
 
 Each context runs in a process of its own, and the processes take turns, a round each, so that
 all meet the same machine. The floor is the same training as one hand-written program without
-TFF: the fastest of TensorFlow, TensorFlow's XLA and jax. Workloads:
+TFF on all cores: the fastest of `benchmarks.floors`. Workloads:
 
   A  the EMNIST CNN: 5x5 convolutions of 32 and 64 channels with pooling, dense 512 and 62;
      10 clients of 100 examples in batches of 20
@@ -17,16 +17,15 @@ TFF: the fastest of TensorFlow, TensorFlow's XLA and jax. Workloads:
 
 from collections.abc import Callable, Sequence
 import json
-import multiprocessing
-import pathlib
 import statistics
 import time
 from typing import Any
 
 from absl import app
 from absl import flags
-import psutil
 
+from benchmarks import contender
+from benchmarks import floors
 from benchmarks import workloads
 
 _WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C,D', 'Which to run.')
@@ -35,201 +34,63 @@ _JSON = flags.DEFINE_string('json', None, 'Where to append a line per workload a
 _COMPILE = flags.DEFINE_string('compile', 'auto', 'The local context: auto, tensorflow or xla.')
 
 
-def _tensorflow_floor(workload: str, jit_compile: bool) -> Callable[[], None]:
-  """All clients one after the other in one `tf.function`."""
-  import numpy as np
-  import tensorflow as tf
-
-  model = workloads.keras_model(workload)
-  loss_fn = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-  _, examples, batch_size = workloads.settings(workload)
-  steps = examples // batch_size
-  data = workloads.arrays(workload)
-  x, y = (
-    tf.constant(np.stack([a.reshape(steps, batch_size, *a.shape[1:]) for a in component]))
-    for component in zip(*data, strict=True)
-  )
-  initial = [tf.constant(v) for v in model.get_weights()]
-  variables = model.trainable_variables
-
-  @tf.function(jit_compile=jit_compile)
-  def train(weights, x, y):
-    total = [tf.zeros_like(w) for w in weights]
-    for k in tf.range(tf.shape(x)[0]):
-      for variable, weight in zip(variables, weights, strict=True):
-        variable.assign(weight)
-      for i in tf.range(steps):
-        with tf.GradientTape() as tape:
-          loss = loss_fn(y[k, i], model(x[k, i], training=True))
-        for variable, gradient in zip(variables, tape.gradient(loss, variables), strict=True):
-          variable.assign_sub(workloads.RATE * tf.convert_to_tensor(gradient))
-      total = [t + (w - v) for t, w, v in zip(total, weights, variables, strict=True)]
-    return [w - t / float(len(data)) for w, t in zip(weights, total, strict=True)]
-
-  def run_round() -> None:
-    nonlocal initial
-    initial = train(initial, x, y)
-    initial[0].numpy()
-
-  return run_round
+_FLOOR = 'floor-'
 
 
-def _jax_floor(workload: str) -> Callable[[], None]:
-  """All clients one after the other in one jitted function."""
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
+def _build(context: str, workload: str, compile_mode: str) -> tuple[str, Callable[[], float]]:
+  """A function that runs a round and returns its seconds."""
+  if context.startswith(_FLOOR):
+    run_round = floors.BUILDERS[context.removeprefix(_FLOOR)](workload)
+  else:
+    if context == 'local':
+      from tff_lowrank import execution
 
-  if workload not in 'BC':
-    raise NotImplementedError('Written for the MLP.')
-  _, examples, batch_size = workloads.settings(workload)
-  steps = examples // batch_size
-  data = workloads.arrays(workload)
-  x, y = (
-    jnp.asarray(np.stack([a.reshape(steps, batch_size, *a.shape[1:]) for a in component]))
-    for component in zip(*data, strict=True)
-  )
-  rng = np.random.default_rng(1)
-  weights = [
-    jnp.asarray(0.05 * rng.standard_normal(shape), jnp.float32)
-    for shape in ((784, 200), (200,), (200, 10), (10,))
-  ]
+      execution.set_local_context(compile=compile_mode)
+    run_round = workloads.tff_round(workload)
+  for _ in range(workloads.WARM_UP):
+    run_round()
 
-  def loss(w, x, y):
-    logits = jax.nn.relu(x @ w[0] + w[1]) @ w[2] + w[3]
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1))
-
-  @jax.jit
-  def train(weights, x, y):
-    def client(k, total):
-      def step(i, w):
-        gradients = jax.grad(loss)(w, x[k, i], y[k, i])
-        return [a - workloads.RATE * g for a, g in zip(w, gradients, strict=True)]
-
-      trained = jax.lax.fori_loop(0, steps, step, weights)
-      return [t + (a - b) for t, a, b in zip(total, weights, trained, strict=True)]
-
-    zeros = [jnp.zeros_like(w) for w in weights]
-    total = jax.lax.fori_loop(0, len(data), client, zeros)
-    return [w - t / len(data) for w, t in zip(weights, total, strict=True)]
-
-  def run_round() -> None:
-    nonlocal weights
-    weights = jax.block_until_ready(train(weights, x, y))
-
-  return run_round
-
-
-def _build(context: str, workload: str, compile_mode: str) -> Callable[[], None]:
-  if context == 'local':
-    from tff_lowrank import execution
-
-    execution.set_local_context(compile=compile_mode)
-    return workloads.tff_round(workload)
-  if context == 'stock':
-    return workloads.tff_round(workload)
-  builders = {
-    'floor-tensorflow': lambda: _tensorflow_floor(workload, False),
-    'floor-tensorflow-xla': lambda: _tensorflow_floor(workload, True),
-    'floor-jax': lambda: _jax_floor(workload),
-  }
-  return builders[context]()
-
-
-def _serve(context: str, workload: str, compile_mode: str, pipe: Any) -> None:
-  """Runs a round whenever asked, and answers with its seconds; -1 if it cannot be built."""
-  try:
-    run_round = _build(context, workload, compile_mode)
-    for _ in range(workloads.WARM_UP):
-      run_round()
-  except Exception as e:
-    pipe.send((-1.0, f'{type(e).__name__}: {str(e)[:200]}'))
-    return
-  pipe.send((0.0, ''))
-  while pipe.recv():
+  def timed() -> float:
     start = time.perf_counter()
     run_round()
-    pipe.send((time.perf_counter() - start, ''))
+    return time.perf_counter() - start
 
-
-class _Contender:
-  """A context in a process of its own."""
-
-  def __init__(self, context: str, workload: str, compile_mode: str):
-    self.context = context
-    self.seconds: list[float] = []
-    self._pipe, theirs = multiprocessing.Pipe()
-    self._process = multiprocessing.Process(
-      target=_serve, args=(context, workload, compile_mode, theirs)
-    )
-    self._process.start()
-    theirs.close()
-    try:
-      ready, self.failure = self._pipe.recv()
-    except EOFError:
-      ready, self.failure = -1.0, 'the process died'
-    self.is_ready = ready >= 0
-
-  def run_round(self) -> None:
-    self._pipe.send(True)
-    self.seconds.append(self._pipe.recv()[0])
-
-  def peak_mb(self) -> float:
-    """The highest resident memory so far, of the process and those it started, in 10^6 bytes."""
-    kilobytes = 0
-    family = psutil.Process(self._process.pid)
-    for process in [family, *family.children(recursive=True)]:
-      status = pathlib.Path(f'/proc/{process.pid}/status').read_text()
-      kilobytes += int(status.split('VmHWM:')[1].split()[0])
-    return kilobytes * 1024 / 1e6
-
-  def close(self) -> None:
-    """Ends the process and those it started, by their ids."""
-    if self._process.is_alive():
-      for process in psutil.Process(self._process.pid).children(recursive=True):
-        process.kill()
-    self._process.kill()
-    self._process.join()
+  return '', timed
 
 
 def _measure(workload: str, rounds: int, compile_mode: str) -> list[dict[str, Any]]:
-  contexts = ('stock', 'local', 'floor-tensorflow', 'floor-tensorflow-xla', 'floor-jax')
   contenders = []
   try:
-    for context in contexts:
-      contender = _Contender(context, workload, compile_mode)
-      contenders.append(contender)
-      if not contender.is_ready:
-        print(f'{workload} {context}: not run, {contender.failure}', flush=True)
-    ready = [c for c in contenders if c.is_ready]
-    for _ in range(rounds):
-      for contender in ready:
-        contender.run_round()
+    for name in ('stock', 'local', *(_FLOOR + name for name in floors.BUILDERS)):
+      contenders.append(contender.Contender(name, _build, name, workload, compile_mode))
+      if not contenders[-1].is_ready:
+        print(f'{workload} {name}: not run, {contenders[-1].failure}', flush=True)
+    contender.take_turns(contenders, rounds)
     results = [
       dict(
         workload=workload,
-        context=contender.context,
-        median_seconds=statistics.median(contender.seconds),
-        min_seconds=min(contender.seconds),
-        max_seconds=max(contender.seconds),
+        context=c.name,
+        median_seconds=statistics.median(c.answers),
+        min_seconds=min(c.answers),
+        max_seconds=max(c.answers),
         rounds=rounds,
-        peak_mb=round(contender.peak_mb(), 1),
+        peak_mb=round(c.peak_mb(), 1),
       )
-      for contender in ready
+      for c in contenders
+      if c.is_ready
     ]
   finally:
-    for contender in contenders:
-      contender.close()
-  floors = [r for r in results if r['context'].startswith('floor')]
-  best = min(floors, key=lambda r: r['median_seconds'])
-  return [r for r in results if r not in floors] + [
-    {**best, 'program': best['context'][6:], 'context': 'floor'}
+    for c in contenders:
+      c.close()
+  hand_written = [r for r in results if r['context'].startswith(_FLOOR)]
+  best = min(hand_written, key=lambda r: r['median_seconds'])
+  return [r for r in results if r not in hand_written] + [
+    {**best, 'program': best['context'].removeprefix(_FLOOR), 'context': 'floor'}
   ]
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  multiprocessing.set_start_method('spawn')
   lines = []
   print('workload  context   median s     min s     max s   peak MB   stock/this  this/floor')
   for workload in _WORKLOADS.value:
