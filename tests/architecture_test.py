@@ -42,6 +42,7 @@ FLOORS = {
   'tff_lowrank.cli': 8,
   'experiments': 9,
   'benchmarks': 9,
+  'tools': 9,
 }
 # On the ground floor, who may import whom.
 GROUND = {
@@ -252,7 +253,7 @@ def module_name(path):
 
 SOURCES = {
   module_name(path): ast.parse(path.read_text(), str(path))
-  for package in ('tff_lowrank', 'experiments', 'benchmarks')
+  for package in ('tff_lowrank', 'experiments', 'benchmarks', 'tools')
   for path in sorted((ROOT / package).rglob('*.py'))
 }
 
