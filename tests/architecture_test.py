@@ -367,6 +367,26 @@ def test_library_files_are_short_and_documented(name):
       assert is_short or ast.get_docstring(node), f'{name}.{node.name} has no docstring'
 
 
+def untyped(function, is_method):
+  """Whether a parameter or the result has no type; TFF computations say theirs in a decorator."""
+  if any('computation' in ast.unparse(decorator) for decorator in function.decorator_list):
+    return False
+  of = function.args
+  parameters = [*of.posonlyargs, *of.args, *of.kwonlyargs, of.vararg, of.kwarg][is_method:]
+  has_result = function.returns is not None or function.name == '__init__'
+  return not has_result or any(p is not None and p.annotation is None for p in parameters)
+
+
+@pytest.mark.parametrize('name', [name for name in SOURCES if name.startswith('tff_lowrank')])
+def test_functions_and_methods_have_types(name):
+  found = [(node, False) for node in SOURCES[name].body if isinstance(node, ast.FunctionDef)]
+  for node in SOURCES[name].body:
+    if isinstance(node, ast.ClassDef):
+      methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+      found += [(m, 'staticmethod' not in map(ast.unparse, m.decorator_list)) for m in methods]
+  assert not [function.name for function, is_method in found if untyped(function, is_method)]
+
+
 def test_tests_mirror_the_tree():
   expected = {
     (ROOT / 'tests' / path.relative_to(ROOT / 'tff_lowrank')).with_name(f'{path.stem}_test.py')

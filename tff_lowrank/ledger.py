@@ -116,7 +116,7 @@ class Ledger:
 
   def __init__(self, total_bytes: Mapping[str, int] | None = None):
     """Creates a ledger that goes on from `total_bytes` by direction; from nothing if None."""
-    self._columns = {name: [] for name in _SCHEMA.names}
+    self._columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     self._total_bytes = {UPLINK: 0, DOWNLINK: 0} | dict(total_bytes or {})
 
   def enter(

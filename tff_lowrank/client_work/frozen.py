@@ -273,11 +273,8 @@ def build_training(
       *(tuple(tf.TensorSpec(w.shape, w.dtype) for w in kind) for kind in model_fn.initial_weights)
     )
     weights_type = tff.types.tensorflow_to_type(weights_spec)
-    input_spec, build, finalize = (
-      model_fn.input_spec,
-      _functional_training,
-      model_fn.finalize_metrics,
-    )
+    input_spec, finalize = model_fn.input_spec, model_fn.finalize_metrics
+    build: Callable[..., Callable[..., Trained]] = _functional_training
   else:
     with tf.Graph().as_default():  # Its variables are not wanted.
       model = model_fn()

@@ -1,13 +1,16 @@
 """Local training: a pass of an optimizer over the client's batches."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
 
-ModelFn = tff.learning.models.FunctionalModel | Callable[[], tff.learning.models.VariableModel]
+ModelFn: TypeAlias = (
+  tff.learning.models.FunctionalModel | Callable[[], tff.learning.models.VariableModel]
+)
 
 
 @tff.tensorflow.computation
@@ -27,7 +30,7 @@ def check_model_fn(model_fn: ModelFn) -> None:
       f'`tff.learning.models.VariableModel`, found {type(model_fn).__name__}.'
     )
   if is_functional:
-    trainable = model_fn.initial_weights[0]
+    trainable = model_fn.initial_weights[0]  # type: ignore[union-attr]  # TFF has no types.
   else:
     with tf.Graph().as_default():  # Its variables are not wanted.
       trainable = model_fn().trainable_variables

@@ -3,7 +3,7 @@
 import collections
 from collections.abc import Callable
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import tensorflow as tf
 import tensorflow_federated as tff
@@ -31,7 +31,7 @@ class RoundSchedule:
   optimizer: tff.learning.optimizers.Optimizer
   factor: Callable[[tf.Tensor], tf.Tensor]
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_type('optimizer', self.optimizer, tff.learning.optimizers.Optimizer)
     if not callable(self.factor):
       raise TypeError(f'`factor` must be a function of the round, found {self.factor!r}.')
@@ -57,7 +57,7 @@ class ClientRates:
 
   optimizer: tff.learning.optimizers.Optimizer | RoundSchedule
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     kinds = (tff.learning.optimizers.Optimizer, RoundSchedule)
     checks.check_type('optimizer', self.optimizer, kinds)
     if not isinstance(self.optimizer, RoundSchedule):
@@ -70,7 +70,7 @@ def _check_has_rate(optimizer: tff.learning.optimizers.Optimizer) -> None:
     raise ValueError(f'{type(optimizer).__name__} has no learning rate that could change.')
 
 
-ClientOptimizer = tff.learning.optimizers.Optimizer | RoundSchedule | ClientRates
+ClientOptimizer: TypeAlias = tff.learning.optimizers.Optimizer | RoundSchedule | ClientRates
 
 
 class Parts(NamedTuple):

@@ -19,26 +19,24 @@ from tff_lowrank.codecs import top_k
 
 _MAX_LENGTH = 1000
 
-CODECS: Mapping[str, type[codec.Codec]] = {
-  kind.name: kind
-  for kind in (
-    identity.Identity,
-    top_k.TopK,
-    top_k.RandomK,
-    sign_sgd.SignSGD,
-    quantize.QSGD,
-    quantize.Float16,
-    quantize.TernGrad,
-    low_rank.Atomo,
-    low_rank.TruncatedSVD,
-    low_rank.PowerSGD,
-    drive.DRIVE,
-    filters.Gaia,
-    filters.CMFL,
-    error_feedback.ErrorFeedback,
-    look_back.LookBack,
-  )
-}
+_ALL: tuple[type[codec.Codec], ...] = (
+  identity.Identity,
+  top_k.TopK,
+  top_k.RandomK,
+  sign_sgd.SignSGD,
+  quantize.QSGD,
+  quantize.Float16,
+  quantize.TernGrad,
+  low_rank.Atomo,
+  low_rank.TruncatedSVD,
+  low_rank.PowerSGD,
+  drive.DRIVE,
+  filters.Gaia,
+  filters.CMFL,
+  error_feedback.ErrorFeedback,
+  look_back.LookBack,
+)
+CODECS: Mapping[str, type[codec.Codec]] = {kind.name: kind for kind in _ALL}
 
 
 def parse(text: str) -> codec.Codec:
@@ -93,7 +91,7 @@ def _codec(node: ast.expr) -> codec.Codec:
     raise ValueError(
       f'{name} takes {len(fields)} settings ({", ".join(fields)}), found {len(call.args)}.'
     )
-  given = list(zip(fields, call.args, strict=False))
+  given: list[tuple[str | None, ast.expr]] = list(zip(fields, call.args, strict=False))
   given += [(keyword.arg, keyword.value) for keyword in call.keywords]
   settings = {}
   for field, value in given:

@@ -157,7 +157,7 @@ class _Sparsifier(codec.Codec):
   values: codec.Codec = dataclasses.field(default_factory=identity.Identity)
   granularity: str = 'tensor'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_amount(self.amount)
     codec.resolve_part(self, 'values')
     checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
@@ -282,7 +282,7 @@ class RandomK(_Sparsifier):
 
   name: ClassVar[str] = 'random_k'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     checks.check_type('rescale', self.rescale, bool)
 

@@ -11,7 +11,7 @@ be shared.
 
 from collections.abc import Callable, Collection, Mapping
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -40,7 +40,11 @@ _PLAIN = (
 )
 
 
-def _classes(module: Any, prefix: str) -> dict[type, type]:
+Layer: TypeAlias = tf.keras.layers.Layer
+Model: TypeAlias = tf.keras.Model
+
+
+def _classes(module: Any, prefix: str) -> dict[type[Layer], type[Layer]]:
   return {getattr(tf.keras.layers, name): getattr(module, prefix + name) for name in _PLAIN}
 
 
@@ -52,8 +56,6 @@ _PLAIN_OF = {
 }
 
 Conversion = conversion.Conversion
-Layer = tf.keras.layers.Layer
-Model = tf.keras.Model
 
 
 def to_fedpara(
@@ -303,7 +305,7 @@ def _form(layer: Layer) -> str:
   return 'matrix' if layer.groups > 1 and layer.kernel.shape[-2] == 1 else 'tucker'
 
 
-def _make(twin: type, layer: Layer, options: dict[str, Any]) -> Layer:
+def _make(twin: type[Layer], layer: Layer, options: dict[str, Any]) -> Layer:
   """A layer of class `twin` with the arguments of `layer` and `options`."""
   dropped = ('_initializer', '_constraint')
   config = {

@@ -172,8 +172,9 @@ def choose_rank(
   check_size(rank, gamma, budget)
   if rank is not None:
     return rank
-  if gamma is None:
+  if budget is not None:
     return max(1, rank_for_budget(kernel_shape, budget, form, branches))
+  assert gamma is not None  # One of the three is given.
   if branches == FEDPARA_BRANCHES:
     return rank_for_gamma(kernel_shape, gamma, form)
   return low_rank_for_gamma(kernel_shape, gamma, form)

@@ -38,7 +38,7 @@ def _build(
   checks.check_one_of('mask_policy', mask_policy, synchronisation.MASK_POLICIES)
   mean_factory = coded_mean.checked_mean_factory(mean_factory)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
-  checks.check_in_range('mu', mu, 0, np.finfo(np.float32).max)
+  checks.check_in_range('mu', mu, 0, float(np.finfo(np.float32).max))
   training = frozen_work.build_training(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )

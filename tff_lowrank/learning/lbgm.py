@@ -42,8 +42,8 @@ def build_lbgm_fed_avg(
     TypeError: If an argument is of the wrong type.
     ValueError: If an argument has an impossible value.
   """
-  inner = codecs.Identity() if inner is None else inner
-  codec = codecs.LookBack(inner, threshold, granularity)
+  recycled = codecs.Identity() if inner is None else codecs.resolve(inner)
+  codec = codecs.LookBack(recycled, threshold, granularity)
   return compressed.build_compressed_fed_avg(
     model_fn, client_optimizer_fn, server_optimizer_fn, codec=codec, **settings
   )

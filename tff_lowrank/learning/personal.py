@@ -59,7 +59,8 @@ def _build_work(
     start = split.merge(shared.trainable, own, initial.trainable)
     weights = tff.learning.models.ModelWeights(start, shared.non_trainable)
     trained = training.train(weights, None, dataset)
-    learnt = left_out = ()
+    learnt: Any = ()
+    left_out: Any = ()
     if memory:
       seen = tf.constant(True)
       learnt = collections.OrderedDict(seen=seen, personal=split.personal_part(trained.trainable))

@@ -35,7 +35,7 @@ class _Broadcast(NamedTuple):
 
 def _check_finite(name: str, value: Any) -> None:
   """Raises unless `value` is a finite number of at least 0."""
-  checks.check_in_range(name, value, 0, np.finfo(np.float32).max)
+  checks.check_in_range(name, value, 0, float(np.finfo(np.float32).max))
 
 
 def _build_aggregator(

@@ -18,7 +18,7 @@ class Network:
   uplink_mbps: float = 3.0
   latency_seconds: float = 0.0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ('downlink_mbps', 'uplink_mbps'):
       if not getattr(self, name) > 0:
         raise ValueError(f'`{name}` must be above 0, found {getattr(self, name)!r}.')
