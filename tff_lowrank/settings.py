@@ -1,8 +1,16 @@
 """Settings as data: fields of frozen dataclasses that say what they mean and what they may be.
 
-  @dataclasses.dataclass(frozen=True)
-  class LbgmSettings(settings.Settings):
-    lbgm_threshold: float = settings.field(0.2, 'Largest error.', at_least=0, at_most=1)
+  >>> import dataclasses
+  >>> from tff_lowrank import settings
+  >>> @dataclasses.dataclass(frozen=True)
+  ... class LbgmSettings(settings.Settings):
+  ...   lbgm_threshold: float = settings.field(0.2, 'Largest error.', at_least=0, at_most=1)
+  >>> LbgmSettings(lbgm_threshold=1)
+  LbgmSettings(lbgm_threshold=1.0)
+  >>> LbgmSettings(lbgm_threshold=1.5)
+  Traceback (most recent call last):
+    ...
+  tff_lowrank.settings.SettingError: lbgm_threshold must be at most 1, found 1.5.
 
 Command-line flags, help, records of runs and tables are made from such fields.
 """

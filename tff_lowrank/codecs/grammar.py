@@ -46,6 +46,13 @@ def parse(text: str) -> codec.Codec:
   a number, `True`, `False`, `None`, a word, or another codec. Names: `CODECS`.
 
   Raises ValueError if `text` is not of this form, or the codecs do not go together.
+
+  >>> from tff_lowrank import codecs
+  >>> codec = codecs.parse('error_feedback(top_k(0.01, qsgd(7, max, False)))')
+  >>> codec.inner
+  TopK(amount=0.01, values=QSGD(levels=7, norm='max', stochastic=False), granularity='tensor')
+  >>> codecs.parse(str(codec)) == codec
+  True
   """
   if len(text) > _MAX_LENGTH:  # Python's parser can run out of stack on long ones.
     raise ValueError(

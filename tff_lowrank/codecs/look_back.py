@@ -154,12 +154,13 @@ class LookBack(codec.Codec):
     self, memory: list[Any], value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
   ) -> codec.Encoded:
     blocks = codec.blocks_of(codec.tensors_of(value), self.granularity)
-    references: list[codec.Reference | None] = [None] * len(blocks)
+    # Types in comments: AutoGraph knows no annotations of what a loop changes.
+    references = [None] * len(blocks)  # type: list[codec.Reference | None]
     if self.inner.traits.needs_model and reference is not None and reference.model is not None:
       models = codec.blocks_of(reference.model, self.granularity)
       references = [codec.Reference(model=model) for model in models]
     messages, new_memory, errors = [], [], []
-    inner_measurements: dict[str, Any] = collections.OrderedDict()
+    inner_measurements = collections.OrderedDict()  # type: dict[str, Any]
     for i, (block, kept) in enumerate(zip(blocks, memory, strict=True)):
       block_seed = tf.random.experimental.stateless_fold_in(seed, i)
       inner = self.inner.encode(kept['inner'], block, block_seed, references[i])

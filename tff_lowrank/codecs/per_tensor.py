@@ -66,7 +66,7 @@ class PerTensor(codec.Codec):
   ) -> codec.Encoded:
     tensors = codec.tensors_of(value)
     kept = memory or [()] * len(tensors)
-    models: list[Any] = [None] * len(tensors)
+    models = [None] * len(tensors)  # type: list[Any]  # Not annotated: AutoGraph.
     if self.traits.needs_model and reference is not None and reference.model is not None:
       models = reference.model
     messages, new_memory = [], []

@@ -216,6 +216,14 @@ def parse(spec: str) -> Partitioner:
 
   It is `iid`, `shards:CLASSES`, `dirichlet:ALPHA`, `dirichlet_balanced:ALPHA` or
   `dirichlet_by_class:ALPHA`. Raises ValueError for anything else.
+
+  >>> import numpy as np
+  >>> from tff_lowrank.datasets import partition
+  >>> labels = np.repeat(np.arange(10), 100)
+  >>> [len(indices) for indices in partition.parse('iid')(labels, 4, 1)]
+  [250, 250, 250, 250]
+  >>> [len(set(labels[indices])) for indices in partition.parse('shards:2')(labels, 5, 1)]
+  [2, 2, 2, 2, 2]
   """
   name, _, argument = spec.partition(':')
   try:

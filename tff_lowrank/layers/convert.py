@@ -90,6 +90,16 @@ def to_fedpara(
   Raises:
     TypeError or ValueError: for a model or an argument that is not as above, or if no layer is
       converted.
+
+  >>> import tensorflow as tf
+  >>> from tff_lowrank import layers
+  >>> dense = tf.keras.layers.Dense
+  >>> model = tf.keras.Sequential([dense(256, 'relu', input_shape=(784,)), dense(10, name='last')])
+  >>> conversion = layers.to_fedpara(model, gamma=0.1, skip=['last'])
+  >>> model.count_params(), conversion.model.count_params()
+  (203530, 52746)
+  >>> layers.compose(conversion.model).count_params()  # With plain layers again.
+  203530
   """
   ranks.check_size(None, gamma, budget)
   options = dict(gamma=gamma, budget=budget, personal=personal, tanh=tanh, recompute=recompute)

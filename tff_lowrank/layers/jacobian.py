@@ -9,7 +9,6 @@ through is not said there; here it is a constant, and what it is multiplied with
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import tensorflow as tf
 
@@ -76,7 +75,7 @@ def corrected_loss(
     loss = loss_fn()
   gradients = tape.gradient(loss, [use.kernel for use in uses])
   # Owner -> one of the kernel's uses, the gradient by each.
-  kernels: dict[Any, tuple[kernel_lib.Use, list[tf.Tensor]]] = {}
+  kernels = {}  # type: dict[object, tuple[kernel_lib.Use, list[tf.Tensor]]]
   for use, gradient in zip(uses, gradients, strict=True):
     if gradient is not None:
       kernels.setdefault(use.owner, (use, []))[1].append(gradient)

@@ -135,9 +135,9 @@ def _run(recompute: bool, run: Callable[[Any, Any], Any], inputs: Any, factors: 
     return run(inputs, factors)
   arguments = _flat((inputs, factors))
   num_inputs = len(_flat(inputs))
-  # Of the result.
-  structure: list[Any] = []
-  is_floating: list[bool] = []
+  # Of the result. AutoGraph knows no annotations of what inner functions share.
+  structure = []  # type: list[Any]
+  is_floating = []  # type: list[bool]
 
   def of_flat(tensors: Sequence[tf.Tensor]) -> Any:
     return run(*_packed((inputs, factors), tensors))

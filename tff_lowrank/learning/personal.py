@@ -59,8 +59,8 @@ def _build_work(
     start = split.merge(shared.trainable, own, initial.trainable)
     weights = tff.learning.models.ModelWeights(start, shared.non_trainable)
     trained = training.train(weights, None, dataset)
-    learnt: Any = ()
-    left_out: Any = ()
+    learnt = ()  # type: Any
+    left_out = ()  # type: Any
     if memory:
       seen = tf.constant(True)
       learnt = collections.OrderedDict(seen=seen, personal=split.personal_part(trained.trainable))
