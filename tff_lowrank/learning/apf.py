@@ -11,13 +11,13 @@ from tff_lowrank import codecs
 from tff_lowrank import freezing
 from tff_lowrank.aggregators import coded_mean
 from tff_lowrank.aggregators import freezing as freezing_aggregators
-from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.client_work import corrections
 from tff_lowrank.client_work import local_sgd
-from tff_lowrank.client_work import regularized as regularized_work
 from tff_lowrank.client_work import schedule as schedule_lib
+from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.freezing import synchronisation
-from tff_lowrank.learning import partial
-from tff_lowrank.learning import process
+from tff_lowrank.learning.composition import partly_frozen
+from tff_lowrank.learning.composition import process
 
 
 def _build(
@@ -39,18 +39,18 @@ def _build(
   mean_factory = coded_mean.checked_mean_factory(mean_factory)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
   checks.check_in_range('mu', mu, 0, float(np.finfo(np.float32).max))
-  training = frozen_work.build_training(
+  training = training_lib.build_training(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
   if mu:
-    training = regularized_work.proximal(training, mu)
+    training = corrections.proximal(training, mu)
   initial_model_weights = process.build_initial_model_weights(model_fn)
   weights_type = initial_model_weights.type_signature.result
   trainable_type = weights_type.trainable
-  finalizer = partial.build_finalizer(server_optimizer, weights_type, settings)
+  finalizer = partly_frozen.build_finalizer(server_optimizer, weights_type, settings)
   finalizer_state_type = finalizer.initialize.type_signature.result.member
-  outgoing = partial.build_outgoing(finalizer_state_type, weights_type, settings, keeps_own)
-  work = partial.build_work(
+  outgoing = partly_frozen.build_outgoing(finalizer_state_type, weights_type, settings, keeps_own)
+  work = partly_frozen.build_work(
     training, outgoing.type_signature.result, settings, mask_policy, keeps_own
   )
   types = (
@@ -67,7 +67,7 @@ def _build(
   personalize = None
   if keeps_own:
     memory_type = work.initialize_client.type_signature.result
-    personalize = partial.build_personalize(
+    personalize = partly_frozen.build_personalize(
       finalizer_state_type, memory_type, weights_type, settings
     )
   return process.compose(initial_model_weights, work, aggregator, finalizer, outgoing, personalize)

@@ -8,8 +8,8 @@ from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
-from tff_lowrank.learning import compressed
-from tff_lowrank.learning import process
+from tff_lowrank.learning import fed_avg
+from tff_lowrank.learning.composition import process
 
 
 def build_lbgm_fed_avg(
@@ -46,7 +46,7 @@ def build_lbgm_fed_avg(
   """
   recycled = codecs.Identity() if inner is None else codecs.resolve(inner)
   codec = codecs.LookBack(recycled, threshold, granularity)
-  return compressed.build_compressed_fed_avg(
+  return fed_avg.build_compressed_fed_avg(
     model_fn, client_optimizer_fn, server_optimizer_fn, codec=codec, **settings
   )
 

@@ -17,12 +17,12 @@ import tensorflow_federated as tff
 from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank import ledger
-from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
-from tff_lowrank.client_work import personal as personal_work
+from tff_lowrank.client_work import personal_weights
 from tff_lowrank.client_work import schedule as schedule_lib
-from tff_lowrank.learning import process
-from tff_lowrank.learning import work as work_lib
+from tff_lowrank.client_work import training as training_lib
+from tff_lowrank.learning.composition import process
+from tff_lowrank.learning.composition import work as work_lib
 
 
 def _initial_memory(personal: tuple[Any, ...]) -> tff.Computation:
@@ -40,8 +40,8 @@ def _initial_memory(personal: tuple[Any, ...]) -> tff.Computation:
 
 
 def _build_work(
-  training: frozen_work.LocalTraining,
-  split: personal_work.Split,
+  training: training_lib.LocalTraining,
+  split: personal_weights.Split,
   initial: tff.learning.models.ModelWeights,
   shared_type: tff.Type,
 ) -> work_lib.ClientStatefulWork:
@@ -119,11 +119,11 @@ def build_personal_fed_avg(
     ValueError: If `personal` does not have one bool for each trainable weight.
   """
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
-  training = frozen_work.build_training(
+  training = training_lib.build_training(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
-  initial = personal_work.initial_values(model_fn)
-  split = personal_work.build_split(personal, len(tf.nest.flatten(initial.trainable)))
+  initial = personal_weights.initial_values(model_fn)
+  split = personal_weights.build_split(personal, len(tf.nest.flatten(initial.trainable)))
   own = split.personal_part(initial.trainable)
 
   @tff.tensorflow.computation
@@ -190,7 +190,7 @@ def build_local_only(
   Only the seed of the initial weights is sent. The `settings` (`client_weighting`,
   `metrics_aggregator`) are those of `build_personal_fed_avg`.
   """
-  num_weights = len(tf.nest.flatten(personal_work.initial_values(model_fn).trainable))
+  num_weights = len(tf.nest.flatten(personal_weights.initial_values(model_fn).trainable))
   return build_personal_fed_avg(
     model_fn, client_optimizer_fn, personal=[True] * num_weights, **settings
   )

@@ -17,13 +17,13 @@ from tff_lowrank import checks
 from tff_lowrank import codecs
 from tff_lowrank import ledger
 from tff_lowrank import structures
-from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.client_work import corrections
 from tff_lowrank.client_work import local_sgd
-from tff_lowrank.client_work import regularized as regularized_work
 from tff_lowrank.client_work import schedule as schedule_lib
-from tff_lowrank.learning import corrected
-from tff_lowrank.learning import process
-from tff_lowrank.learning import work as work_lib
+from tff_lowrank.client_work import training as training_lib
+from tff_lowrank.learning.composition import process
+from tff_lowrank.learning.composition import server_correction
+from tff_lowrank.learning.composition import work as work_lib
 
 
 class _Broadcast(NamedTuple):
@@ -100,8 +100,10 @@ def build_fed_prox(
   """
   _check_finite('mu', mu)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
-  training = regularized_work.proximal(
-    frozen_work.build_training(model_fn, client_optimizer_fn, client_weighting, metrics_aggregator),
+  training = corrections.proximal(
+    training_lib.build_training(
+      model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
+    ),
     mu,
   )
   weights_type = training.weights_type
@@ -156,19 +158,19 @@ def build_scaffold(
   """
   _check_counts_clients('SCAFFOLD', codec, num_clients)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
-  regularized_work.check_plain_sgd(client_optimizer_fn)
-  training = frozen_work.build_training(
+  corrections.check_plain_sgd(client_optimizer_fn)
+  training = training_lib.build_training(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
   weights_type = training.weights_type
   initialize_client = _initial_memory('control', weights_type)
   control_type = initialize_client.type_signature.result['control']
-  value_type = tff.to_type(regularized_work.ControlledUpdate(control_type, control_type))
+  value_type = tff.to_type(corrections.ControlledUpdate(control_type, control_type))
   broadcast_type = tff.to_type(_Broadcast(weights_type, control_type))
   broadcast_spec = tff.types.type_to_tf_tensor_specs(broadcast_type)
 
   def work(training, memory, broadcast, dataset):
-    done = regularized_work.train_controlled(
+    done = corrections.train_controlled(
       training, memory['control'], broadcast.weights, broadcast.control, dataset
     )
     price = ledger.dense_price(broadcast_spec)
@@ -177,7 +179,7 @@ def build_scaffold(
 
   def received(broadcast):
     trainable = tuple(tf.nest.flatten(broadcast.weights.trainable))
-    return regularized_work.ControlledUpdate(trainable, broadcast.control)
+    return corrections.ControlledUpdate(trainable, broadcast.control)
 
   def advance(control, mean, share):
     control = tf.nest.map_structure(
@@ -185,7 +187,7 @@ def build_scaffold(
     )
     return control, mean.model
 
-  finalizer = corrected.build_finalizer(
+  finalizer = server_correction.build_finalizer(
     server_optimizer, weights_type, value_type, num_clients, advance
   )
 
@@ -196,7 +198,7 @@ def build_scaffold(
   return process.compose(
     process.build_initial_model_weights(model_fn),
     work_lib.build_work(training, initialize_client, broadcast_type, work, received),
-    corrected.counting(_build_aggregator(codec, seed, value_type)),
+    server_correction.counting(_build_aggregator(codec, seed, value_type)),
     finalizer,
     outgoing,
   )
@@ -242,7 +244,7 @@ def build_fed_dyn(
   _check_finite('alpha', alpha)
   _check_counts_clients('FedDyn', codec, num_clients)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
-  training = frozen_work.build_training(
+  training = training_lib.build_training(
     model_fn, client_optimizer_fn, client_weighting, metrics_aggregator
   )
   weights_type = training.weights_type
@@ -250,7 +252,7 @@ def build_fed_dyn(
   initialize_client = _initial_memory('gradient', weights_type)
 
   def work(training, memory, weights, dataset):
-    done = regularized_work.train_dynamic(training, alpha, memory['gradient'], weights, dataset)
+    done = corrections.train_dynamic(training, alpha, memory['gradient'], weights, dataset)
     learnt = collections.OrderedDict(gradient=done.memory)
     return work_lib.Worked(learnt, done.result, ledger.dense_price(spec), done.metrics, memory)
 
@@ -268,8 +270,8 @@ def build_fed_dyn(
     work_lib.build_work(
       training, initialize_client, weights_type, work, lambda weights: weights.trainable
     ),
-    corrected.counting(_build_aggregator(codec, seed, weights_type.trainable)),
-    corrected.build_finalizer(
+    server_correction.counting(_build_aggregator(codec, seed, weights_type.trainable)),
+    server_correction.build_finalizer(
       server_optimizer, weights_type, weights_type.trainable, num_clients, advance
     ),
   )

@@ -10,13 +10,13 @@ from tff_lowrank import codecs
 from tff_lowrank import freezing
 from tff_lowrank import learning
 from tff_lowrank import ledger
-from tff_lowrank.client_work import frozen
-from tff_lowrank.learning import work
+from tff_lowrank.client_work import training as training_lib
+from tff_lowrank.learning.composition import work
 
 
 def test_each_client_works_on_its_own(rng):
   model = linear.build_model(rng)
-  training = frozen.build_training(model, tff.learning.optimizers.build_sgdm(0.2))
+  training = training_lib.build_training(model, tff.learning.optimizers.build_sgdm(0.2))
 
   @tff.tensorflow.computation
   def initialize_client():

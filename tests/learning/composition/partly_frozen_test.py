@@ -7,7 +7,7 @@ import tensorflow_federated as tff
 from tests.learning import linear
 from tff_lowrank import freezing
 from tff_lowrank import learning
-from tff_lowrank.learning import partial
+from tff_lowrank.learning.composition import partly_frozen
 
 sgd = tff.learning.optimizers.build_sgdm
 
@@ -98,8 +98,8 @@ def test_memory_holds_no_more_than_it_must(rng, keeps_own):
 def test_only_clients_that_keep_values_are_told_what_changed(rng):
   model = linear.build_model(rng)
   weights_type = learning.build_fed_avg(model, sgd(RATE)).get_model_weights.type_signature.result
-  finalizer = partial.build_finalizer(sgd(1.0), weights_type, SETTINGS)
+  finalizer = partly_frozen.build_finalizer(sgd(1.0), weights_type, SETTINGS)
   state_type = finalizer.initialize.type_signature.result.member
   for keeps_own, num_tensors in ((True, 2), (False, 0)):
-    outgoing = partial.build_outgoing(state_type, weights_type, SETTINGS, keeps_own)
+    outgoing = partly_frozen.build_outgoing(state_type, weights_type, SETTINGS, keeps_own)
     assert len(outgoing.type_signature.result.changed) == num_tensors

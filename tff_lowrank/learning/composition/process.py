@@ -13,11 +13,11 @@ from tff_lowrank import codecs
 from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
-from tff_lowrank.client_work import frozen as frozen_work
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
-from tff_lowrank.learning import downlink as downlink_lib
-from tff_lowrank.learning import work as work_lib
+from tff_lowrank.client_work import training as training_lib
+from tff_lowrank.learning.composition import downlink as downlink_lib
+from tff_lowrank.learning.composition import work as work_lib
 
 
 def _has_tensors(type_spec: tff.Type) -> bool:
@@ -148,7 +148,7 @@ def build_process(
     client_weighting: By number of examples, or uniform.
     model_aggregator: Aggregates the updates; `tff.aggregators.MeanFactory()` if None.
     metrics_aggregator: `tff.learning.metrics.sum_then_finalize` if None.
-    downlink: The codec that compresses the model sent to clients, see `learning.downlink`; None
+    downlink: The codec that compresses the model sent to clients, see `composition.downlink`; None
       or the identity sends the model as it is.
     seed: Seeds, together with the round number, all randomness in `downlink`.
 
@@ -160,7 +160,7 @@ def build_process(
   how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
   if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates):
     work = work_lib.build_memoryless_work(
-      frozen_work.build_training(*how),
+      training_lib.build_training(*how),
       lambda training, weights, dataset: training.train(weights, None, dataset),
     )
   else:

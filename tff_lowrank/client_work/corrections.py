@@ -18,8 +18,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import structures
-from tff_lowrank.client_work import frozen
 from tff_lowrank.client_work import schedule as schedule_lib
+from tff_lowrank.client_work import training as training_lib
 
 
 class Regularized(NamedTuple):
@@ -79,14 +79,14 @@ def _accept(
   )
 
 
-def proximal(training: frozen.LocalTraining, mu: float) -> frozen.LocalTraining:
+def proximal(training: training_lib.LocalTraining, mu: float) -> training_lib.LocalTraining:
   """FedProx: training on the loss plus `mu / 2 |w - w0|^2`."""
-  train = functools.partial(training.train, correction=frozen.Correction(strength=mu))
+  train = functools.partial(training.train, correction=training_lib.Correction(strength=mu))
   return training._replace(train=train)
 
 
 def train_controlled(
-  training: frozen.LocalTraining,
+  training: training_lib.LocalTraining,
   own: Any,
   weights: tff.learning.models.ModelWeights,
   control: Any,
@@ -108,7 +108,7 @@ def train_controlled(
     `memory` is the new c_k, the update is a `ControlledUpdate`.
   """
   offset = tf.nest.map_structure(tf.subtract, control, own)
-  trained = training.train(weights, None, dataset, frozen.Correction(offset=offset))
+  trained = training.train(weights, None, dataset, training_lib.Correction(offset=offset))
   update = tuple(tf.nest.flatten(trained.result.update))
   rate = tf.cast(trained.learning_rate, tf.float64)
   moved = rate * tf.cast(trained.num_steps, tf.float64)
@@ -127,7 +127,7 @@ def train_controlled(
 
 
 def train_dynamic(
-  training: frozen.LocalTraining,
+  training: training_lib.LocalTraining,
   alpha: float,
   own: Any,
   weights: tff.learning.models.ModelWeights,
@@ -148,7 +148,7 @@ def train_dynamic(
     `memory` is the new g_k.
   """
   offset = tf.nest.map_structure(tf.negative, own)
-  trained = training.train(weights, None, dataset, frozen.Correction(alpha, offset))
+  trained = training.train(weights, None, dataset, training_lib.Correction(alpha, offset))
   update = tuple(tf.nest.flatten(trained.result.update))
   new = tf.nest.map_structure(lambda g, u: g + alpha * u, own, update)
   kept, result = _accept(trained.result, trained.result.update, own, new)

@@ -7,7 +7,7 @@ from tests.learning import linear
 from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank import learning
-from tff_lowrank.learning import process as process_lib
+from tff_lowrank.learning.composition import process as process_lib
 
 sgd = tff.learning.optimizers.build_sgdm
 

@@ -4,8 +4,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tests.learning import linear
-from tff_lowrank.client_work import frozen
-from tff_lowrank.client_work import regularized
+from tff_lowrank.client_work import corrections
+from tff_lowrank.client_work import training as training_lib
 
 optimizers = tff.learning.optimizers
 
@@ -42,7 +42,7 @@ def sgd_with(offset, strength, start, x, y):
 
 
 def test_corrections_are_of_each_step(rng, model):
-  training = frozen.build_training(model, optimizers.build_sgdm(RATE))
+  training = training_lib.build_training(model, optimizers.build_sgdm(RATE))
   x, y = linear.examples(rng, 11)
   start = model.initial_weights[0]
   own, control = ([rng.normal(size=w.shape) for w in start] for _ in range(2))
@@ -52,7 +52,7 @@ def test_corrections_are_of_each_step(rng, model):
 
   proximal = evaluate(
     training,
-    lambda w, d: regularized.proximal(training, 0.5).train(w, None, d),
+    lambda w, d: corrections.proximal(training, 0.5).train(w, None, d),
     weights,
     data=data,
   )
@@ -62,7 +62,7 @@ def test_corrections_are_of_each_step(rng, model):
 
   controlled = evaluate(
     training,
-    lambda o, w, c, d: regularized.train_controlled(training, o, w, c, d),
+    lambda o, w, c, d: corrections.train_controlled(training, o, w, c, d),
     tensors(own), weights, tensors(control), data=data,
   )  # fmt: skip
   end = sgd_with([c - o for c, o in zip(control, own, strict=True)], 0, start, x, y)
@@ -74,7 +74,7 @@ def test_corrections_are_of_each_step(rng, model):
 
   dynamic = evaluate(
     training,
-    lambda o, w, d: regularized.train_dynamic(training, 0.5, o, w, d),
+    lambda o, w, d: corrections.train_dynamic(training, 0.5, o, w, d),
     tensors(own), weights, data=data,
   )  # fmt: skip
   end = sgd_with([-o for o in own], 0.5, start, x, y)
@@ -84,13 +84,13 @@ def test_corrections_are_of_each_step(rng, model):
 
 
 def test_control_is_the_mean_gradient_at_the_model_for_one_step(rng, model):
-  training = frozen.build_training(model, optimizers.build_sgdm(RATE))
+  training = training_lib.build_training(model, optimizers.build_sgdm(RATE))
   x, y = linear.examples(rng, 8)
   start = model.initial_weights[0]
   own, control = ([rng.normal(size=w.shape) for w in start] for _ in range(2))
   done = evaluate(
     training,
-    lambda o, w, c, d: regularized.train_controlled(training, o, w, c, d),
+    lambda o, w, c, d: corrections.train_controlled(training, o, w, c, d),
     tensors(own), tff.learning.models.ModelWeights(tensors(start), ()), tensors(control),
     data=linear.dataset(x, y, 8),
   )  # fmt: skip
@@ -99,13 +99,13 @@ def test_control_is_the_mean_gradient_at_the_model_for_one_step(rng, model):
 
 
 def test_client_without_examples_keeps_its_memory(rng, model):
-  training = frozen.build_training(model, optimizers.build_sgdm(RATE))
+  training = training_lib.build_training(model, optimizers.build_sgdm(RATE))
   x, y = linear.examples(rng, 4)
   own = tensors([rng.normal(size=w.shape) for w in model.initial_weights[0]])
   weights = tff.learning.models.ModelWeights(tensors(model.initial_weights[0]), ())
   done = evaluate(
     training,
-    lambda o, w, c, d: regularized.train_controlled(training, o, w, c, d),
+    lambda o, w, c, d: corrections.train_controlled(training, o, w, c, d),
     own, weights, own, data=linear.dataset(x[:0], y[:0], 4),
   )  # fmt: skip
   assert done.result.update_weight == 0
@@ -115,7 +115,7 @@ def test_client_without_examples_keeps_its_memory(rng, model):
 
 
 def test_rate_of_plain_sgd():
-  regularized.check_plain_sgd(optimizers.build_sgdm(0.25))
+  corrections.check_plain_sgd(optimizers.build_sgdm(0.25))
   for other in (
     optimizers.build_sgdm(0.25, momentum=0.5),
     optimizers.build_adam(0.1),
@@ -124,8 +124,8 @@ def test_rate_of_plain_sgd():
     optimizers.build_rmsprop(0.1),
   ):
     with pytest.raises(ValueError, match='SGD without momentum'):
-      regularized.check_plain_sgd(other)
+      corrections.check_plain_sgd(other)
   with pytest.raises(ValueError, match='must be above 0'):
-    regularized.check_plain_sgd(optimizers.build_sgdm(0.0))
+    corrections.check_plain_sgd(optimizers.build_sgdm(0.0))
   with pytest.raises(TypeError, match='`client_optimizer_fn`'):
-    regularized.check_plain_sgd('sgd')
+    corrections.check_plain_sgd('sgd')

@@ -7,11 +7,11 @@ from tests.learning import linear
 from tff_lowrank import client_work
 from tff_lowrank import layers
 from tff_lowrank import models
-from tff_lowrank.client_work import personal
+from tff_lowrank.client_work import personal_weights
 
 
 def test_split_and_merge_are_inverse():
-  split = personal.build_split([False, True, False], 3)
+  split = personal_weights.build_split([False, True, False], 3)
   shared, own = split.shared_part(['a', 'b', 'c']), split.personal_part(['a', 'b', 'c'])
   assert (shared, own) == (('a', 'c'), ('b',))
   assert split.merge(shared, own, (0, 0, 0)) == ('a', 'b', 'c')
@@ -22,11 +22,11 @@ def test_split_and_merge_are_inverse():
 
 def test_refuses_wrong_masks():
   with pytest.raises(ValueError, match='one bool for each of the 3 trainable weights, found 2'):
-    personal.build_split([True, False], 3)
+    personal_weights.build_split([True, False], 3)
   with pytest.raises(TypeError, match='`personal` must be `bool`'):
-    personal.build_split([1, 0], 2)
+    personal_weights.build_split([1, 0], 2)
   with pytest.raises(TypeError, match='`personal` must be `list` or `tuple`'):
-    personal.build_split('abc', 3)
+    personal_weights.build_split('abc', 3)
 
 
 def test_last_layer_mask():
@@ -43,7 +43,7 @@ def test_last_layer_mask():
 
 def test_initial_values_of_a_functional_model(rng):
   model = linear.build_model(rng)
-  values = personal.initial_values(model)
+  values = personal_weights.initial_values(model)
   assert isinstance(values.trainable, tuple)
   for got, wanted in zip(values.trainable, model.initial_weights[0], strict=True):
     np.testing.assert_array_equal(got, wanted)
@@ -57,7 +57,7 @@ def test_initial_values_of_a_random_model_are_fixed():
       (tf.TensorSpec([None, linear.FEATURES]), tf.TensorSpec([None], tf.int32)),
     )
 
-  values = personal.initial_values(model_fn)
+  values = personal_weights.initial_values(model_fn)
   assert [w.shape for w in values.trainable] == [(linear.FEATURES, linear.CLASSES), (3,)]
   assert all(isinstance(w, np.ndarray) for w in values.trainable)
 

@@ -8,7 +8,7 @@ from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
-from tff_lowrank.learning import process
+from tff_lowrank.learning.composition import process
 
 
 def build_compressed_fed_avg(

@@ -7,7 +7,7 @@ import tensorflow_federated as tff
 
 from tests.learning import linear
 from tff_lowrank import client_work
-from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.client_work import training as training_lib
 
 optimizers = tff.learning.optimizers
 OPTIMIZERS = dict(
@@ -60,7 +60,7 @@ def test_frozen_coordinates_stay_to_the_bit(rng, optimizer, kind):
   model = linear.build_model(rng)
   initial = model.initial_weights[0]
   model_fn = model if kind == 'functional' else variable_model(initial)
-  training = frozen_work.build_training(model_fn, OPTIMIZERS[optimizer])
+  training = training_lib.build_training(model_fn, OPTIMIZERS[optimizer])
   frozen = [rng.random((6, 3)) < 0.5, np.array([True, False, True])]
   data = linear.dataset(*linear.examples(rng, 11), 2)
   trained = computation(training, [(6, 3), (3,)])(initial_weights(model), frozen, data)
@@ -92,7 +92,7 @@ def test_active_coordinates_follow_plain_training_where_they_do_not_interact(rng
     loss_fn=loss,
     input_spec=(tf.TensorSpec([None, 8]), tf.TensorSpec([None, 8])),
   )
-  training = frozen_work.build_training(model, OPTIMIZERS[optimizer])
+  training = training_lib.build_training(model, OPTIMIZERS[optimizer])
   x = rng.normal(size=(12, 8)).astype(np.float32)
   data = tf.data.Dataset.from_tensor_slices((x, x)).batch(3)
   train = computation(training, [(8,)])
@@ -106,7 +106,7 @@ def test_active_coordinates_follow_plain_training_where_they_do_not_interact(rng
 
 def test_a_whole_tensor_can_be_frozen_by_one_bit(rng):
   model = linear.build_model(rng)
-  training = frozen_work.build_training(model, OPTIMIZERS['momentum'])
+  training = training_lib.build_training(model, OPTIMIZERS['momentum'])
   data = linear.dataset(*linear.examples(rng, 6), 2)
   trained = computation(training, [(), ()])(initial_weights(model), [True, False], data)
   assert not trained.result.update[0].any() and trained.result.update[1].all()
@@ -123,7 +123,7 @@ def test_nothing_frozen_is_tffs_own_training_to_the_bit(rng, kind, weighting):
     linear.dataset(x, y, 2).take(0),
     linear.dataset(np.full_like(x, np.nan), y, 2),
   ]
-  training = frozen_work.build_training(model_fn, OPTIMIZERS['adam'], weighting)
+  training = training_lib.build_training(model_fn, OPTIMIZERS['adam'], weighting)
   theirs = client_work.build_local_sgd(model_fn, OPTIMIZERS['adam'], weighting)
   train = computation(training, [(6, 3), (3,)])
   none = [np.zeros((6, 3), bool), np.zeros(3, bool)]
@@ -161,7 +161,7 @@ def test_nothing_frozen_is_tffs_own_training_to_the_bit(rng, kind, weighting):
 
 def test_client_of_weight_zero_keeps_its_weights(rng):
   model = linear.build_model(rng)
-  training = frozen_work.build_training(model, OPTIMIZERS['sgd'], UNIFORM)
+  training = training_lib.build_training(model, OPTIMIZERS['sgd'], UNIFORM)
   x, y = linear.examples(rng, 4)
   data = linear.dataset(np.full_like(x, np.inf), y, 2)
   trained = computation(training, [(), ()])(initial_weights(model), [False, False], data)
@@ -172,9 +172,9 @@ def test_client_of_weight_zero_keeps_its_weights(rng):
 
 def test_refuses_bad_arguments(rng):
   with pytest.raises(TypeError, match='`model_fn` must be'):
-    frozen_work.build_training(3, OPTIMIZERS['sgd'])
+    training_lib.build_training(3, OPTIMIZERS['sgd'])
   model = linear.build_model(rng)
   with pytest.raises(TypeError, match='`client_optimizer_fn` must be `Optimizer`'):
-    frozen_work.build_training(model, 0.1)
+    training_lib.build_training(model, 0.1)
   with pytest.raises(TypeError, match='`client_weighting` must be `ClientWeighting`'):
-    frozen_work.build_training(model, OPTIMIZERS['sgd'], 'uniform')
+    training_lib.build_training(model, OPTIMIZERS['sgd'], 'uniform')

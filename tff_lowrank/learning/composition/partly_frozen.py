@@ -11,10 +11,10 @@ from tff_lowrank import freezing
 from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank.aggregators import freezing as freezing_aggregators
-from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.freezing import freezer
 from tff_lowrank.freezing import synchronisation
-from tff_lowrank.learning import work as work_lib
+from tff_lowrank.learning.composition import work as work_lib
 
 
 class Broadcast(NamedTuple):
@@ -121,7 +121,7 @@ def build_outgoing(
 
 
 def build_work(
-  training: frozen_work.LocalTraining,
+  training: training_lib.LocalTraining,
   broadcast_type: tff.Type,
   settings: freezing.Settings,
   mask_policy: str,

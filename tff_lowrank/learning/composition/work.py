@@ -10,7 +10,7 @@ import tensorflow_federated as tff
 
 from tff_lowrank import ledger
 from tff_lowrank.aggregators import client_stateful
-from tff_lowrank.client_work import frozen as frozen_work
+from tff_lowrank.client_work import training as training_lib
 
 
 class ClientWorkOutput(NamedTuple):
@@ -66,10 +66,10 @@ class Worked(NamedTuple):
 
 
 def build_work(
-  training: frozen_work.LocalTraining,
+  training: training_lib.LocalTraining,
   initialize_client: tff.Computation,
   broadcast_type: tff.Type,
-  work: Callable[[frozen_work.LocalTraining, Any, Any, tf.data.Dataset], Worked],
+  work: Callable[[training_lib.LocalTraining, Any, Any, tf.data.Dataset], Worked],
   received: Callable[[Any], Any],
 ) -> ClientStatefulWork:
   """Builds the work of all clients.
@@ -127,8 +127,8 @@ def build_work(
 
 
 def build_memoryless_work(
-  training: frozen_work.LocalTraining,
-  train: Callable[[frozen_work.LocalTraining, Any, tf.data.Dataset], frozen_work.Trained],
+  training: training_lib.LocalTraining,
+  train: Callable[[training_lib.LocalTraining, Any, tf.data.Dataset], training_lib.Trained],
 ) -> ClientStatefulWork:
   """Builds the work of clients that receive the whole model and have no state.
 
