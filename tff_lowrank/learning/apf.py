@@ -10,7 +10,7 @@ from tff_lowrank import checks
 from tff_lowrank import codecs
 from tff_lowrank import freezing
 from tff_lowrank.aggregators import coded_mean
-from tff_lowrank.aggregators import freezing as freezing_aggregators
+from tff_lowrank.aggregators import partial_mean
 from tff_lowrank.client_work import corrections
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
@@ -55,14 +55,14 @@ def _build(
   )
   types = (
     trainable_type,
-    freezing_aggregators.mask_type(settings, trainable_type),
+    partial_mean.mask_type(settings, trainable_type),
     tff.TensorType(np.float32),
   )
   codec = codecs.Identity() if codec is None else codecs.resolve(codec)
   if codec == codecs.Identity():
-    aggregator = freezing_aggregators.create_partial_mean(mean_factory, *types)
+    aggregator = partial_mean.create_partial_mean(mean_factory, *types)
   else:
-    aggregator = freezing_aggregators.create_coded_partial_mean(codec, mean_factory, seed, *types)
+    aggregator = partial_mean.create_coded_partial_mean(codec, mean_factory, seed, *types)
 
   personalize = None
   if keeps_own:

@@ -10,7 +10,7 @@ import tensorflow_federated as tff
 from tff_lowrank import freezing
 from tff_lowrank import ledger
 from tff_lowrank import structures
-from tff_lowrank.aggregators import freezing as freezing_aggregators
+from tff_lowrank.aggregators import partial_mean
 from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.freezing import freezer
 from tff_lowrank.freezing import synchronisation
@@ -21,7 +21,7 @@ class Broadcast(NamedTuple):
   """What the server broadcasts. Only what a client does not have yet counts as downlink.
 
   weights: `ModelWeights`.
-  mask: `aggregators.freezing.Mask` of the round.
+  mask: `aggregators.partial_mean.Mask` of the round.
   book: `freezing.synchronisation.Book`, only needed to compute the cost.
   changed: The version in which each coordinate last changed, for clients that keep their own
     values; else `()`.
@@ -112,7 +112,7 @@ def build_outgoing(
     frozen, changed = freezing.frozen_mask(settings, state['freezing']), state['changed']
     return Broadcast(
       weights,
-      freezing_aggregators.describe(frozen, spec),
+      partial_mean.describe(frozen, spec),
       synchronisation.sum_up(changed, frozen, state['freezing'].round, spec),
       changed if keeps_own else (),
     )
@@ -158,7 +158,7 @@ def build_work(
     left_out = memory.copy()
     if keeps_own:
       memory['own'], left_out['own'] = trained.trainable, weights.trainable
-    update = freezing_aggregators.PartialUpdate(trained.result.update, broadcast.mask)
+    update = partial_mean.PartialUpdate(trained.result.update, broadcast.mask)
     result = tff.learning.templates.ClientResult(update, trained.result.update_weight)
     return work_lib.Worked(memory, result, price, trained.metrics, left_out)
 

@@ -9,6 +9,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import aggregators
+from tff_lowrank import checks
+from tff_lowrank import codecs
 from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
 
@@ -18,6 +20,17 @@ class Counted(NamedTuple):
 
   mean: Any
   num_accepted: Any
+
+
+def check_counts_clients(method: str, codec: codecs.Codec | str | None, num_clients: int) -> None:
+  """Raises unless the server can know how many of `num_clients` clients are in a mean."""
+  checks.check_at_least('num_clients', num_clients, 1)
+  parts = () if codec is None else codecs.resolve(codec).parts
+  if any(part.traits.whole_client for part in parts):
+    raise ValueError(
+      f'{codec} does not work with {method}: it excludes whole clients from the mean, and the '
+      'server must know how many clients are in it.'
+    )
 
 
 def counting(

@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import ledger
+from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import training as training_lib
 
@@ -147,3 +148,14 @@ def build_memoryless_work(
     work,
     lambda weights: weights.trainable,
   )
+
+
+def build_zero_memory(name: str, weights_type: tff.Type) -> tff.Computation:
+  """`( -> C)`: zeros for each trainable weight, under the key `name`."""
+  spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
+
+  @tff.tensorflow.computation
+  def initialize_client():
+    return collections.OrderedDict([(name, tuple(structures.zeros(spec)))])
+
+  return initialize_client
