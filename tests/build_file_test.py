@@ -1,10 +1,13 @@
-"""BUILD against the tree: every source in one target, dependencies as the imports are."""
+"""BUILD: as the generator writes it, each source in one target, dependencies as the imports are."""
 
 import ast
+import graphlib
 import pathlib
 
+from tools import build_files
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PACKAGES = ('tff_lowrank', 'experiments', 'benchmarks', 'tests')
+PACKAGES = ('tff_lowrank', 'experiments', 'benchmarks', 'tools', 'tests')
 RULES = ('py_binary', 'py_library', 'py_test')
 
 
@@ -43,6 +46,38 @@ def imports(tree):
         yield source_of(f'{node.module}.{alias.name}') or source_of(node.module)
 
 
+def test_build_is_what_the_generator_writes():
+  message = 'BUILD differs from the tree: run ./dev build-files.'
+  assert (ROOT / 'BUILD').read_text() == build_files.render(), message
+
+
+def test_a_new_module_changes_what_is_written(tmp_path):
+  for name, text in {
+    'tff_lowrank/__init__.py': '',
+    'tff_lowrank/ledger.py': '',
+    'tff_lowrank/codecs/top_k.py': 'from tff_lowrank import ledger',
+    'tests/codecs/top_k_test.py': 'from tff_lowrank.codecs import top_k',
+    'tools/run.py': "import tff_lowrank.codecs.top_k\nif __name__ == '__main__':\n  pass",
+  }.items():
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+  before = build_files.render(tmp_path)
+  assert before.count('name = ') == 5
+  (tmp_path / 'tff_lowrank' / 'codecs' / 'low_rank.py').write_text('')
+  added = '"tff_lowrank/codecs/low_rank.py"'
+  assert added not in before and added in build_files.render(tmp_path)
+  assert (
+    'py_binary(\n    name = "tools_run",\n    srcs = ["tools/run.py"],\n'
+    '    main = "tools/run.py",\n    deps = [":codecs"],\n)\n'
+  ) in before
+
+
+def test_targets_do_not_depend_on_each_other_in_a_circle():
+  graph = {n: [d[1:] for d in a.get('deps', ())] for n, (_, a) in TARGETS.items()}
+  assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(TARGETS)
+
+
 def test_every_source_is_in_one_target():
   listed = [src for _, attributes in TARGETS.values() for src in attributes['srcs']]
   assert sorted(listed) == sorted(SOURCES)
@@ -59,9 +94,7 @@ def test_rules_fit_the_files():
   for name, (rule, attributes) in TARGETS.items():
     is_test = any(src.endswith('_test.py') for src in attributes['srcs'])
     is_binary = any(
-      'app.run(main)' in (ROOT / src).read_text() or '__main__' in (ROOT / src).read_text()
-      for src in attributes['srcs']
-      if not src.startswith('tests/')
+      "\nif __name__ == '__main__':" in (ROOT / src).read_text() for src in attributes['srcs']
     )
     expected = 'py_test' if is_test else 'py_binary' if is_binary else 'py_library'
     assert rule == expected, f'{name} should be a {expected}'

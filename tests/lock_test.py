@@ -18,7 +18,7 @@ from tff_lowrank.datasets import mnist
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LOCKED = set(re.findall(r'^([a-z0-9-]+)==', (ROOT / 'requirements.lock').read_text(), re.MULTILINE))
-OURS = ('tff_lowrank', 'experiments', 'benchmarks', 'tests')
+OURS = ('tff_lowrank', 'experiments', 'benchmarks', 'tools', 'tests')
 
 
 def imports(tree):

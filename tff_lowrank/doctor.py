@@ -7,7 +7,7 @@ is a PROBLEM. Packages are loaded by the checks themselves, so that a broken one
 """
 
 import collections
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import importlib
@@ -67,7 +67,7 @@ class Placement:
     return f'{self.engine} on {self.device}' + (f' ({self.reason})' if self.reason else '')
 
 
-def check_python(version: Sequence[int]) -> Finding:
+def check_python(version: tuple[Any, ...]) -> Finding:
   found = '.'.join(map(str, version[:3]))
   if tuple(version[:2]) == (3, 11):
     return Finding('Python', OK, found)
@@ -272,7 +272,7 @@ def _error(e: Exception) -> str:
 
 def run_checks() -> Iterator[Finding]:
   """All checks; one that cannot be made is a problem by itself."""
-  checks = {
+  checks: dict[str, Callable[[], Iterable[Finding]]] = {
     'Python': lambda: [check_python(sys.version_info)],
     'versions': lambda: check_versions(installed_versions()),
     'imports': lambda: map(check_import, ('tensorflow', 'tensorflow_federated', 'jax')),

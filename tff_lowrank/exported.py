@@ -106,8 +106,8 @@ def generate(spec: dict[str, Any], shape: Sequence[int], dtype: str) -> np.ndarr
   if dtype == 'bool':
     return rng.random(shape, dtype=np.float32) < high
   if not dtype.startswith('float'):
-    return rng.integers(low, high, shape, dtype, endpoint=True)
-  wide = np.float64 if dtype == 'float64' else np.float32
+    return rng.integers(low, high, shape, np.dtype(dtype), endpoint=True)
+  wide: type[np.float32] | type[np.float64] = np.float64 if dtype == 'float64' else np.float32
   array = wide(low) + wide(high - low) * rng.random(shape, dtype=wide)
   return np.clip(array, wide(low), wide(high)).astype(dtype)
 

@@ -5,7 +5,7 @@ becomes a `FileError`, which names the file, what was expected of it, and what w
 """
 
 import bz2
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import errno
 import gzip
@@ -15,10 +15,10 @@ import os
 import pathlib
 import stat
 import tarfile
-from typing import BinaryIO
+from typing import Any
 
 _MAX_FOUND = 300  # Characters of what was found: parsers may quote all that they were given.
-_OPENERS = {'.gz': gzip.open, '.bz2': bz2.open, '.lzma': lzma.open}
+_OPENERS: dict[str, Callable[..., Any]] = {'.gz': gzip.open, '.bz2': bz2.open, '.lzma': lzma.open}
 
 
 class FileError(ValueError):
@@ -78,13 +78,13 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
 class _Bounded(io.RawIOBase):
   """Reads a stream, and raises `too_long` once more than `max_bytes` came out of it."""
 
-  def __init__(self, stream: BinaryIO, max_bytes: int, too_long: FileError):
+  def __init__(self, stream: Any, max_bytes: int, too_long: FileError):
     self._stream, self._left, self._too_long = stream, max_bytes, too_long
 
   def readable(self) -> bool:
     return True
 
-  def readinto(self, buffer: memoryview) -> int:
+  def readinto(self, buffer: Any) -> int:
     count = self._stream.readinto(buffer)
     self._left -= count
     if self._left < 0:

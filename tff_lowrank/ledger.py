@@ -32,7 +32,12 @@ Price = collections.OrderedDict[str, tf.Tensor]
 
 
 def price(**bits: Any) -> Price:
-  """A price with the given bits, for example `price(payload=64, flag=1)`; other kinds are 0."""
+  """A price with the given bits; other kinds are 0.
+
+  >>> from tff_lowrank import ledger
+  >>> {kind: int(bits) for kind, bits in ledger.price(payload=64, flag=1).items()}
+  {'payload': 64, 'index_or_mask': 0, 'flag': 1, 'scalar': 0, 'catch_up': 0}
+  """
   unknown = sorted(set(bits) - set(KINDS))
   if unknown:
     raise ValueError(f'A price has the kinds {KINDS}, found {unknown}.')
@@ -116,7 +121,7 @@ class Ledger:
 
   def __init__(self, total_bytes: Mapping[str, int] | None = None):
     """Creates a ledger that goes on from `total_bytes` by direction; from nothing if None."""
-    self._columns = {name: [] for name in _SCHEMA.names}
+    self._columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     self._total_bytes = {UPLINK: 0, DOWNLINK: 0} | dict(total_bytes or {})
 
   def enter(

@@ -168,7 +168,7 @@ class _DeterminationCoefficient(tf.keras.metrics.Metric):
   is far larger than their deviation lose digits.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     super().__init__()
     names = ('count', 'total', 'squares', 'errors')
     self._sums = {name: self.add_weight(name, initializer='zeros') for name in names}

@@ -1,8 +1,16 @@
 """Settings as data: fields of frozen dataclasses that say what they mean and what they may be.
 
-  @dataclasses.dataclass(frozen=True)
-  class LbgmSettings(settings.Settings):
-    lbgm_threshold: float = settings.field(0.2, 'Largest error.', at_least=0, at_most=1)
+  >>> import dataclasses
+  >>> from tff_lowrank import settings
+  >>> @dataclasses.dataclass(frozen=True)
+  ... class LbgmSettings(settings.Settings):
+  ...   lbgm_threshold: float = settings.field(0.2, 'Largest error.', at_least=0, at_most=1)
+  >>> LbgmSettings(lbgm_threshold=1)
+  LbgmSettings(lbgm_threshold=1.0)
+  >>> LbgmSettings(lbgm_threshold=1.5)
+  Traceback (most recent call last):
+    ...
+  tff_lowrank.settings.SettingError: lbgm_threshold must be at most 1, found 1.5.
 
 Command-line flags, help, records of runs and tables are made from such fields.
 """
@@ -13,7 +21,7 @@ import functools
 import math
 import types
 import typing
-from typing import Any
+from typing import Any, ClassVar
 
 from tff_lowrank import objects
 
@@ -57,7 +65,7 @@ class Setting:
     """`value`, as float for a float; raises SettingError unless the setting can have it."""
     if (value is None and self.is_optional) or (self.by_client and is_function(value)):
       return value
-    kinds = (int, float) if self.kind is float else self.kind
+    kinds: Any = (int, float) if self.kind is float else self.kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and self.kind is not bool):
       expected = _KINDS[self.kind] + " or a function of a client's id" * self.by_client
       raise SettingError(
@@ -96,9 +104,14 @@ def field(default: Any, about: str, **limits: Any) -> Any:
   return dataclasses.field(default=default, metadata=dict(about=about, **limits))
 
 
-@functools.cache
 def of(cls: type['Settings']) -> Mapping[str, Setting]:
   """The settings of a class by name, in its order."""
+  known: Any = cls  # To mypy 1.10 a class is not hashable.
+  return _of(known)
+
+
+@functools.cache
+def _of(cls: Any) -> Mapping[str, Setting]:
   hints, found = typing.get_type_hints(cls), {}
   for entry in dataclasses.fields(cls):
     if 'about' not in entry.metadata:
@@ -116,7 +129,9 @@ def of(cls: type['Settings']) -> Mapping[str, Setting]:
 class Settings:
   """Base of frozen dataclasses of settings, whose values are checked where one is made."""
 
-  def __post_init__(self):
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+  def __post_init__(self) -> None:
     for name, setting in of(type(self)).items():
       object.__setattr__(self, name, setting.checked(getattr(self, name)))
 

@@ -28,10 +28,10 @@ def edge_values(dtype: tf.DType = tf.float32) -> list[list[np.ndarray]]:
   normal = rng.normal(size=(7, 5)).astype(np.float32)
   values = [
     [normal, normal[0], np.float32(-1.5)],
-    [np.zeros((0, 3), np.float32), np.float32([2])],
+    [np.zeros((0, 3), np.float32), np.array([2], np.float32)],
     [np.zeros((4, 5), np.float32)],
-    [np.float32([0, 0, 1e-40, -1e-44, 0])],
-    [np.float32(1e36) * np.sign(normal), np.float32([1e36, -1e-38])],
+    [np.array([0, 0, 1e-40, -1e-44, 0], np.float32)],
+    [np.float32(1e36) * np.sign(normal), np.array([1e36, -1e-38], np.float32)],
     [np.ones((3, 4, 2, 3), np.float32)],  # All equal.
     [np.float32(10.0) ** rng.integers(-30, 30, size=(9, 3))],
     [np.where(rng.random((33, 9)) < 0.1, normal[0, 0], 0).astype(np.float32)],
@@ -136,15 +136,13 @@ def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> No
   tensors = _tensors(value)
 
   @tf.function
-  def decoded(seed):
+  def decoded(seed: tf.Tensor) -> list[tf.Tensor]:
     return codec.decode(memory, codec.encode(memory, tensors, seed, reference).message)
 
   draws = [decoded(tf.constant([7, i], tf.int32)) for i in range(num_seeds)]
-  for x, *samples in zip(tensors, *draws, strict=True):
-    samples, x = (
-      np.stack([np.float64(structures.to_numpy(s)) for s in samples]),
-      np.float64(structures.to_numpy(x)),
-    )
+  for tensor, *drawn in zip(tensors, *draws, strict=True):
+    samples = np.stack([np.asarray(structures.to_numpy(s), np.float64) for s in drawn])
+    x = np.asarray(structures.to_numpy(tensor), np.float64)
     # What is drawn rarely may not be seen often enough for its deviation to be known.
     error = samples.std(0) / np.sqrt(num_seeds)
     off = np.abs(samples.mean(0) - x)
@@ -210,7 +208,7 @@ def check_keeps_nothing(codec: codecs.Codec, values: Sequence[Any]) -> None:
 
   def run(turns: int) -> list[list[Any]]:
     memories = [_initial_memory(codec, values[0]) for _ in range(turns)]
-    decoded = [[] for _ in range(turns)]
+    decoded: list[list[Any]] = [[] for _ in range(turns)]
     for i, value in enumerate(values):
       for turn in range(turns):
         encoded = _encode(codec, memories[turn], value, (0, i))
@@ -225,11 +223,11 @@ def check_keeps_nothing(codec: codecs.Codec, values: Sequence[Any]) -> None:
 
 def check_refuses_integers(codec: codecs.Codec) -> None:
   """Raises TypeError for tensors that are not floats."""
-  floats = [np.float32([1, 2])]
+  floats = [np.array([1, 2], np.float32)]
   memory = _initial_memory(codec, floats)
   reference = reference_for(codec, floats)
   try:
-    codec.encode(memory, [np.int32([1, 2])], tf.constant(SEED), reference)
+    codec.encode(memory, [np.array([1, 2], np.int32)], tf.constant(SEED), reference)
   except TypeError:
     return
   raise AssertionError(f'{codec}: took integers.')

@@ -7,7 +7,7 @@ import tensorflow_federated as tff
 
 from tests.learning import linear
 from tff_lowrank import client_work
-from tff_lowrank.client_work import frozen
+from tff_lowrank.client_work import training as training_lib
 
 SGD = tff.learning.optimizers.build_sgdm(0.1)
 UNIFORM = tff.learning.ClientWeighting.UNIFORM
@@ -73,7 +73,7 @@ def test_takes_models_with_variables(rng):
 
 
 @pytest.mark.parametrize(
-  'build', [client_work.build_local_sgd, frozen.build_training], ids=['sgd', 'frozen']
+  'build', [client_work.build_local_sgd, training_lib.build_training], ids=['sgd', 'frozen']
 )
 def test_refuses_models_that_cannot_learn(build):
   spec = collections.OrderedDict(x=tf.TensorSpec([None, 3]), y=tf.TensorSpec([None], tf.int32))

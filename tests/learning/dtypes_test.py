@@ -17,7 +17,7 @@ from tff_lowrank import client_work
 from tff_lowrank import codecs
 from tff_lowrank import freezing
 from tff_lowrank import learning
-from tff_lowrank.learning import process as process_lib
+from tff_lowrank.learning.composition import process as process_lib
 
 RATE = 0.1
 SGD = tff.learning.optimizers.build_sgdm(RATE)

@@ -220,7 +220,7 @@ def test_one_rate_for_all_clients_is_the_plain_one_to_the_bit(method, decay, rng
 
 @pytest.mark.parametrize('method', [m for m in BUILDERS if m not in ('scaffold', 'fed_dyn')])
 def test_each_client_trains_as_if_all_had_its_rate(method, rng):
-  """Where the server takes the mean model. SCAFFOLD and FedDyn: regularized_test."""
+  """Where the server takes the mean model. SCAFFOLD and FedDyn: scaffold_test, fed_dyn_test."""
   model = linear.build_model(rng)
   clients, data = clients_of(rng, RATES)
   process = BUILDERS[method](model, OWN_RATES)

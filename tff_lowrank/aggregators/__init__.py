@@ -1,5 +1,6 @@
-"""TFF aggregation factories, standard ones and ones whose clients remember."""
+"""TFF aggregation factories: standard ones and ones with client state."""
 
+from tff_lowrank.aggregators.apf import FreezingFactory as FreezingFactory
 from tff_lowrank.aggregators.client_stateful import (
   ClientStatefulAggregationFactory as ClientStatefulAggregationFactory,
 )
@@ -14,8 +15,7 @@ from tff_lowrank.aggregators.coded_mean import (
   ClientStatefulCodedMeanFactory as ClientStatefulCodedMeanFactory,
 )
 from tff_lowrank.aggregators.coded_mean import CodedMeanFactory as CodedMeanFactory
-from tff_lowrank.aggregators.freezing import FreezingFactory as FreezingFactory
-from tff_lowrank.aggregators.freezing import (
+from tff_lowrank.aggregators.partial_mean import (
   check_codec_under_freezing as check_codec_under_freezing,
 )
 from tff_lowrank.aggregators.shared_look_back import SharedLookBackFactory as SharedLookBackFactory

@@ -15,6 +15,7 @@ for the velocities v_e = m v_(e-1) + g_e of momentum m, which are combinations o
 """
 
 from collections.abc import Sequence
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +42,8 @@ class Space(NamedTuple):
 def merge(spaces: Sequence[Space]) -> Space:
   """The space of the concatenated gradients, for example of all tensors of a model."""
   return Space(
-    sum(space.gram for space in spaces),
-    sum(space.sums for space in spaces),
+    functools.reduce(np.add, [space.gram for space in spaces]),
+    functools.reduce(np.add, [space.sums for space in spaces]),
     sum(space.size for space in spaces),
   )
 
@@ -115,7 +116,7 @@ class History:
   It holds e times the model: what is kept is what new gradients are multiplied with.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._gradients: list[list[np.ndarray]] = []
     self._grams: list[list[list[float]]] = []
 

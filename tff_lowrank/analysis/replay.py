@@ -7,7 +7,8 @@ with m a round's mean update and m' what the server would have made of it.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -66,7 +67,7 @@ def weighted_mean(updates: dict[str, Tensors], weights: dict[str, float]) -> Ten
     [weights[client] / total * np.asarray(x, np.float64) for x in update]
     for client, update in updates.items()
   ]
-  return [sum(tensors) for tensors in zip(*parts, strict=True)]
+  return [functools.reduce(np.add, tensors) for tensors in zip(*parts, strict=True)]
 
 
 def _energy(tensors: Tensors) -> float:
@@ -93,7 +94,8 @@ def replay_codec(codec: codecs.Codec | str, rounds: Sequence[Round], seed: int) 
     bits = ledger.total(codec.message_price(encoded.message))
     return encoded.memory, codec.decode(memory, encoded.message), bits
 
-  memories, rows = {}, []
+  memories: dict[str, Any] = {}
+  rows = []
   for done in rounds:
     sent, up = {}, 0
     for client, update in done.updates.items():
@@ -122,7 +124,9 @@ def replay_freezing(
   specs = structures.specs(rounds[0].before)
   state = freezing.initial_state(settings, specs)
   changed = synchronisation.initial_changed(freezing.frozen_mask(settings, state))
-  total, known, rows = sum(x.size for x in rounds[0].before), {}, []
+  total = sum(x.size for x in rounds[0].before)
+  known: dict[str, int] = {}
+  rows = []
 
   @tf.function
   def advance(state, changed, change):

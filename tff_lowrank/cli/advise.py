@@ -62,8 +62,9 @@ _MEASURE = flags.DEFINE_boolean(
 )
 
 # What methods name to be tried.
-TRIED = {name: record for name, record in methods.METHODS.items() if record.tried}
-_NAMES = ('model_family', *(record.tried[0] for record in TRIED.values()))
+# By method: the name of the setting that is tried, and its values.
+TRIED = {name: record.tried for name, record in methods.METHODS.items() if record.tried}
+_NAMES = ('model_family', *(name for name, _ in TRIED.values()))
 # What --help leaves out.
 UNUSED = (
   *recording.UNUSED,
@@ -90,8 +91,7 @@ def _check_flags() -> None:
 
 
 def _candidates() -> Iterator[_Candidate]:
-  for method, record in TRIED.items():
-    name, values = record.tried
+  for method, (name, values) in TRIED.items():
     for value in values:
       yield _Candidate(method, f'{name}={value}', run_flags.run_spec(method, {name: value}))
 
@@ -103,7 +103,9 @@ def _saved(spent: float, reference: float) -> float:
 def _predict(candidate: _Candidate, rounds: list[replay.Round], model_bytes: int) -> dict[str, Any]:
   """A row of the advice, of fractions of FedAvg's bytes; `late_` is of the last half."""
   spec = candidate.spec
-  replayed = spec.record.replay(spec.choice, rounds)
+  replay_rounds = spec.record.replay
+  assert replay_rounds is not None  # As it is tried.
+  replayed = replay_rounds(spec.choice, rounds)
   plain = np.array([len(done.updates) * model_bytes for done in rounds])
   spent, late = replayed.uplink_bytes + replayed.downlink_bytes, slice(len(rounds) // 2, None)
   return dict(
@@ -169,18 +171,20 @@ def _layer_rows(
 ) -> Iterator[dict[str, Any]]:
   """What explains the advice, for each tensor."""
   means = [replay.weighted_mean(done.updates, done.weights) for done in rounds if done.updates]
-  history, by_client = gradient_space.History(), {}
+  history = gradient_space.History()
+  by_client: dict[str, gradient_space.History] = {}
   for mean in means:
     history.add(mean)
   for done in rounds:
     for client, update in done.updates.items():
       by_client.setdefault(client, gradient_space.History()).add(update)
   spaces, clients = history.spaces(), [h.spaces() for h in by_client.values()]
-  perturbed = replay.perturbations(spec.freezing_settings, rounds)
+  freezing_settings = spec.freezing_settings
+  assert freezing_settings is not None
+  perturbed = replay.perturbations(freezing_settings, rounds)
   for i, space in enumerate(spaces):
     few, many = (gradient_space.num_components(space, share)[-1] for share in gradient_space.SHARES)
-    overlaps = [gradient_space.consecutive_overlaps(c[i]) for c in clients]
-    overlaps = np.concatenate(overlaps)
+    overlaps = np.concatenate([gradient_space.consecutive_overlaps(c[i]) for c in clients])
     yield dict(
       tensor=names[i],
       shape='x'.join(map(str, means[0][i].shape)) or '1',
@@ -236,10 +240,16 @@ def main(argv: Sequence[str]) -> None:
   settings = {name: value for name, value in used.items() if name not in _NAMES}
   settings |= {flag.name: flag.value for flag in (_TOLERANCE, _MAX_LOSS, _MEASURE)}
   with provenance.recorded(folder / 'run.json', settings):
-    task, rounds = runner.build_task(base), []
+    task = runner.build_task(base)
+    rounds: list[replay.Round] = []
+
+    def after_round(done: replay.Round) -> None:
+      rounds.append(done)
+      progress.update()
+
     trainings = 1 + len(candidates) * _MEASURE.value
     with tqdm.tqdm(total=base.rounds * trainings, unit='round', disable=None) as progress:
-      plain = _measure(base, task, lambda done: (rounds.append(done), progress.update()))
+      plain = _measure(base, task, after_round)
       rows = [dict(method=base.method, setting='', measured_accuracy=plain['accuracy'])]
       with errors.as_setting_errors():
         advised = [*_advised(candidates, task, rounds)]

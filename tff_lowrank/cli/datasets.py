@@ -71,7 +71,7 @@ def list_data_sets() -> None:
 
 def _load(task: str, data_dir: str | None) -> tasks.Task:
   """The task with clients of its own or, if their files are missing too, with one client."""
-  missing = None
+  missing = FileNotFoundError(task)
   for partition in tasks.simple_partitions(task):
     try:
       num_clients = 0 if partition == tasks.NATURAL else 1
@@ -79,7 +79,7 @@ def _load(task: str, data_dir: str | None) -> tasks.Task:
         task, partition=partition, num_clients=num_clients, seed=1, data_dir=data_dir
       )
     except FileNotFoundError as e:
-      missing = missing or e
+      missing = e
   raise missing
 
 
@@ -87,7 +87,7 @@ def check_data_sets(data_dir: str) -> bool:
   """Reads all clients of every data set in `data_dir`; whether none is damaged."""
   sound = True
   for name, data_set in catalog.DATA_SETS.items():
-    found = {}  # Each line once.
+    found: dict[str, None] = {}  # Each line once.
     # The last task may read files that the first one does not.
     for task_name in (data_set.tasks[0], data_set.tasks[-1]):
       try:

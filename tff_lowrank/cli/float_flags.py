@@ -61,4 +61,4 @@ def parse(name: str, text: str) -> float:
 
   Raises ValueError if it is none, or not finite.
   """
-  return _FiniteParser(name, None, None).parse(text)
+  return float(_FiniteParser(name, None, None).parse(text))

@@ -12,9 +12,10 @@ Writes DIR/components.csv (N95 and N99 by round, for each tensor and the whole m
 gradient_space.npz (see `tff_lowrank.reports.gradient_plots`), run.json and plots/.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import io
 import pathlib
+from typing import Any
 
 from absl import app
 from absl import flags
@@ -59,7 +60,7 @@ class _Study:
     names = [gradient_plots.MEAN, *clients]
     self._tensors = tensors
     self._histories = {name: gradient_space.History() for name in names}
-    self._rounds = {name: [] for name in names}
+    self._rounds: dict[str, list[int]] = {name: [] for name in names}
     self._shapes: list[tuple[int, ...]] = []
     self._metrics: list[dict[str, float]] = []
 
@@ -114,7 +115,7 @@ def _spec(setting: str) -> spec_lib.RunSpec:
   )
 
 
-def _record_of(spec: spec_lib.RunSpec) -> Mapping[str, object]:
+def _record_of(spec: spec_lib.RunSpec) -> dict[str, Any]:
   return spec.as_dict() | dict(setting=_SETTING.value, watched_clients=_WATCHED_CLIENTS.value)
 
 

@@ -5,6 +5,7 @@ import inspect
 import shutil
 import textwrap
 import types
+from typing import Any
 
 from absl import flags
 
@@ -70,7 +71,7 @@ def flag_names(binary: types.ModuleType) -> list[str]:
 
 def _groups(names: Sequence[str]) -> dict[str, list[str]]:
   """Title -> those of the flags that are shown under it."""
-  titles = {}
+  titles: dict[str, Any] = {}
   for group in _ORDER:
     if group == _METHODS:
       for name, owners in _METHODS_OF.items():

@@ -65,7 +65,7 @@ def _report(folder: pathlib.Path, status: int) -> None:
 class _Pool:
   """The processes that are running, by run folder."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.running: dict[pathlib.Path, subprocess.Popen] = {}
 
   def take_ended(self) -> list[tuple[pathlib.Path, int]]:

@@ -58,7 +58,7 @@ def split_method(text: str) -> tuple[str, list[str]]:
   method, *parts = text.split(':')
   if method not in methods.METHODS and parts and '=' not in parts[0]:
     method = f'{method}:{parts.pop(0)}'
-  found = []
+  found: list[str] = []
   for part in parts:
     if found and '=' not in part:
       found[-1] += f':{part}'
@@ -85,7 +85,7 @@ def of_other_methods(chosen: Sequence[str]) -> dict[str, str]:
   """The flags that belong to none of the methods `chosen` -> a method that they belong to."""
   with errors.as_setting_errors():
     used = {name for method in chosen for name in methods.find(method).setting_names}
-  found = {}
+  found: dict[str, Any] = {}
   for method, record in _METHODS.items():
     for name in record.setting_names:
       if name not in used:
@@ -126,7 +126,7 @@ def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> spec_li
 
   Raises SettingError if the settings contradict each other.
   """
-  overrides = overrides or {}
+  overrides = dict(overrides or {})
   with errors.as_setting_errors():
     record = methods.find(method)
   names = [*settings.of(spec_lib.RunSpec), *record.setting_names]

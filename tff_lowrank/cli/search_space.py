@@ -36,7 +36,7 @@ class Dimension:
       choice = trial.suggest_categorical(self.flag, self.choices)
       return run_flags.parse_value(self.flag, choice)
     is_whole = flags.FLAGS[self.flag].flag_type() == 'int'
-    suggest = trial.suggest_int if is_whole else trial.suggest_float
+    suggest: Any = trial.suggest_int if is_whole else trial.suggest_float
     return suggest(self.flag, *self.bounds, log=self.is_log)
 
 

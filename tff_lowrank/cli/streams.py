@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from typing import Any
 
 
 def open_closed() -> None:
@@ -24,7 +25,7 @@ class _Output(io.FileIO):
 
   _is_over = False
 
-  def write(self, data: bytes) -> int:
+  def write(self, data: Any) -> int:
     if self._is_over:
       return len(data)
     try:

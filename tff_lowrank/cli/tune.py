@@ -25,7 +25,7 @@ import logging
 import pathlib
 import shlex
 import sqlite3
-from typing import Any
+from typing import Any, Literal
 
 from absl import app
 from absl import flags
@@ -76,7 +76,7 @@ _CHECKSUM = 'sha256'
 _EXPECTED = 'an Optuna study in SQLite'
 _HINT = 'Without the file, the same command makes the same trials, of the runs that are there'
 
-_DIRECTIONS = {
+_DIRECTIONS: dict[str, tuple[Literal['maximize', 'minimize'], ...]] = {
   'accuracy,bytes': ('maximize', 'minimize'),
   'accuracy': ('maximize',),
 }

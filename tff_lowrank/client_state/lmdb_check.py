@@ -285,9 +285,10 @@ def _problem(
   """What is wrong with the memory of a round, which is to have the digest and count `of` it."""
   seen = ([digest for v, digest in all_ if v <= round_num] for all_ in versions.values())
   visible = [digests[-1] for digests in seen if digests]
-  if None in visible:
-    return f'damaged memory of {visible.count(None)} of {len(visible)} clients'
-  if (to_hex(sum(visible)), len(visible)) != (of['digest'], of['count']):
+  whole = [digest for digest in visible if digest is not None]
+  if len(whole) < len(visible):
+    return f'damaged memory of {len(visible) - len(whole)} of {len(visible)} clients'
+  if (to_hex(sum(whole)), len(whole)) != (of['digest'], of['count']):
     return 'other clients, or other versions of their memory'
   return None
 
@@ -304,9 +305,9 @@ def _check_superseded(
     listed[key, before] = VERSION.unpack(after)[0]
   for key, seen in versions.items():
     committed = [version for version, _ in seen if version <= last]
-    for version, after in itertools.pairwise(committed):
+    for version, later in itertools.pairwise(committed):
       found = listed.pop((key, VERSION.pack(version)), -1)
-      _check(version < found <= after, 'a superseded record is not listed')
+      _check(version < found <= later, 'a superseded record is not listed')
   _check(not listed, 'a record that is not superseded is listed')
 
 

@@ -69,7 +69,7 @@ class LmdbFile:
     self._folder = folder
     # LMDB forbids that its map grows while another thread reads.
     self._lock = threading.RLock()
-    self._env = None
+    self._env: lmdb.Environment | None = None
     folder.mkdir(parents=True, exist_ok=True)
     self._held = self._hold()
     try:
@@ -96,7 +96,7 @@ class LmdbFile:
       # LMDB takes a file for damaged in which there was no room for its first two, empty pages.
       if path.stat().st_size < 2 * mmap.PAGESIZE:
         path.unlink()
-    self.contents = dict(about=None, damage={})
+    self.contents: dict[str, Any] = dict(about=None, damage={})
     size = _MAP_STEP_BYTES
     if path.exists():
       self.contents = checked_contents(path)
@@ -137,14 +137,19 @@ class LmdbFile:
         'Raise the limit (ulimit -v), then give the same command again.'
       ) from e
 
+  @property
+  def _opened(self) -> lmdb.Environment:
+    assert self._env is not None
+    return self._env
+
   def table(self, name: bytes, txn: lmdb.Transaction) -> Any:
     """A table of the file, made if needed."""
-    return self._env.open_db(name, txn)
+    return self._opened.open_db(name, txn)
 
   @contextlib.contextmanager
   def reading(self) -> Iterator[lmdb.Transaction]:
     """A transaction that reads."""
-    with self._lock, self._errors(), self._env.begin() as txn:
+    with self._lock, self._errors(), self._opened.begin() as txn:
       yield txn
 
   def write(self, action: Callable[..., None], *args: Any) -> None:
@@ -152,22 +157,22 @@ class LmdbFile:
     with self._lock, self._errors():
       while True:
         try:
-          with self._env.begin(write=True) as txn:
+          with self._opened.begin(write=True) as txn:
             action(txn, *args)
           return
         except lmdb.MapFullError:
           self._check_address_space(_MAP_STEP_BYTES)
-          self._env.set_mapsize(self._env.info()['map_size'] + _MAP_STEP_BYTES)
+          self._opened.set_mapsize(self._opened.info()['map_size'] + _MAP_STEP_BYTES)
 
   def release(self) -> None:
     """Maps the file anew, since pages that were read count as this process's memory."""
     with self._lock, self._errors():
-      self._env.set_mapsize(self._env.info()['map_size'])
+      self._opened.set_mapsize(self._opened.info()['map_size'])
 
   def sync(self) -> None:
     """Makes all that was written survive a power cut."""
     with self._lock, self._errors():
-      self._env.sync(True)
+      self._opened.sync(True)
 
   def close(self) -> None:
     """Closes the file and lets others open it."""

@@ -151,7 +151,7 @@ class LmdbStore:
 
   def _change(self, action: Callable[..., dict[str, Any]], *args: Any) -> None:
     """Calls `action` in a transaction, and takes what it returns into the description."""
-    about = {}
+    about: dict[str, Any] = {}
 
     def describe(txn: lmdb.Transaction) -> None:
       about.update(self._about | action(txn, *args))
@@ -309,6 +309,7 @@ class LmdbStore:
     Raises ValueError if the store does not have the round, or another than was saved.
     """
     if saved is not None:
+      assert round_num is not None  # What was saved is of a round.
       self.check(round_num, saved)
     elif round_num is not None:
       self._check_restorable(round_num)

@@ -1,13 +1,16 @@
-"""Local training: a pass of an optimizer over the client's batches."""
+"""Local training: one pass of an optimizer over the client's batches."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
 
-ModelFn = tff.learning.models.FunctionalModel | Callable[[], tff.learning.models.VariableModel]
+ModelFn: TypeAlias = (
+  tff.learning.models.FunctionalModel | Callable[[], tff.learning.models.VariableModel]
+)
 
 
 @tff.tensorflow.computation
@@ -27,12 +30,12 @@ def check_model_fn(model_fn: ModelFn) -> None:
       f'`tff.learning.models.VariableModel`, found {type(model_fn).__name__}.'
     )
   if is_functional:
-    trainable = model_fn.initial_weights[0]
+    trainable = model_fn.initial_weights[0]  # type: ignore[union-attr]  # TFF has no types.
   else:
-    with tf.Graph().as_default():  # Its variables are not wanted.
+    with tf.Graph().as_default():  # The variables are not kept.
       trainable = model_fn().trainable_variables
   if not trainable:
-    raise ValueError('`model_fn` must have trainable weights, found none: nothing can be learnt.')
+    raise ValueError('`model_fn` must have trainable weights, found none.')
 
 
 def build_local_sgd(
@@ -49,7 +52,7 @@ def build_local_sgd(
   Args:
     model_fn: A `tff.learning.models.FunctionalModel`, or a no-arg callable that returns a
       `tff.learning.models.VariableModel`.
-    client_optimizer_fn: Takes the local steps.
+    client_optimizer_fn: Runs the local steps.
     client_weighting: By number of examples, or uniform.
     metrics_aggregator: `tff.learning.metrics.sum_then_finalize` if None.
 

@@ -1,27 +1,28 @@
 """A stream of bits, the wire form that codecs pack their messages into."""
 
 import numpy as np
+import numpy.typing as npt
 
 
 class BitWriter:
   """Collects bits; the first bit written is the highest of the first byte."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._chunks: list[np.ndarray] = []
 
   def write_bit(self, bit: bool) -> None:
     self.write_bits([bit])
 
-  def write_bits(self, bits: np.ndarray) -> None:
+  def write_bits(self, bits: npt.ArrayLike) -> None:
     """Writes an array of booleans in row-major order, a bit each."""
     self._chunks.append(np.ravel(bits).astype(bool).astype(np.uint8))
 
-  def write_integers(self, values: np.ndarray, width: int) -> None:
+  def write_integers(self, values: npt.ArrayLike, width: int) -> None:
     """Writes integers in [0, 2^width), `width` bits each, at most 62, the highest bit first."""
-    values = np.ravel(values).astype(np.int64)
-    if values.size and not 0 <= values.min() <= values.max() < 1 << width:
-      raise ValueError(f'Expected integers of {width} bits, found {values.max()}.')
-    self.write_bits(values[:, None] >> np.arange(width)[::-1] & 1)
+    flat = np.ravel(values).astype(np.int64)
+    if flat.size and not 0 <= flat.min() <= flat.max() < 1 << width:
+      raise ValueError(f'Expected integers of {width} bits, found {flat.max()}.')
+    self.write_bits(flat[:, None] >> np.arange(width)[::-1] & 1)
 
   def write_unary(self, values: np.ndarray) -> None:
     """Writes each non-negative integer as that many ones and a zero."""
@@ -76,7 +77,7 @@ class BitReader:
     self._position += int(zeros[-1]) + 1 if count else 0
     return np.diff(zeros, prepend=-1) - 1
 
-  def read_array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  def read_array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
     dtype = np.dtype(dtype).newbyteorder('<')
     count = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize * 8
     data = np.packbits(self.read_bits(count)).tobytes()

@@ -90,8 +90,9 @@ class Encoded(NamedTuple):
 
 
 def _default(field: dataclasses.Field) -> Any:
-  made = field.default_factory is not dataclasses.MISSING
-  return field.default_factory() if made else field.default
+  if field.default_factory is not dataclasses.MISSING:
+    return field.default_factory()
+  return field.default
 
 
 class Codec(abc.ABC):
@@ -110,6 +111,8 @@ class Codec(abc.ABC):
   """
 
   name: ClassVar[str]
+  # A codec is a dataclass.
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
   @property
   @abc.abstractmethod

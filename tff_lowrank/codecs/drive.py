@@ -66,7 +66,7 @@ class DRIVE(per_tensor.PerTensor):
 
   name: ClassVar[str] = 'drive'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_type('unbiased', self.unbiased, bool)
 
   @property

@@ -31,7 +31,7 @@ class ErrorFeedback(codec.Codec):
 
   name: ClassVar[str] = 'error_feedback'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     codec.resolve_inner(self)
     if isinstance(self.inner, ErrorFeedback) or not self.inner.traits.corrigible:
       raise ValueError(

@@ -53,7 +53,7 @@ class Gaia(per_tensor.PerTensor):
 
   name: ClassVar[str] = 'gaia'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_in_range('threshold', self.threshold, 0, float('inf'))
     if self.decay is not None:
       checks.check_type('decay', self.decay, (int, float))
@@ -165,7 +165,7 @@ class CMFL(codec.Codec):
 
   name: ClassVar[str] = 'cmfl'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_in_range('threshold', self.threshold, 0, 1)
     codec.resolve_inner(self)
     checks.check_one_of('irrelevant', self.irrelevant, ('exclude', 'zero'))
@@ -189,7 +189,7 @@ class CMFL(codec.Codec):
   def encode(
     self, memory: Any, value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
   ) -> codec.Encoded:
-    if reference is None:
+    if reference is None or reference.last_update is None:
       raise ValueError('CMFL needs the last global update, found no reference.')
     share = relevance(codec.tensors_of(value), reference.last_update)
     sends = share > self.threshold

@@ -19,26 +19,24 @@ from tff_lowrank.codecs import top_k
 
 _MAX_LENGTH = 1000
 
-CODECS: Mapping[str, type[codec.Codec]] = {
-  kind.name: kind
-  for kind in (
-    identity.Identity,
-    top_k.TopK,
-    top_k.RandomK,
-    sign_sgd.SignSGD,
-    quantize.QSGD,
-    quantize.Float16,
-    quantize.TernGrad,
-    low_rank.Atomo,
-    low_rank.TruncatedSVD,
-    low_rank.PowerSGD,
-    drive.DRIVE,
-    filters.Gaia,
-    filters.CMFL,
-    error_feedback.ErrorFeedback,
-    look_back.LookBack,
-  )
-}
+_ALL: tuple[type[codec.Codec], ...] = (
+  identity.Identity,
+  top_k.TopK,
+  top_k.RandomK,
+  sign_sgd.SignSGD,
+  quantize.QSGD,
+  quantize.Float16,
+  quantize.TernGrad,
+  low_rank.Atomo,
+  low_rank.TruncatedSVD,
+  low_rank.PowerSGD,
+  drive.DRIVE,
+  filters.Gaia,
+  filters.CMFL,
+  error_feedback.ErrorFeedback,
+  look_back.LookBack,
+)
+CODECS: Mapping[str, type[codec.Codec]] = {kind.name: kind for kind in _ALL}
 
 
 def parse(text: str) -> codec.Codec:
@@ -48,6 +46,13 @@ def parse(text: str) -> codec.Codec:
   a number, `True`, `False`, `None`, a word, or another codec. Names: `CODECS`.
 
   Raises ValueError if `text` is not of this form, or the codecs do not go together.
+
+  >>> from tff_lowrank import codecs
+  >>> codec = codecs.parse('error_feedback(top_k(0.01, qsgd(7, max, False)))')
+  >>> codec.inner
+  TopK(amount=0.01, values=QSGD(levels=7, norm='max', stochastic=False), granularity='tensor')
+  >>> codecs.parse(str(codec)) == codec
+  True
   """
   if len(text) > _MAX_LENGTH:  # Python's parser can run out of stack on long ones.
     raise ValueError(
@@ -93,7 +98,7 @@ def _codec(node: ast.expr) -> codec.Codec:
     raise ValueError(
       f'{name} takes {len(fields)} settings ({", ".join(fields)}), found {len(call.args)}.'
     )
-  given = list(zip(fields, call.args, strict=False))
+  given: list[tuple[str | None, ast.expr]] = list(zip(fields, call.args, strict=False))
   given += [(keyword.arg, keyword.value) for keyword in call.keywords]
   settings = {}
   for field, value in given:

@@ -115,7 +115,7 @@ class LookBack(codec.Codec):
   threshold: float = 0.2
   granularity: str = 'tensor'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     codec.resolve_inner(self)
     if self.inner.traits.individual:
       raise ValueError(
@@ -154,12 +154,13 @@ class LookBack(codec.Codec):
     self, memory: list[Any], value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
   ) -> codec.Encoded:
     blocks = codec.blocks_of(codec.tensors_of(value), self.granularity)
-    references = [None] * len(blocks)
-    if self.inner.traits.needs_model:
+    # Types in comments: AutoGraph knows no annotations of what a loop changes.
+    references = [None] * len(blocks)  # type: list[codec.Reference | None]
+    if self.inner.traits.needs_model and reference is not None and reference.model is not None:
       models = codec.blocks_of(reference.model, self.granularity)
       references = [codec.Reference(model=model) for model in models]
     messages, new_memory, errors = [], [], []
-    inner_measurements = collections.OrderedDict()
+    inner_measurements = collections.OrderedDict()  # type: dict[str, Any]
     for i, (block, kept) in enumerate(zip(blocks, memory, strict=True)):
       block_seed = tf.random.experimental.stateless_fold_in(seed, i)
       inner = self.inner.encode(kept['inner'], block, block_seed, references[i])
@@ -265,7 +266,7 @@ class LookBack(codec.Codec):
 
   def _read_block(self, reader: bit_stream.BitReader, block: list[tf.TensorSpec]) -> Any:
     if reader.read_bit():
-      coefficient = np.float32(0)
+      coefficient = np.zeros((), np.float32)
       payload = self.inner.read(reader, block)
       return collections.OrderedDict(full=True, coefficient=coefficient, payload=payload)
     coefficient = reader.read_array((), np.float32)

@@ -46,7 +46,7 @@ class _LowRank(per_tensor.PerTensor):
 
   rank: int
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_at_least('rank', self.rank, 1)
 
   def _is_dense(self, shape: tuple[int, ...]) -> bool:

@@ -66,7 +66,9 @@ class PerTensor(codec.Codec):
   ) -> codec.Encoded:
     tensors = codec.tensors_of(value)
     kept = memory or [()] * len(tensors)
-    models = reference.model if self.traits.needs_model and reference else [None] * len(tensors)
+    models = [None] * len(tensors)  # type: list[Any]  # Not annotated: AutoGraph.
+    if self.traits.needs_model and reference is not None and reference.model is not None:
+      models = reference.model
     messages, new_memory = [], []
     for i, (m, x, model) in enumerate(zip(kept, tensors, models, strict=True)):
       tensor_seed = tf.random.experimental.stateless_fold_in(seed, i)

@@ -82,7 +82,7 @@ class QSGD(per_tensor.PerTensor):
 
   name: ClassVar[str] = 'qsgd'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_at_least('levels', self.levels, 1)
     if self.levels > 2**15:
       raise ValueError(f'`levels` must be at most {2**15}, found {self.levels}.')
@@ -152,7 +152,7 @@ class TernGrad(per_tensor.PerTensor):
 
   _ternary: ClassVar[QSGD] = QSGD(levels=1, norm='max')
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if self.clip is not None:
       checks.check_type('clip', self.clip, (int, float))
       if not self.clip > 0:

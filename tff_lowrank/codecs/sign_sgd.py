@@ -38,7 +38,7 @@ class SignSGD(per_tensor.PerTensor):
 
   name: ClassVar[str] = 'sign_sgd'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_type('scaled', self.scaled, bool)
 
   @property

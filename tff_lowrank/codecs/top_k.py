@@ -157,7 +157,7 @@ class _Sparsifier(codec.Codec):
   values: codec.Codec = dataclasses.field(default_factory=identity.Identity)
   granularity: str = 'tensor'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_amount(self.amount)
     codec.resolve_part(self, 'values')
     checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
@@ -222,6 +222,19 @@ class TopK(_Sparsifier):
   Stich, Cordonnier, Jaggi: Sparsified SGD with Memory, 2018, https://arxiv.org/abs/1809.07599.
   On the wire: the index sets (see `index_sets`), then the values. Official units: the values
   alone, as LBGM's figures count them.
+
+  >>> import numpy as np
+  >>> import tensorflow as tf
+  >>> from tff_lowrank import codecs
+  >>> codec = codecs.TopK(0.25)
+  >>> update = [np.array([3, -1, 0.5, 8], np.float32)]
+  >>> encoded = codec.encode(codec.initial_memory(update), update, seed=tf.constant([0, 1]))
+  >>> [x.numpy() for x in codec.decode((), encoded.message)]
+  [array([0., 0., 0., 8.], dtype=float32)]
+  >>> int(codec.message_bits(encoded.message))  # A float, and which of 4 elements, and how many.
+  35
+  >>> len(codec.pack(encoded.message))
+  5
   """
 
   name: ClassVar[str] = 'top_k'
@@ -282,7 +295,7 @@ class RandomK(_Sparsifier):
 
   name: ClassVar[str] = 'random_k'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     checks.check_type('rescale', self.rescale, bool)
 

@@ -2,7 +2,7 @@
 
 import abc
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 import zlib
 
@@ -108,7 +108,7 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
     return tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=examples.x, y=examples.y))
 
   @property
-  def serializable_dataset_fn(self):
+  def serializable_dataset_fn(self) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """As `create_tf_dataset_for_client`, from an id tensor; in this process, by a NumPy call."""
     spec = self.element_type_structure
 
@@ -127,7 +127,7 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
     return dataset_fn
 
   @property
-  def element_type_structure(self):
+  def element_type_structure(self) -> collections.OrderedDict[str, tf.TensorSpec]:
     """The type of the first client's examples."""
     examples = self.examples(self.client_ids[0])
     return collections.OrderedDict(
@@ -220,7 +220,7 @@ class ArrayClientData(ExampleClientData):
     return ArrayClientData(self._split, train), ArrayClientData(self._split, test)
 
   @property
-  def serializable_dataset_fn(self):
+  def serializable_dataset_fn(self) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """As `create_tf_dataset_for_client` in TensorFlow ops, with all data in the graph."""
     ids = self.client_ids
     lengths = [len(self._indices[i]) for i in ids]
@@ -243,7 +243,7 @@ class ArrayClientData(ExampleClientData):
     return dataset_fn
 
   @property
-  def element_type_structure(self):
+  def element_type_structure(self) -> collections.OrderedDict[str, tf.TensorSpec]:
     return collections.OrderedDict(
       x=tf.TensorSpec(self._split.x.shape[1:], self._split.x.dtype),
       y=tf.TensorSpec((), self._split.y.dtype),

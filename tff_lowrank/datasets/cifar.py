@@ -75,7 +75,8 @@ class _Kept:
   """
 
   def __init__(self, name: str, arguments: tuple = ()):
-    self.name, self.arguments, self.state = name, arguments, ()
+    self.name, self.arguments = name, arguments
+    self.state: tuple[Any, ...] = ()
 
   def __call__(self, *arguments: Any) -> 'bytes | _Kept':
     if self.name == _ENCODED:
@@ -108,7 +109,7 @@ def _is_pair_of_text(made: Any) -> bool:
 def _counted(load: Callable[['_Unpickler'], None]) -> Callable[['_Unpickler'], None]:
   def load_and_count(unpickler: '_Unpickler') -> None:
     load(unpickler)
-    made = unpickler.stack[-1]
+    made = unpickler.stack[-1]  # type: ignore[attr-defined]  # Not in the stubs.
     if isinstance(made, bytes):
       unpickler.num_encoded += len(made)
     elif not _is_pair_of_text(made):  # Of which bytes are encoded.
@@ -312,7 +313,9 @@ def _read_archive(path: pathlib.Path, version: Version) -> dict[str, bytes]:
           raise files.FileError(
             path / name, f'at most {_MAX_FILE_BYTES:,} bytes', f'{member.size:,}'
           )
-        found[name] = archive.extractfile(member).read()
+        stream = archive.extractfile(member)
+        assert stream is not None  # As it is a file.
+        found[name] = stream.read()
   missing = [name for name in version.files if name not in found]
   if missing:
     raise files.FileError(path, f'{", ".join(version.files)} in it', f'no {", ".join(missing)}')

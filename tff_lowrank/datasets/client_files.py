@@ -163,7 +163,7 @@ class SqliteFile(ClientFile):
       for (value,) in connection.execute(query, arguments):
         if not isinstance(value, kind):
           raise ValueError(f'{type(value).__name__} in a column of {kind.__name__}')
-        left -= 1 + len(value)
+        left -= 1 + len(value)  # type: ignore[arg-type]  # Texts or bytes.
         if left < 0:
           raise ValueError('more than the file has room for')
         rows.append(value)

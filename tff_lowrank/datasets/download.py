@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import shutil
-from typing import BinaryIO
+from typing import IO
 import urllib.error
 import urllib.request
 
@@ -108,7 +108,7 @@ def _receive(url: str, path: pathlib.Path) -> str | None:
     return _server_checksum(response.headers)
 
 
-def _write(source: BinaryIO, target: pathlib.Path) -> None:
+def _write(source: IO[bytes], target: pathlib.Path) -> None:
   """Copies a stream to a file that is there when it is whole."""
   target.parent.mkdir(parents=True, exist_ok=True)
   new = target.with_name(f'{target.name}.new')
@@ -140,7 +140,9 @@ def extract(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
   with files.opening_tar(path, max_bytes) as archive:
     for member in archive:
       if member.isfile():
-        _write(archive.extractfile(member), folder / member.name)
+        source = archive.extractfile(member)
+        assert source is not None  # As it is a file.
+        _write(source, folder / member.name)
 
 
 def fetch(remote: RemoteFile, folder: pathlib.Path) -> pathlib.Path:

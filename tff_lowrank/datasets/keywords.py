@@ -14,7 +14,7 @@ APF (Chen et al., ICDCS 2021) trains on the 10-keyword subset of Google's Speech
 
 import math
 import pathlib
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 import zipfile
 
 import numpy as np
@@ -79,7 +79,7 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
   return found
 
 
-def _read_array(stream: BinaryIO, size: int) -> np.ndarray:
+def _read_array(stream: IO[bytes], size: int) -> np.ndarray:
   """The array in the .npy format in a stream of `size` bytes; ValueError if it has others."""
   read_header = _NPY_HEADERS[np.lib.format.read_magic(stream)]
   shape, is_fortran, dtype = read_header(stream)

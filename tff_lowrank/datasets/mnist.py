@@ -36,7 +36,7 @@ FILES = (
 
 # Element types of idx files, by the byte that names them, and how many elements the largest file of
 # each has: MNIST's images, QMNIST's table. Numbers are big-endian.
-_IDX_TYPES = {
+_IDX_TYPES: dict[int, tuple[str, np.dtype, int]] = {
   8: ('unsigned bytes', np.dtype(np.uint8), 60_000 * 28 * 28),
   12: ('integers', np.dtype('>i4'), 60_000 * 8),
 }

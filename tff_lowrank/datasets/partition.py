@@ -60,7 +60,7 @@ def shards(
       f'{num_clients} clients of {classes_per_client} classes cannot hold {len(classes)} classes.'
     )
   free = _slots(counts, num_slots, num_clients)
-  holders = [[] for _ in classes]
+  holders: list[list[int]] = [[] for _ in classes]
   for client in rng.permutation(num_clients):
     # Always taking the classes with the most slots left never runs into a dead end.
     ties = rng.permutation(len(classes))
@@ -68,7 +68,7 @@ def shards(
       if free[c] > 0:
         holders[c].append(client)
         free[c] -= 1
-  parts = [[] for _ in range(num_clients)]
+  parts: list[list[np.ndarray]] = [[] for _ in range(num_clients)]
   for c, held_by in enumerate(holders):
     examples = rng.permutation(np.flatnonzero(labels == classes[c]))
     for client, share in zip(held_by, np.array_split(examples, len(held_by)), strict=True):
@@ -216,6 +216,14 @@ def parse(spec: str) -> Partitioner:
 
   It is `iid`, `shards:CLASSES`, `dirichlet:ALPHA`, `dirichlet_balanced:ALPHA` or
   `dirichlet_by_class:ALPHA`. Raises ValueError for anything else.
+
+  >>> import numpy as np
+  >>> from tff_lowrank.datasets import partition
+  >>> labels = np.repeat(np.arange(10), 100)
+  >>> [len(indices) for indices in partition.parse('iid')(labels, 4, 1)]
+  [250, 250, 250, 250]
+  >>> [len(set(labels[indices])) for indices in partition.parse('shards:2')(labels, 5, 1)]
+  [2, 2, 2, 2, 2]
   """
   name, _, argument = spec.partition(':')
   try:

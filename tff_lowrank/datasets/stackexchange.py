@@ -97,7 +97,7 @@ def _in_parts(
 ) -> tuple[client_files.MemoryFile, client_files.MemoryFile]:
   times = sorted(item['d'] for items in users.values() for item in items)
   cut = times[int((1 - TEST_FRACTION) * len(times))]
-  parts = ({}, {})
+  parts: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
   for user, items in users.items():
     for part, is_test in zip(parts, (False, True), strict=True):
       chosen = [
@@ -123,16 +123,16 @@ def load_users(data_dir: str | None, questions: bool = False) -> Users:
     FileError: If it is not as the module says.
   """
   if data_dir == tff_files.SYNTHETIC:
-    path, users = FILE, _SYNTHETIC
+    path, users = pathlib.Path(FILE), _SYNTHETIC
   else:
-    path = tff_files.find(data_dir, 'stackexchange', FILE)
-    if path is None:
+    found = tff_files.find(data_dir, 'stackexchange', FILE)
+    if found is None:
       where = pathlib.Path(data_dir) if data_dir else '--data_dir, which is not given,'
       raise FileNotFoundError(
         f'stackexchange: {where} lacks {FILE}. Make it of a dump of Stack Exchange sites '
         '(https://archive.org/details/stackexchange) as tff_lowrank/datasets/stackexchange.py says.'
       )
-    users = _parse(path)
+    path, users = found, _parse(found)
   train, test = _in_parts(users, questions)
   if not train.client_ids or not test.client_ids:
     raise files.FileError(path, 'sentences to train on, and later ones to test on', 'none')

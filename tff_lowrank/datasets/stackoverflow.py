@@ -59,7 +59,7 @@ def load_vocabulary(data_dir: str | None) -> list[str]:
     return list(tff.simulation.datasets.stackoverflow.get_synthetic_word_counts())
   path = _find_counts(data_dir, WORD_COUNTS)
   expected = 'a word and its count on each line'
-  vocabulary = []
+  vocabulary: list[str] = []
   with files.reading(path, expected), path.open('rb') as lines:
     while len(vocabulary) < posts.VOCABULARY_SIZE and (line := lines.readline(_MAX_LINE_BYTES)):
       word, *count = line.decode().split() or ['']

@@ -94,7 +94,7 @@ def _array(where: str, what: str, values: Any) -> np.ndarray:
 
 def text_ids(ids: Iterable[Any]) -> dict[Any, str]:
   """Client ids as text, each once; raises ValueError if two are the same text."""
-  found = {}
+  found: dict[str, Any] = {}
   for client_id in ids:
     text = client_id.decode() if isinstance(client_id, bytes) else str(client_id)
     if text in found:
@@ -109,7 +109,7 @@ class MappingClientData(arrays.ExampleClientData):
   def __init__(self, splits: Mapping[str, arrays.Split]):
     """Creates the client data; raises ValueError unless all clients' types and ranks are equal."""
     self._splits = dict(splits)
-    kinds = {}
+    kinds: dict[Any, str] = {}
     for client_id, split in self._splits.items():
       kind = tuple((array.dtype.name, *array.shape[1:]) for array in split)
       kinds.setdefault(kind, client_id)
@@ -172,6 +172,7 @@ class Completed(arrays.ExampleClientData):
 
 def _keys(where: str, spec: Any, form: Format) -> tuple[Any, Any]:
   """Of an element of a data set, of type `spec`: where its example and its label are."""
+  keys: tuple[Any, Any]
   if isinstance(spec, Mapping):
     keys = form.keys(where, spec)
   elif is_pair(spec):

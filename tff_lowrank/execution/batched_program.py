@@ -104,7 +104,8 @@ class BatchedProgram:
   def _run(self, num_clients: jax.Array, *arguments: jax.Array) -> list[jax.Array]:
     server = arguments[: self._num_server]
     totals = arguments[self._num_server : self._num_server + self._num_totals]
-    of_clients, axes = [], []
+    of_clients: list[Any] = []
+    axes: list[int | None] = []
     arrays = arguments[self._num_server + self._num_totals :]
     for entry, of_leaf in zip(self._part.layout, self._by_leaf(arrays), strict=True):
       if entry is None:

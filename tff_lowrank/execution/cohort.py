@@ -149,7 +149,7 @@ class CohortRunner:
   ):
     self._devices = list(devices)
     self._compile_mode = compile_mode
-    self._settings = dict(precision=precision, deterministic=deterministic)
+    self._settings: dict[str, Any] = dict(precision=precision, deterministic=deterministic)
     self._workers = max_clients_in_flight
     self._programs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self._lock = threading.Lock()
@@ -191,7 +191,7 @@ class CohortRunner:
     self,
     stage: plan_lib.Stage,
     env: blocks.Environment,
-    clients: Iterable[int],
+    clients: Sequence[int],
     device: Device,
     naming: Callable[[int], contextlib.AbstractContextManager],
   ) -> block_results.BlockResult:
@@ -220,7 +220,13 @@ class CohortRunner:
         run_clients(group.clients)
     return result
 
-  def _run_client(self, stage, env, client, result) -> None:
+  def _run_client(
+    self,
+    stage: plan_lib.Stage,
+    env: blocks.Environment,
+    client: int,
+    result: block_results.BlockResult,
+  ) -> None:
     """Runs one client in TensorFlow."""
     view = lambda value: plan_lib.project(value, client)  # noqa: E731
     seen = plan_lib.environment_of(stage.uses, env, view, env[blocks.ENGINE])

@@ -37,7 +37,7 @@ class LocalContext(tff.framework.SyncContext):
 
   def __init__(
     self,
-    devices: Sequence[str],
+    devices: Sequence[cohort.Device],
     compile_mode: str,
     max_clients_in_flight: int,
     **settings: Any,
@@ -84,6 +84,7 @@ class LocalContext(tff.framework.SyncContext):
     clients = None
     if type_signature.parameter is not None:
       clients = values.num_clients(arg, type_signature.parameter)
+      assert plan.parameter is not None
       env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
     description = type_signature.compact_representation()[:200]
     result = cohort.run_plan(plan, env, clients or 0, description, self._block_runner())
@@ -173,14 +174,14 @@ def create_local_context(
   checks.check_one_of('compile', compile, COMPILE_MODES)
   checks.check_one_of('precision', precision, hlo.PRECISIONS)
   native.check_not_forked()
-  devices = cohort.find_devices(devices)
+  found = cohort.find_devices(devices)
   if compile != 'tensorflow':
-    _check_xla(devices, compile)
+    _check_xla(found, compile)
   if max_clients_in_flight is None:
-    max_clients_in_flight = cohort.default_clients_in_flight(devices)
+    max_clients_in_flight = cohort.default_clients_in_flight(found)
   checks.check_at_least('max_clients_in_flight', max_clients_in_flight, 1)
-  settings = dict(precision=precision, deterministic=deterministic)
-  return LocalContext(devices, compile, max_clients_in_flight, **settings)
+  settings: dict[str, Any] = dict(precision=precision, deterministic=deterministic)
+  return LocalContext(found, compile, max_clients_in_flight, **settings)
 
 
 def create_async_local_context(**settings: Any) -> AsyncLocalContext:

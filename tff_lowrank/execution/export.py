@@ -1,6 +1,6 @@
 """Writes the XLA programs of a computation, for machines that have jax but no TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import json
 import pathlib
 import shutil
@@ -94,7 +94,11 @@ def export_programs(
   return manifest
 
 
-def _by_stage(context, computation, records):
+def _by_stage(
+  context: context_lib.LocalContext,
+  computation: tff.Computation,
+  records: Sequence[recording.Recorded],
+) -> Iterator[tuple[int, list[recording.Recorded], bool]]:
   """Stage from 1, its programs in the order of their calls, whether they are batched."""
   for number, stage in enumerate(context.plan(computation).stages, 1):
     if not stage.clients and not stage.aggregations:
@@ -114,7 +118,8 @@ def _reasons(context: context_lib.LocalContext, computation: tff.Computation) ->
     if stage.clients or stage.aggregations:
       for device in context.runner.devices:
         programs, reason = context.runner.engine(stage, device)
-        reason = reason or programs.failure or 'too little work for a program'
+        failure = None if programs is None else programs.failure
+        reason = reason or failure or 'too little work for a program'
         found.append(f'stage {number} on {device.name}: {reason}')
   return '; '.join(found) or 'it has no clients.'
 
@@ -127,13 +132,13 @@ def _write(
   (folder / f'{name}.mlirbc').write_bytes(program.artifact)
   of_call = [*record.arguments, *record.captured]
   num_captured = len(record.captured)
-  arguments = [
+  arguments: list[dict[str, Any]] = [
     dict(name=f'argument{i:03}', shape=shape, dtype=dtype)
     for i, (shape, dtype) in enumerate(program.arguments)
   ]
   for entry in arguments[len(arguments) - num_captured :]:
     entry['name'] = entry['name'].replace('argument', 'captured')
-  results = [
+  results: list[dict[str, Any]] = [
     dict(name=f'result{i:03}', shape=shape, dtype=dtype, sketched=False)
     for i, (shape, dtype) in enumerate(program.results)
   ]

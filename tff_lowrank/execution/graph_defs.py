@@ -138,7 +138,7 @@ def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
 
   TensorFlow orders what different functions do to a variable by the tensor of its handle.
   """
-  sources = {}
+  sources: dict[str, str] = {}
   for node in graph_def.node:
     if node.op == 'Identity' and node.attr['T'].type == tf.resource.as_datatype_enum:
       sources[node.name] = sources.get(node.input[0].split(':')[0], node.input[0])
@@ -184,7 +184,7 @@ class Lazy:
 
   def __init__(self, build: Callable[[], Callable[..., Any]]):
     self._build = build
-    self._function = None
+    self._function: Callable[..., Any] | None = None
 
   def __call__(self, *arguments: Any) -> list[tf.Tensor]:
     if self._function is None:

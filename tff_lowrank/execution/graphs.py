@@ -167,7 +167,7 @@ class GraphFunction:
         live.append(op)
     return live
 
-  def _segment(self, members, level, loops, fed) -> _Segment:
+  def _segment(self, members: Any, level: Any, loops: Any, fed: Any) -> _Segment:
     names = {op.name for op in members}
     fetched = {name for name, _ in self.fetches}
     inputs, outputs, constants = {}, {}, set()
@@ -192,7 +192,9 @@ class GraphFunction:
     )
     return _Segment(list(inputs), list(outputs), graph_defs.Lazy(function))
 
-  def _import(self, keep, members, inputs, outputs) -> Callable[..., list[tf.Tensor]]:
+  def _import(
+    self, keep: set[str], members: set[str], inputs: dict[str, tf.Tensor], outputs: list[str]
+  ) -> Callable[..., list[tf.Tensor]]:
     """The function of the nodes `keep`, from `inputs` to `outputs`."""
     graph_def = tf.compat.v1.GraphDef(versions=self._graph_def.versions)
     graph_def.library.CopyFrom(self._library)

@@ -299,8 +299,8 @@ class Function:
         break
       root = by_id[root.operand_ids[1 if hlo_types.literal(which.literal) else 2]]
     numbers = {i.id: i.parameter_number for i in by_id.values() if i.opcode == 'parameter'}
-    compared = [numbers.get(i) for i in root.operand_ids]
-    if root.opcode != 'compare' or None in compared or compared[1] != compared[0] + 1:
+    compared = [numbers.get(i, -1) for i in root.operand_ids]
+    if root.opcode != 'compare' or -1 in compared or compared[1] != compared[0] + 1:
       raise hlo_types.UnsupportedError('a sort by more than one key')
     key = hlo_elements.total_order(operands[compared[0] // 2])
     if root.comparison_direction in ('GT', 'GE'):

@@ -36,11 +36,12 @@ class _Body:
 
     `classes` are numbers of the state's elements, the same for those that are equal.
     """
-    found, numbers = {}, {}
+    found: dict[int, int] = {}
+    numbers: dict[Any, int] = {}
     for instruction in self._instructions.values():
       element = self.element(instruction.id)
       if element is not None:
-        key = ('state', classes[element])
+        key: Any = ('state', classes[element])
       else:
         key = (kinds[instruction.id], *(found[i] for i in instruction.operand_ids))
       found[instruction.id] = numbers.setdefault(key, len(numbers))
@@ -103,8 +104,7 @@ class Loop:
   def after(self, position: int, trips: int) -> np.ndarray | None:
     """The value of a counter after some steps; None for what is no counter from a constant."""
     start = _scalar(self._initial[position])
-    step = self._step(position) if start is not None else None
-    if step is None:
+    if start is None or (step := self._step(position)) is None:
       return None
     return np.array(start + trips * step, self._initial[position].dtype)
 
@@ -115,7 +115,8 @@ class Loop:
   def _trips(self, test: Any) -> int | None:
     if test.opcode == 'and':
       trips = [self._trips(self._condition[i]) for i in test.operand_ids]
-      return None if None in trips else min(trips)
+      known = [count for count in trips if count is not None]
+      return min(known) if len(known) == len(trips) else None
     if test.opcode != 'compare' or test.comparison_direction not in ('LT', 'GT'):
       return None
     low, high = test.operand_ids[:: 1 if test.comparison_direction == 'LT' else -1]

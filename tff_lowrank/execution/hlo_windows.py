@@ -61,7 +61,7 @@ def _pad(x: jax.Array, value: Any, of: Window, first: int) -> jax.Array:
 
 
 def _slice(
-  x: jax.Array, first: int, starts: Sequence[int], strides: Sequence[int], counts: Sequence[int]
+  x: jax.Array, first: int, starts: Any, strides: Sequence[int], counts: Sequence[int]
 ) -> jax.Array:
   """`counts` elements, `strides` apart, of each axis from `first` on."""
   begin, end, step = [0] * x.ndim, list(x.shape), [1] * x.ndim
@@ -96,7 +96,8 @@ def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.A
   filters = lax.rev(filters, [2 + axis for axis, flip in enumerate(of.reversal) if flip])
   padded = jax.eval_shape(lambda x: _pad(x, np.zeros([], x.dtype), of, 3), x)
   outputs = _output_sizes(padded, of, 3)
-  clients, groups, examples, channels = *x.shape[:3], x.shape[-1]
+  clients, groups, examples = x.shape[:3]
+  channels = x.shape[-1]
   count = filters.shape[-1]
   by_row = (((3,), (2,)), ((0, 1), (0, 1)))
   positions = list(itertools.product(*map(range, of.sizes)))

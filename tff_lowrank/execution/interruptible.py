@@ -89,7 +89,7 @@ def run(work: Callable[[], T]) -> T:
     raise
 
 
-def _attempt(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+def _attempt(work: Callable[[], T]) -> tuple[Any, BaseException | None]:
   """The result of `work()` and None, or None and the error."""
   try:
     return work(), None

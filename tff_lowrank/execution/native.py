@@ -129,7 +129,7 @@ class Calls:
   reason: the error for which they were cancelled, or None.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.reason: BaseException | None = None
     self._context = eager_context.context()
     self._manager = cancellation.CancellationManager()
@@ -191,7 +191,7 @@ def dataset_inputs(dataset: tf.data.Dataset) -> Sequence[tf.data.Dataset]:
   return dataset._inputs()
 
 
-def map_function(dataset: tf.data.Dataset):
+def map_function(dataset: tf.data.Dataset) -> Any:
   """The concrete function of a data set made by `map` or `filter`, or None."""
   for name in ('_map_func', '_predicate'):
     wrapper = getattr(dataset, name, None)

@@ -156,9 +156,10 @@ def _as_aggregation(name: str, block: Any) -> Aggregation | None:
     return None
   if not isinstance(block.argument, tff.framework.Struct):
     raise blocks.UnsupportedError(f'Expected the arguments of {name} one by one.')
-  value, zero, accumulate, merge, report = block.argument
-  parts = [_step(name, part) for part in (value, zero, accumulate, merge, report)]
-  return Aggregation(name, *parts, _is_same_computation(accumulate, merge))
+  parts = block.argument
+  value, zero, accumulate, merge, report = (_step(name, part) for part in parts)
+  is_mergeable = _is_same_computation(parts[2], parts[3])
+  return Aggregation(name, value, zero, accumulate, merge, report, is_mergeable)
 
 
 class Plan:
@@ -245,7 +246,7 @@ def environment_of(
   uses: Uses,
   env: blocks.Environment,
   view: Callable[[Any], Any],
-  engine: loops.Engine,
+  engine: loops.Engine | None,
 ) -> blocks.Environment:
   """The part of `env` that `uses` name, each value as `view` gives it."""
   seen: blocks.Environment = {blocks.ENGINE: engine}

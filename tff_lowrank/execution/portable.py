@@ -1,6 +1,8 @@
 """Compiled programs as portable StableHLO, for other and newer versions of XLA."""
 
+from collections.abc import Iterator
 import dataclasses
+from typing import Any
 
 from jax.interpreters import mlir
 from jaxlib import xla_client
@@ -128,7 +130,7 @@ def _remove_bindings(main: ir.Operation) -> None:
   main.attributes['arg_attrs'] = ir.ArrayAttr.get(kept)
 
 
-def _walk(operation: ir.Operation):
+def _walk(operation: ir.Operation) -> Iterator[Any]:
   for region in operation.regions:
     for block in region.blocks:
       for inner in block.operations:

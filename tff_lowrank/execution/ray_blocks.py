@@ -95,7 +95,7 @@ class _StageRun:
     sizes = (stored.specs_of(a.zero.type_spec) or [] for a in stage.aggregations)
     window = self._shared.window(sum(map(stored.num_bytes, sizes)))
     self._schedule = schedule_lib.Schedule([self._about(b) for b in self._blocks], window)
-    self._tree = None
+    self._tree: schedule_lib.Tree | None = None
     if stage.can_merge and stage.aggregations and len(self._blocks) > block_results.FAN_IN:
       self._tree = schedule_lib.Tree(len(self._blocks))
     self._partials: dict[schedule_lib.Node, Any] = {}
@@ -117,6 +117,11 @@ class _StageRun:
         value = env[name] if index is None else env[name][index]
         packed.append([name, index, self._run.packer.pack(value, self._slots)])
     return transport.Held((self._run.packer.put(packed),))
+
+  @property
+  def _merging(self) -> schedule_lib.Tree:
+    assert self._tree is not None  # Asked for only where partial aggregates are merged.
+    return self._tree
 
   def _about(self, clients: range) -> schedule_lib.Block:
     """How long a block takes, and where what it needs is."""
@@ -202,15 +207,15 @@ class _StageRun:
   def _root(self) -> block_results.BlockResult:
     """All partial aggregates, which workers have merged."""
     result = block_results.BlockResult()
-    result.level = self._tree.root[0]
+    result.level = self._merging.root[0]
     while True:
-      while self._tree.root not in self._partials:
+      while self._merging.root not in self._partials:
         self._advance()
       try:
-        result.partials = self._fetched(self._partials[self._tree.root])
+        result.partials = self._fetched(self._partials[self._merging.root])
         return result
       except self._ray.exceptions.RayError:
-        self._lose(self._tree.root)
+        self._lose(self._merging.root)
 
   # Handing out.
 
@@ -245,7 +250,7 @@ class _StageRun:
     self._start(_Task(lambda task: self._finish_block(task, block), worker, outputs))
 
   def _start_fold(self, worker: ray_pool.WorkerHandle, node: schedule_lib.Node) -> None:
-    parts = [self._partials[child] for child in self._tree.children(node)]
+    parts = [self._partials[child] for child in self._merging.children(node)]
     outputs = worker.actor.fold.options(num_returns=2).remote(self._request, *parts)
     self._start(_Task(lambda task: self._finish_fold(task, node), worker, outputs))
 
@@ -326,7 +331,7 @@ class _StageRun:
 
   def _add(self, node: schedule_lib.Node, partials: Any) -> None:
     self._partials[node] = partials
-    parent = self._tree.add(node)
+    parent = self._merging.add(node)
     if parent is not None:
       self._to_fold.append(parent)
 
@@ -338,11 +343,11 @@ class _StageRun:
       else:
         self._to_fold.append(node)
       return
-    for child in self._tree.children(node):
+    for child in self._merging.children(node):
       del self._partials[child]
-      self._tree.remove(child)
+      self._merging.remove(child)
     if node[0] == 1:
-      for block in self._tree.blocks(node):
+      for block in self._merging.blocks(node):
         self._schedule.merged(block)
     self._add(node, task.outputs[1])
 
@@ -352,11 +357,11 @@ class _StageRun:
     while nodes:
       lost = nodes.pop()
       self._partials.pop(lost, None)
-      self._tree.remove(lost)
+      self._merging.remove(lost)
       if lost[0] == 0:
         self._schedule.put_back(lost[1])
       else:
-        nodes += self._tree.children(lost)
+        nodes += self._merging.children(lost)
 
   def close(self) -> None:
     """Ends what still runs; a worker that does not end it is lost."""

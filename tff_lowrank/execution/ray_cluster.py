@@ -1,6 +1,6 @@
 """A Ray cluster: started or joined, and what it has room for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import importlib
 import importlib.util
@@ -36,7 +36,7 @@ def import_ray() -> Any:
 
 
 @contextlib.contextmanager
-def _keeping_sigterm():
+def _keeping_sigterm() -> Iterator[None]:
   """Ray replaces the handler of SIGTERM; inside, it is left as it is."""
   is_main = threading.current_thread() is threading.main_thread()
   before = signal.getsignal(signal.SIGTERM) if is_main else None
@@ -116,7 +116,7 @@ def _check_answers(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: Mapping[str, str]):
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
   """Inside, the environment has these values, unless it has others."""
   added = [name for name in values if name not in os.environ]
   os.environ.update({name: values[name] for name in added})
@@ -128,7 +128,7 @@ def _environment(values: Mapping[str, str]):
 
 
 @contextlib.contextmanager
-def _loopback_only(ray: Any):
+def _loopback_only(ray: Any) -> Iterator[None]:
   """Inside, what Ray read of the environment when it was imported is as `_LOOPBACK_ONLY` says."""
   constants = ray._private.ray_constants
   before = constants.ENABLE_RAY_CLUSTER

@@ -56,10 +56,10 @@ class _Converter(values.Converter):
 
   def convert_out(self, value: Any, type_spec: tff.Type) -> Any:
     if isinstance(value, stored.StoredValue):
-      leaves = value.arrays
+      leaves = iter(value.arrays)
       if not stored.do_client_values_stay():
         leaves = map(tf.convert_to_tensor, value.fetch())
-      value = sequences.pack(iter(leaves), type_spec)
+      value = sequences.pack(leaves, type_spec)
     return super().convert_out(value, type_spec)
 
   def _array(self, tensor: Any) -> Any:

@@ -98,8 +98,11 @@ class Pool:
     self._ray = ray_cluster.import_ray()
     self._wanted, self._compile_mode = num_workers, compile_mode
     self._versions, self._start_timeout = dict(versions), start_timeout
-    options = dict(num_cpus=resources.get('CPU', 0), num_gpus=resources.get('GPU', 0))
-    options['resources'] = {n: a for n, a in resources.items() if n not in ('CPU', 'GPU')}
+    options = dict(
+      num_cpus=resources.get('CPU', 0),
+      num_gpus=resources.get('GPU', 0),
+      resources={n: a for n, a in resources.items() if n not in ('CPU', 'GPU')},
+    )
     self._class = _actor_class(self._ray).options(scheduling_strategy='SPREAD', **options)
     self._resources = dict(resources)
     self._lock = threading.RLock()

@@ -98,7 +98,7 @@ class Shared:
     if nodes == self._nodes:
       return
     self._nodes = nodes
-    copying = []
+    copying: list[Any] = []
     for value in list(self.values):
       value.copies.sort(key=lambda copy: copy[1] not in nodes)
       others = [w for w in self.pool.workers if w.node not in {node for _, node in value.copies}]

@@ -265,9 +265,9 @@ def _arrays(value: Any) -> list[np.ndarray]:
 
 def _pickled(error: Exception) -> bytes:
   """The error and what caused it; as a text where it cannot be pickled."""
-  causes = [error]
-  while causes[-1].__cause__ is not None:
-    causes.append(causes[-1].__cause__)
+  causes: list[BaseException] = [error]
+  while (cause := causes[-1].__cause__) is not None:
+    causes.append(cause)
   found = []
   for cause in causes:
     try:

@@ -346,8 +346,8 @@ def stack(elements: Iterator[Sequence[tf.Tensor]]) -> Batches | None:
 
 def _joined(pieces: Iterator[list[Any]]) -> Iterator[list[Any]]:
   """The same with neighbours of equal shapes put together."""
-  for _, group in itertools.groupby(pieces, key=lambda piece: [a.shape[1:] for a in piece]):
-    group = list(group)
+  for _, alike in itertools.groupby(pieces, key=lambda piece: [a.shape[1:] for a in piece]):
+    group = list(alike)
     is_array = all(isinstance(a, np.ndarray) for a in group[0])
     if len(group) == 1 or not is_array:
       yield from group

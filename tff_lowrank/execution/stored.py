@@ -87,7 +87,13 @@ class RemoteArray(np.lib.mixins.NDArrayOperatorsMixin, abc.ABC):
 
 
 class StoredValue(abc.ABC):
-  """A client's value that is stored elsewhere, of tensors that are numbers."""
+  """A client's value that is stored elsewhere, of tensors that are numbers.
+
+  references: what names it there. places: where it is.
+  """
+
+  references: Any
+  places: Any
 
   def __init__(self, specs: Sequence[tuple[tuple[int, ...], np.dtype]]):
     """`specs`: the shape and dtype of each tensor."""
@@ -113,7 +119,8 @@ def specs_of(type_spec: tff.Type) -> list[tuple[tuple[int, ...], np.dtype]] | No
   """Shape and dtype of each tensor of a type; None if it has others than numbers of one shape."""
   if isinstance(type_spec, tff.StructType):
     parts = [specs_of(t) for t in type_spec]
-    return None if None in parts else [spec for part in parts for spec in part]
+    known = [part for part in parts if part is not None]
+    return [spec for part in known for spec in part] if len(known) == len(parts) else None
   if not isinstance(type_spec, tff.TensorType) or None in (type_spec.shape or ()):
     return None
   dtype = np.dtype(type_spec.dtype)

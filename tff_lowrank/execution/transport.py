@@ -101,6 +101,7 @@ class _ArrayDataset(sequences.Dataset):
   def _dataset(self) -> tf.data.Dataset:
     if self._made is None:
       batches, pack = self._memo.batches, tf.nest.pack_sequence_as
+      assert batches is not None
       dataset = tf.data.Dataset.from_tensor_slices(pack(self._element_spec, batches.full))
       if batches.tail is not None:
         tail = tf.data.Dataset.from_tensors(pack(self._element_spec, batches.tail))
@@ -145,6 +146,7 @@ class Packer:
   def pack(self, value: Any, slots: list[plan_lib.AtClients] | None = None) -> Any:
     """`value`, packed; what differs between clients is appended to `slots`."""
     if isinstance(value, plan_lib.AtClients):
+      assert slots is not None
       slots.append(value)
       return AtClientsSlot(len(slots) - 1)
     if isinstance(value, list):
@@ -275,7 +277,8 @@ class Unpacker:
         return self._datasets.add(packed, _unpacked_sequence(value), size)
       return self._unpack(value if packed.leaf is None else value[packed.leaf], found)
     if isinstance(packed, _Description):
-      source = self._sources.setdefault(packed.identity, found.get(packed.source))
+      new: Any = found.get(packed.source)
+      source = self._sources.setdefault(packed.identity, new)
       return _described(packed, source)
     if isinstance(packed, (_Batches, _Graph, _Elements)):
       return _unpacked_sequence(packed)
@@ -291,7 +294,8 @@ class _Recent(dict):
   """Things that were used, the oldest of which go when all are too large."""
 
   def __init__(self, max_bytes: int):
-    self._max_bytes, self._sizes = max_bytes, {}
+    self._max_bytes = max_bytes
+    self._sizes: dict[Any, int] = {}
 
   def add(self, key: Any, value: Any, size: int) -> Any:
     self[key], self._sizes[key] = value, size

@@ -279,7 +279,9 @@ class StagePrograms:
         self._most[key] = most
         raise TooManyClientsError(most)
 
-  def _compile(self, stage, env, cohort, sample, server, zeros) -> native.XlaProgram | None:
+  def _compile(
+    self, stage: Any, env: Any, cohort: Any, sample: Any, server: Any, zeros: Any
+  ) -> native.XlaProgram | None:
     part = xla_program.ClientPart(stage, env, sample)
     for batched in (True, False) if self.batched else (False,):
       try:
@@ -299,7 +301,9 @@ class StagePrograms:
         logging.warning('XLA refused a program, so TensorFlow runs these clients: %s', failure)
     return None
 
-  def _one_after_the_other(self, part, cohort, server, zeros) -> native.XlaProgram:
+  def _one_after_the_other(
+    self, part: xla_program.ClientPart, cohort: Any, server: Any, zeros: Any
+  ) -> native.XlaProgram:
     specs = [tf.TensorSpec([], tf.int32)]
     specs += [tf.TensorSpec(t.shape, t.dtype) for t in (*server, *zeros, *cohort.arrays)]
     run = xla_program.program(part, len(server), len(zeros))

@@ -166,10 +166,10 @@ class ClientPart:
   def accumulate(self, totals: Sequence[tf.Tensor], to_add: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """The totals with one more client's values, or with other totals."""
     shapes = [t.shape for t in totals]
-    totals, to_add, after = iter(totals), iter(to_add), []
+    all_before, all_values, after = iter(totals), iter(to_add), []
     for a in self._stage.aggregations:
-      before = sequences.pack(totals, a.zero.type_spec)
-      value = sequences.pack(to_add, a.value.type_spec)
+      before = sequences.pack(all_before, a.zero.type_spec)
+      value = sequences.pack(all_values, a.value.type_spec)
       accumulate = a.accumulate.function({blocks.ENGINE: self.tracer})
       after += sequences.flatten(accumulate([before, value]))
     return [tf.ensure_shape(t, shape) for t, shape in zip(after, shapes, strict=True)]

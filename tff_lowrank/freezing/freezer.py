@@ -117,7 +117,7 @@ def hold_slots(frozen: list[tf.Tensor], weights: Any, kept: Any, slots: Any) -> 
     return hold(frozen, kept, slots)
   if isinstance(slots, Mapping):
     pairs = [(name, hold_slots(frozen, weights, kept[name], slots[name])) for name in slots]
-    return type(slots)(pairs)
+    return type(slots)(pairs)  # type: ignore[call-arg]  # TFF has ordered dictionaries.
   return slots
 
 
@@ -200,7 +200,7 @@ def measure(
   counts = tf.stack([structures.count([m], s) for m, s in zip(masks, specs, strict=True)])
   fractions = tf.math.divide_no_nan(tf.cast(counts, tf.float32), sizes)
   periods = _summary([tf.cast(p, tf.float32) for p in state.period])
-  perturbations = _summary([tf.cast(p, tf.float32) for p in perturbations])
+  perturbation = _summary([tf.cast(p, tf.float32) for p in perturbations])
 
   def mean(by_tensor: tf.Tensor) -> tf.Tensor:
     return tf.math.divide_no_nan(tf.reduce_sum(by_tensor * sizes), tf.reduce_sum(sizes))
@@ -209,10 +209,10 @@ def measure(
     frozen_fraction=mean(fractions),
     stability_threshold=state.threshold,
     freezing_period=mean(periods['mean']),
-    effective_perturbation=mean(perturbations['mean']),
+    effective_perturbation=mean(perturbation['mean']),
     frozen_fraction_by_tensor=fractions,
     freezing_period_by_tensor=periods,
-    effective_perturbation_by_tensor=perturbations,
+    effective_perturbation_by_tensor=perturbation,
   )
 
 

@@ -40,7 +40,7 @@ class Settings:
   threshold_floor: float = 0.0
   seed: int = 0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_type('stability_threshold', self.stability_threshold, (int, float))
     if not 0 <= self.stability_threshold < math.inf:
       raise ValueError(

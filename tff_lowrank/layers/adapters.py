@@ -40,7 +40,7 @@ class Adapter(factored.Factored):
       raise ValueError(f'`scale` must be finite and above 0, found {scale}.')
     checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
     super().__init__(*args, **kwargs)
-    self._adapter = dict(rank=rank, scale=scale, initialization=initialization)
+    self._adapter: dict[str, Any] = dict(rank=rank, scale=scale, initialization=initialization)
 
   @property
   def settings(self) -> dict[str, Any]:

@@ -7,15 +7,15 @@ A path is the names of the containers around a layer, from the outermost on, and
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
 from tff_lowrank import checks
 from tff_lowrank.layers import adapters
 
-Layer = tf.keras.layers.Layer
-Model = tf.keras.Model
+Layer: TypeAlias = tf.keras.layers.Layer
+Model: TypeAlias = tf.keras.Model
 Path = tuple[str, ...]
 
 # Whose `call` follows the connections of layers: Sequential's and functional models'.
@@ -31,7 +31,7 @@ def check_model(model: Model) -> None:
 
 
 def _refuse_subclassed(layer: Layer) -> None:
-  if isinstance(layer, Model):
+  if isinstance(layer, tf.keras.Model):
     owner_of_call = next(parent for parent in type(layer).__mro__ if 'call' in vars(parent))
     if owner_of_call not in _GRAPH_MODELS:
       raise ValueError(
@@ -46,7 +46,7 @@ def _refuse_subclassed(layer: Layer) -> None:
 
 def inner_layers(layer: Layer) -> list[Layer]:
   """The layers of a container, in order; none for a leaf."""
-  if isinstance(layer, Model):
+  if isinstance(layer, tf.keras.Model):
     return layer.layers
   if isinstance(layer, adapters.Frozen) or not isinstance(layer, tf.keras.layers.Wrapper):
     return []
@@ -84,7 +84,7 @@ def names(model: Model) -> set[str]:
 
 def _classes_inside(layer: Layer) -> dict[str, type]:
   """The classes of all layers in a container, by their names."""
-  found = {}
+  found: dict[str, type] = {}
   for inner in inner_layers(layer):
     found |= {type(inner).__name__: type(inner)} | _classes_inside(inner)
   return found
@@ -142,7 +142,7 @@ def clone(
         f'{layer.name!r}.'
       )
     met.add(id(layer))
-    if isinstance(layer, Model):
+    if isinstance(layer, tf.keras.Model):
       return build_model(layer, path)
     enough = all if isinstance(layer, tf.keras.layers.Bidirectional) else any
     inside = list(leaves(layer, path))
@@ -187,7 +187,8 @@ def _without_shapes(config: Any) -> Any:
 @contextlib.contextmanager
 def _all_frozen(layer: Layer) -> Iterator[None]:
   """Inside, nothing in the layer is trainable, whatever it is before and after."""
-  inner = [layer, *(module for module in layer.submodules if isinstance(module, Layer))]
+  modules = layer.submodules
+  inner = [layer, *(m for m in modules if isinstance(m, tf.keras.layers.Layer))]
   before = [each.trainable for each in inner]
   layer.trainable = False  # With all in it.
   try:

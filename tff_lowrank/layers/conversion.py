@@ -24,7 +24,7 @@ class KernelReport:
   num_parameters: int
   fit_error: float | None = None
 
-  def __str__(self):
+  def __str__(self) -> str:
     error = '' if self.fit_error is None else f', fitted with error {self.fit_error:.2g}'
     return (
       f'{self.layer}: {self.kernel} {list(self.shape)} of {math.prod(self.shape):,} numbers to '
@@ -51,7 +51,7 @@ class Conversion:
     """The names of the layers that were converted, in order."""
     return tuple(dict.fromkeys(kernel.layer for kernel in self.kernels))
 
-  def __str__(self):
+  def __str__(self) -> str:
     return '\n'.join(
       [
         f'{_layers(self.converted)} converted:',

@@ -11,7 +11,7 @@ be shared.
 
 from collections.abc import Callable, Collection, Mapping
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import tensorflow as tf
 
@@ -40,7 +40,11 @@ _PLAIN = (
 )
 
 
-def _classes(module: Any, prefix: str) -> dict[type, type]:
+Layer: TypeAlias = tf.keras.layers.Layer
+Model: TypeAlias = tf.keras.Model
+
+
+def _classes(module: Any, prefix: str) -> dict[type[Layer], type[Layer]]:
   return {getattr(tf.keras.layers, name): getattr(module, prefix + name) for name in _PLAIN}
 
 
@@ -52,8 +56,6 @@ _PLAIN_OF = {
 }
 
 Conversion = conversion.Conversion
-Layer = tf.keras.layers.Layer
-Model = tf.keras.Model
 
 
 def to_fedpara(
@@ -88,6 +90,16 @@ def to_fedpara(
   Raises:
     TypeError or ValueError: for a model or an argument that is not as above, or if no layer is
       converted.
+
+  >>> import tensorflow as tf
+  >>> from tff_lowrank import layers
+  >>> dense = tf.keras.layers.Dense
+  >>> model = tf.keras.Sequential([dense(256, 'relu', input_shape=(784,)), dense(10, name='last')])
+  >>> conversion = layers.to_fedpara(model, gamma=0.1, skip=['last'])
+  >>> model.count_params(), conversion.model.count_params()
+  (203530, 52746)
+  >>> layers.compose(conversion.model).count_params()  # With plain layers again.
+  203530
   """
   ranks.check_size(None, gamma, budget)
   options = dict(gamma=gamma, budget=budget, personal=personal, tanh=tanh, recompute=recompute)
@@ -303,7 +315,7 @@ def _form(layer: Layer) -> str:
   return 'matrix' if layer.groups > 1 and layer.kernel.shape[-2] == 1 else 'tucker'
 
 
-def _make(twin: type, layer: Layer, options: dict[str, Any]) -> Layer:
+def _make(twin: type[Layer], layer: Layer, options: dict[str, Any]) -> Layer:
   """A layer of class `twin` with the arguments of `layer` and `options`."""
   dropped = ('_initializer', '_constraint')
   config = {

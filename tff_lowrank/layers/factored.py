@@ -61,7 +61,11 @@ def serializable(layer_class: type) -> type:
   return tf.keras.saving.register_keras_serializable(PACKAGE)(layer_class)
 
 
-class Factored:
+# A Keras layer to type checkers: what the layer it is mixed into has can be used.
+_MIXED_IN: Any = object
+
+
+class Factored(_MIXED_IN):
   """What all layers with factorised kernels share; mixed into a Keras layer, ahead of it.
 
   Mixins are no Keras layers themselves: in TFF's graphs Keras exchanges the base class of each
@@ -89,7 +93,7 @@ class Factored:
         raise ValueError(f'`{name}` has no meaning for a factorised kernel; found one.')
     super().__init__(*args, **kwargs)
     self.recompute = recompute
-    self._kernels = ()
+    self._kernels: tuple[tuple[str, kernel_lib.FactoredKernel], ...] = ()
 
   @property
   def settings(self) -> dict[str, Any]:
@@ -181,7 +185,7 @@ class Sized(Factored):
     ranks.check_size(rank, gamma, budget)
     checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
     super().__init__(*args, **kwargs)
-    self._size = dict(rank=rank, gamma=gamma, budget=budget)
+    self._size: dict[str, Any] = dict(rank=rank, gamma=gamma, budget=budget)
     self.initialization = initialization
 
   @property

@@ -63,7 +63,7 @@ class Factorization:
   form: str = 'matrix'
   initialization: str = 'balanced'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_at_least('rank', self.rank, 1)
     checks.check_one_of('form', self.form, ranks.FORMS)
     checks.check_one_of('initialization', self.initialization, INITIALIZATIONS)
@@ -164,8 +164,10 @@ class Hadamard(Factorization):
 
   def term_variances(self, variance: float) -> tuple[float, float]:
     root = math.sqrt(variance)
-    terms = (variance, PERSONAL_STDDEV**2) if self.personal else (root, root)
-    return tuple(_variance_before_tanh(v) for v in terms) if self.tanh else terms
+    first, second = (variance, PERSONAL_STDDEV**2) if self.personal else (root, root)
+    if self.tanh:
+      return _variance_before_tanh(first), _variance_before_tanh(second)
+    return first, second
 
 
 def _variance_before_tanh(variance: float) -> float:

@@ -66,7 +66,7 @@ def fit(
   scaled = [name for name in factors if not factorization_lib.is_personal(name)]
   for name in scaled:
     factors[name] = factors[name] * scale ** (1 / len(scaled))
-  factors = {name: np.float32(factor) for name, factor in factors.items()}
+  factors = {name: np.asarray(factor, np.float32) for name, factor in factors.items()}
   error = np.linalg.norm(_compose(factorization, factors).numpy() - _flat(factorization, kernel))
   return factors, float(error / np.linalg.norm(kernel))
 
@@ -79,7 +79,7 @@ def _zero_fit(
   """Factors that start as those of a new kernel with He's variance, but that one is 0."""
   factors = _random(kernel_shape, factorization, factored.he_variance(kernel_shape), rng)
   factors[factorization.factor_name('x', factorization.terms[0])] *= 0
-  return {name: np.float32(factor) for name, factor in factors.items()}
+  return {name: np.asarray(factor, np.float32) for name, factor in factors.items()}
 
 
 def _random(
@@ -109,7 +109,8 @@ def _start(
   rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
   random = _random(kernel.shape, factorization, float(np.mean(kernel**2)), rng)
-  if len(factorization.terms) == 1:
+  targets: list[np.ndarray | None]
+  if not isinstance(factorization, factorization_lib.Hadamard):
     targets = [kernel]
   elif factorization.personal:
     targets = [kernel, None]
@@ -170,7 +171,7 @@ def _minimize(
 
   def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
     error, gradient = error_and_gradient(tf.constant(flat, tf.float32))
-    return float(error), np.float64(gradient)
+    return float(error), np.asarray(gradient, np.float64)
 
   flat = np.concatenate([x.ravel() for x in start.values()])
   result = scipy.optimize.minimize(

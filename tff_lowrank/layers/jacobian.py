@@ -74,7 +74,8 @@ def corrected_loss(
   with kernel_lib.recorded() as uses, tf.GradientTape() as tape:
     loss = loss_fn()
   gradients = tape.gradient(loss, [use.kernel for use in uses])
-  kernels = {}  # Owner -> one of the kernel's uses, the gradient by each.
+  # Owner -> one of the kernel's uses, the gradient by each.
+  kernels = {}  # type: dict[object, tuple[kernel_lib.Use, list[tf.Tensor]]]
   for use, gradient in zip(uses, gradients, strict=True):
     if gradient is not None:
       kernels.setdefault(use.owner, (use, []))[1].append(gradient)

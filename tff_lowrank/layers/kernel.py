@@ -135,23 +135,25 @@ def _run(recompute: bool, run: Callable[[Any, Any], Any], inputs: Any, factors: 
     return run(inputs, factors)
   arguments = _flat((inputs, factors))
   num_inputs = len(_flat(inputs))
-  structure, is_floating = [], []  # Of the result.
+  # Of the result. AutoGraph knows no annotations of what inner functions share.
+  structure = []  # type: list[Any]
+  is_floating = []  # type: list[bool]
 
   def of_flat(tensors: Sequence[tf.Tensor]) -> Any:
     return run(*_packed((inputs, factors), tensors))
 
   @tf.custom_gradient
-  def forward(*tensors: tf.Tensor) -> list[tf.Tensor]:
+  def forward(*tensors: tf.Tensor) -> tuple[list[tf.Tensor], Callable[..., Any]]:
     def gradient(*upstream: tf.Tensor) -> list[tf.Tensor | None]:
-      upstream = list(itertools.compress(upstream, is_floating))
+      arrived = list(itertools.compress(upstream, is_floating))
       with tf.GradientTape() as tape:
-        later = [_after(upstream[0], x) for x in tensors[num_inputs:]]
+        later = [_after(arrived[0], x) for x in tensors[num_inputs:]]
         again = [*tensors[:num_inputs], *later]
         # Indices, as in sparse tensors, have no gradient.
         sources = [x for x in again if x.dtype.is_floating]
         tape.watch(sources)
         outputs = [x for x in _flat(of_flat(again)) if x.dtype.is_floating]
-      gradients = iter(tape.gradient(outputs, sources, upstream))
+      gradients = iter(tape.gradient(outputs, sources, arrived))
       return [next(gradients) if x.dtype.is_floating else None for x in again]
 
     structure[:] = [of_flat(tensors)]

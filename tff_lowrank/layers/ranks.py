@@ -113,7 +113,12 @@ def is_worthwhile(kernel_shape: Sequence[int], form: str) -> bool:
 
 
 def rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> int:
-  """FedPara's rank for `gamma` in [0, 1]; r_min where that already exceeds r_max."""
+  """FedPara's rank for `gamma` in [0, 1]; r_min where that already exceeds r_max.
+
+  >>> from tff_lowrank.layers import ranks
+  >>> [ranks.rank_for_gamma((256, 512), gamma, 'matrix') for gamma in (0, 0.5, 1)]
+  [16, 50, 85]
+  """
   checks.check_in_range('gamma', gamma, 0, 1)
   low = minimal_rank(kernel_shape, form)
   high = max(low, maximal_rank(kernel_shape, form))
@@ -172,8 +177,9 @@ def choose_rank(
   check_size(rank, gamma, budget)
   if rank is not None:
     return rank
-  if gamma is None:
+  if budget is not None:
     return max(1, rank_for_budget(kernel_shape, budget, form, branches))
+  assert gamma is not None  # One of the three is given.
   if branches == FEDPARA_BRANCHES:
     return rank_for_gamma(kernel_shape, gamma, form)
   return low_rank_for_gamma(kernel_shape, gamma, form)

@@ -41,7 +41,7 @@ class FactoredCell(factored.Factored):
 
   def __init__(self, *args: Any, **kwargs: Any):
     super().__init__(*args, **kwargs)
-    self._composed = None
+    self._composed: dict[str, tf.Tensor] | None = None
 
   def build(self, input_shape: Any) -> None:
     inputs, outputs = tf.TensorShape(input_shape)[-1], self.num_gates * self.units

@@ -34,7 +34,7 @@ class LayerFamily:
   kernel_initializer: str = 'he_normal'
   rank: int | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_one_of('family', self.name, FAMILIES)
     if (self.gamma is None) != (self.name == 'original'):
       raise ValueError(

@@ -83,8 +83,8 @@ def _draws(layer: tf.Module) -> bool:
   """Whether it is a layer of Keras that draws random numbers in training."""
   if not isinstance(layer, tf.keras.layers.Dropout.__mro__[1]):
     return False
-  shares = ('rate', 'stddev', 'dropout', 'recurrent_dropout')
-  shares = [getattr(layer, name) for name in shares if hasattr(layer, name)]
+  names = ('rate', 'stddev', 'dropout', 'recurrent_dropout')
+  shares = [getattr(layer, name) for name in names if hasattr(layer, name)]
   return any(shares) or not shares
 
 

@@ -1,5 +1,7 @@
 """ResNet-18 for small images, with group normalisation."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from tff_lowrank.models import families
@@ -37,7 +39,7 @@ def build_resnet18(
   layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
   whole = make.with_gamma(1.0)
 
-  def convolve(x, filters, size=3, strides=1, maker=make):
+  def convolve(x: Any, filters: int, size: int = 3, strides: int = 1, maker: Any = make) -> Any:
     x = maker.conv2d(x, filters, size, strides=strides, padding='same', use_bias=False)
     return layers.GroupNormalization(groups)(x)
 

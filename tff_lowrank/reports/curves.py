@@ -76,7 +76,7 @@ def named(runs: Iterable[tuple[str, pathlib.Path]]) -> dict[str, pathlib.Path]:
 
   Raises ValueError if two are called alike, or there are none.
   """
-  found = {}
+  found: dict[str, pathlib.Path] = {}
   for label, run in runs:
     name = f'{label}-seed{read_record(run)["flags"]["seed"]}'
     if name in found:
@@ -179,7 +179,7 @@ def round_seconds(
     index=['round', 'client'], columns='direction', values='bytes', aggfunc='sum', fill_value=0
   ).reindex(columns=['downlink', 'uplink'], fill_value=0)
   # All clients of all rounds at once: the network's arithmetic is by element.
-  seconds = network.client_seconds(by_client['downlink'], by_client['uplink'], compute_seconds)
+  seconds: Any = network.client_seconds(by_client['downlink'], by_client['uplink'], compute_seconds)
   return seconds.groupby(level='round').max()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import pathlib
+from typing import Any
 
 import matplotlib
 
@@ -24,7 +25,7 @@ PERTURBATION = curves.Metric('effective perturbation', '')
 NULL_LABEL = 'pure noise, at the first threshold'
 
 
-def _flags(run: pathlib.Path) -> dict[str, object]:
+def _flags(run: pathlib.Path) -> dict[str, Any]:
   return curves.read_record(run)['flags']
 
 

@@ -8,6 +8,7 @@ of its gradients), `gram_I` (float64 [tensors, e, e]) and `sums_I` (float64 [ten
 
 from collections.abc import Iterator
 import pathlib
+from typing import Any
 
 import matplotlib
 
@@ -65,7 +66,7 @@ def components(folder: pathlib.Path) -> pd.DataFrame:
   path = folder / FILE
   with files.reading(path, 'histories of gradients'), np.load(path) as data:
     named = [*zip(data['tensors'].tolist(), data['shapes'].tolist(), strict=True)]
-  rows = []
+  rows: list[dict[str, Any]] = []
   for name, rounds, spaces in _histories(folder):
     tensors = [(MODEL, 'all', gradient_space.merge(spaces))]
     tensors += [(*label, space) for label, space in zip(named, spaces, strict=True)]

@@ -47,6 +47,7 @@ def plot_partition(
   left.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
   left.set_title(f'Of {which}', fontsize='small')
   for axis in right:
+    assert label_counts is not None  # Else there is no right.
     rows = label_counts[:_MAX_ROWS]
     shares = rows / np.maximum(rows.sum(1, keepdims=True), 1)
     image = axis.imshow(shares, aspect='auto', interpolation='nearest', vmin=0)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import io
 import pathlib
+from typing import Any
 
 import matplotlib
 
@@ -39,7 +40,7 @@ def as_text(text: str) -> str:
   return (' ' if plain.startswith('_') else '') + plain.replace('$', r'\$')
 
 
-def line(style: styles.Style) -> dict[str, object]:
+def line(style: styles.Style) -> dict[str, Any]:
   """How matplotlib draws a line of a style."""
   return dict(
     color=style.color,
@@ -171,7 +172,7 @@ def plot_front(
   figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
   for i, row in summary.iterrows():
     style = chosen[row['method']]
-    point = dict(color=style.color, linestyle='none')
+    point: dict[str, Any] = dict(color=style.color, linestyle='none')
     axes.errorbar(
       megabytes[i], values[i], xerr=row['total_bytes_ci95'] / 1e6, yerr=width[i], elinewidth=1,
       capsize=2, **point,

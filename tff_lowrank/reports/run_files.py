@@ -38,8 +38,8 @@ _COUNTS = ('round', 'uplink_bytes', 'downlink_bytes', 'cumulative_uplink_bytes',
 _COLUMNS = (*_COUNTS, 'train_loss', 'eval_loss', 'eval_accuracy', 'eval_personal_accuracy',
             'round_seconds')  # fmt: skip
 
-_KINDS = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
-_KINDS_IF_THERE = dict(
+_KINDS: dict[str, Any] = dict(flags=dict, status=str, started=str, wall_seconds=(int, float))
+_KINDS_IF_THERE: dict[str, Any] = dict(
   resumed=list,
   versions=dict,
   git=dict,
@@ -61,7 +61,7 @@ def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
     return append_log.START
   found, count = hashlib.sha256(), 0
   with open(path, 'rb') as file:
-    while data := file.read(min(length - count, 1 << 20)):
+    while data := file.read(int(min(length - count, 1 << 20))):
       found.update(data)
       count += len(data)
   return append_log.Position(count, found.hexdigest())

@@ -29,13 +29,13 @@ _MARKS = 8
 class Style(NamedTuple):
   """How a label is drawn.
 
-  index: its place among the labels.
+  number: its place among the labels.
   color: as '#rrggbb'.
   marker, symbol: matplotlib's and plotly's name of the marker.
   dash: lengths of dashes and gaps in turn, in widths of the line; empty for a solid line.
   """
 
-  index: int
+  number: int
   color: str
   marker: str
   symbol: str
@@ -44,12 +44,12 @@ class Style(NamedTuple):
   @property
   def size(self) -> float:
     """Of the marker in points: of three sizes, so that hollow ones in one place are both seen."""
-    return 6 + 2 * (-self.index % 3)
+    return 6 + 2 * (-self.number % 3)
 
   def marked(self, count: int) -> slice:
     """Which of a curve's points have a marker: about eight, other ones for each label."""
     step = max(1, -(-count // _MARKS))
-    return slice(self.index % step, None, step)
+    return slice(self.number % step, None, step)
 
 
 def _dash(place: int) -> tuple[float, ...]:

@@ -19,8 +19,8 @@ def sentence(run: pathlib.Path) -> str:
     last = curves.last(metrics[column])
     if pd.notna(last):
       facts.append(f'{name} {last:.4f}')
-  last = metrics.iloc[-1]
-  up, down = (last[f'cumulative_{way}_bytes'] / 1e6 for way in ('uplink', 'downlink'))
+  row = metrics.iloc[-1]
+  up, down = (row[f'cumulative_{way}_bytes'] / 1e6 for way in ('uplink', 'downlink'))
   ended = record.get('ended_early')
   rounds = f'{len(metrics)} rounds' + (f' (ended, as {ended})' if ended else '')
   facts += [f'{up:.3f} MB up', f'{down:.3f} MB down']

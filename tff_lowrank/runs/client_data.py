@@ -25,7 +25,7 @@ def _batches(
     spec.seed,
     spec.client_max_elements,
     dropout_keys=keyed.is_keyed(model),
-    learning_rate=spec.client_rates.__getitem__ if spec.has_client_rates else None,
+    learning_rate=spec.client_rates.__getitem__ if spec.client_rates is not None else None,
   )
 
 
@@ -91,6 +91,7 @@ def _open_test(
   """Clients' test examples, as an evaluation takes them; arguments as of `_open_train`."""
   if data is None:
     task = _built(arguments)
+    assert task.client_test is not None  # As it is evaluated on.
     data = (task.client_test, task.preprocess)
   dataset = evaluation.build_client_dataset(*data, batch_size)
   return lambda client_id, number: dataset(client_id)
@@ -100,8 +101,9 @@ def _open_test(
 _last_built: list[tuple[Mapping[str, Any], tasks.Task]] = []
 
 
-def _built(arguments: Mapping[str, Any]) -> tasks.Task:
+def _built(arguments: Mapping[str, Any] | None) -> tasks.Task:
   """The task that `tasks.build` makes of the arguments; one that was asked for before is kept."""
+  assert arguments is not None  # As there is no data.
   if not _last_built or _last_built[0][0] != arguments:
     _last_built[:] = [(dict(arguments), tasks.build(**arguments))]
   return _last_built[0][1]

@@ -1,6 +1,6 @@
 """The contexts of runs, by the setting that names them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 from typing import Any
 
@@ -8,7 +8,9 @@ from tff_lowrank import execution
 from tff_lowrank import settings
 from tff_lowrank.runs import spec as spec_lib
 
-_SIMPLE = dict(local=execution.create_local_context, stock=execution.stock_context)
+_SIMPLE: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = dict(
+  local=execution.create_local_context, stock=execution.stock_context
+)
 
 # Inside `shared`: the contexts on clusters that were opened there, by address and workers.
 _shared: dict[Any, execution.RayContext] | None = None
@@ -26,7 +28,8 @@ def shared() -> Iterator[Mapping[Any, execution.RayContext]]:
   What it gives are the contexts that were opened so far, by address and number of workers.
   """
   global _shared
-  _shared = shared_here = {}
+  shared_here: dict[Any, execution.RayContext] = {}
+  _shared = shared_here
   try:
     yield shared_here
   finally:

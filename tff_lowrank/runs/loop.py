@@ -98,7 +98,7 @@ class Loop:
     self._names = weight_names.trainable(task.keras_model_fn())
     settings = spec.freezing_settings
     self._judge = judge.Judge(spec)
-    self._client_log = None
+    self._client_log: client_metrics.ClientMetricsLog | None = None
     self._trace = None
     if settings is not None:
       self._trace = freezing_trace.FreezingTrace(settings, spec.seed, self._names)
@@ -126,9 +126,9 @@ class Loop:
       opened = recorder_lib.Recorder(self._folder, columns, evaluated, main_metric, self._names)
       with opened as recorder, contextlib.ExitStack() as stack:
         if spec.client_metrics:
-          self._client_log = client_metrics.ClientMetricsLog(self._folder)
-          stack.callback(self._client_log.close)
-          recorder.logs[client_metrics.LOG] = self._client_log.log
+          log = self._client_log = client_metrics.ClientMetricsLog(self._folder)
+          stack.callback(log.close)
+          recorder.logs[client_metrics.LOG] = log.log
         checkpoints = checkpoint.Checkpoints(
           self._folder / run_files.CHECKPOINTS,
           spec.as_dict(),
@@ -227,7 +227,8 @@ class Loop:
         task, self._model, self._process, store, after_training, client_test
       )
     measure_clients = None
-    if self._client_log is not None:
+    client_log = self._client_log
+    if client_log is not None:
       measure_clients = evaluation.build_client_evaluation(
         self._model, self._process, task.train, task.preprocess, batch_size=task.eval_batch_size
       )
@@ -240,9 +241,9 @@ class Loop:
       evaluated = None
       if spec.is_evaluated(last):
         evaluated = evaluate(done.state)
-        if measure_clients is not None:
+        if client_log is not None and measure_clients is not None:
           found = measure_clients(done.state, store.read, done.client_ids)
-          self._client_log.add(last, found)
+          client_log.add(last, found)
       row = recorder.record(done, evaluated)
       if self._judge.see(row):
         if self._saving.keep_best:

@@ -31,7 +31,9 @@ def _optimizer(
 
 def build_client_optimizer(spec: spec_lib.RunSpec) -> client_work.ClientOptimizer:
   """Of the clients' local steps."""
-  rate = 1.0 if spec.has_client_rates else spec.client_learning_rate
+  rate = spec.client_learning_rate
+  if callable(rate) or spec.has_client_rates:
+    rate = 1.0
   optimizer = _optimizer(spec.client_optimizer, rate)
   if spec.client_rate_decay != 1:
     optimizer = client_work.exponential_decay(optimizer, spec.client_rate_decay)

@@ -63,7 +63,8 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
   kinds = [(before.get(kind, {}), now[kind]) for kind in ('numerics', 'versions')]
   for what, source in now['sources'].items():
     old = before.get('sources', {}).get(what, {})
-    kinds.append(tuple({f'{what} {k}': v for k, v in x.items()} for x in (old, source)))
+    named = [{f'{what} {k}': v for k, v in x.items()} for x in (old, source)]
+    kinds.append((named[0], named[1]))
   for old, new in kinds:
     changes += [
       f'{name} was {old[name]} and is {new[name]}'

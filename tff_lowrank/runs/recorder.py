@@ -51,7 +51,7 @@ def method_metrics(metrics: Any, weight_names: Sequence[str] = ()) -> dict[str, 
 
   What is of each trainable weight, `..._by_block`, goes by `weight_names`, else by number.
   """
-  found = {}
+  found: dict[str, float] = {}
   for part, name in METHOD_METRICS:
     if isinstance(metrics[part], Mapping):
       found |= metrics_lib.flatten(metrics[part].get(name, {}))

@@ -102,14 +102,13 @@ def train(
     manifest.MismatchError: If `folder` holds a run of other settings.
     stopping.Stopped: If Ctrl-C or SIGTERM ended it; the same call goes on from there.
   """
-  is_named = isinstance(task, str)
-  spec = (
-    spec_lib.make(method, given | dict(task=task))
-    if is_named
-    else spec_lib.make(method, given, task)
-  )
+  prepared = None
+  if isinstance(task, str):
+    spec = spec_lib.make(method, given | dict(task=task))
+  else:
+    spec = spec_lib.make(method, given, task)
+    prepared = runner.prepare_task(spec, task)
   path = pathlib.Path(folder)
-  prepared = None if is_named else runner.prepare_task(spec, task)
   runner.train(spec, path, spec.method, saving or saving_lib.Saving(), task=prepared)
   return Run(path)
 

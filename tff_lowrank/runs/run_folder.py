@@ -34,8 +34,9 @@ def is_complete(spec: spec_lib.RunSpec, folder: pathlib.Path) -> bool:
 def check_client_rates(spec: spec_lib.RunSpec, folder: pathlib.Path) -> None:
   """Raises MismatchError if the run in `folder` had other learning rates of clients than `spec`."""
   record = provenance.read_record(folder / run_files.RECORD) or {}
-  before = record.get('client_learning_rates', spec.client_rates)
-  for client_id, rate in spec.client_rates.items():
+  rates = spec.client_rates or {}
+  before = record.get('client_learning_rates', rates)
+  for client_id, rate in rates.items():
     if before.get(client_id) != rate:
       raise manifest.MismatchError(
         f'{folder} holds another run: --client_learning_rate of client {client_id!r} is '

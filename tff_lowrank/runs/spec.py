@@ -249,7 +249,8 @@ class RunSpec(settings.Settings):
     """The spec that knows the `client_rates` of these clients: see `client_rates.of_clients`."""
     if not self.has_client_rates or self.client_rates is not None:
       return self
-    rates = client_rates.of_clients(self.client_learning_rate, client_ids)
+    rate: Any = self.client_learning_rate  # A function, or the name of one.
+    rates = client_rates.of_clients(rate, client_ids)
     return dataclasses.replace(self, client_rates=rates)
 
   @property
@@ -309,13 +310,13 @@ def make(
   if task is None:
     with errors.as_setting_errors('task'):
       default_partition = tasks.default_partition(spec.task)
-  if spec.partition is None:
-    spec = dataclasses.replace(spec, partition=default_partition)
+  partition = default_partition if spec.partition is None else spec.partition
+  spec = dataclasses.replace(spec, partition=partition)
   if task is None:
     with errors.as_setting_errors('partition'):
-      tasks.check_partition(spec.task, spec.partition)
+      tasks.check_partition(spec.task, partition)
   if spec.num_clients is None:
-    spec = dataclasses.replace(spec, num_clients=tasks.default_num_clients(spec.partition))
+    spec = dataclasses.replace(spec, num_clients=tasks.default_num_clients(partition))
   spec = _with_family(spec, 'model_family' in given)
   _check_family_settings(spec, given)
   _check(spec)
@@ -371,5 +372,6 @@ def _check(spec: RunSpec) -> None:
     record.check(spec.choice)
   if spec.has_client_rates:
     with errors.as_setting_errors('client_learning_rate'):
-      client_rates.load(spec.client_learning_rate)
+      rate: Any = spec.client_learning_rate  # A function, or the name of one.
+      client_rates.load(rate)
   spec_checks.check(spec)

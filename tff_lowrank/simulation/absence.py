@@ -34,7 +34,7 @@ class Absence:
   deadline_seconds: float | None = None
   network: network_lib.Network = dataclasses.field(default_factory=network_lib.Network)
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_in_range('dropout_rate', self.dropout_rate, 0, 1)
     if self.deadline_seconds is not None and not self.deadline_seconds > 0:
       raise ValueError(f'`deadline_seconds` must be above 0, found {self.deadline_seconds!r}.')

@@ -38,7 +38,7 @@ class ClientBatches:
   dropout_keys: bool = False
   learning_rate: Callable[[str], float] | None = None
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     checks.check_at_least('epochs', self.epochs, 1)
     checks.check_at_least('batch_size', self.batch_size, 0)
     checks.check_at_least('max_elements', self.max_elements, 0)
@@ -86,13 +86,13 @@ class ClientBatches:
       batches = slices(prepared).batch(batch_size)
     if self.learning_rate is None:
       return batches
-    rates = np.full(num_steps, self._rate(client_id), np.float32)
+    rate = self._checked_rate(client_id, self.learning_rate(client_id))
+    rates = np.full(num_steps, rate, np.float32)
     return tf.data.Dataset.zip(client_work.with_rate(batches, slices(rates)))
 
-  def _rate(self, client_id: str) -> float:
-    rate = self.learning_rate(client_id)
+  def _checked_rate(self, client_id: str, rate: Any) -> float:
     rate = rate.item() if isinstance(rate, np.generic) else rate
-    checks.check_in_range(f'learning_rate({client_id!r})', rate, 0, np.finfo(np.float32).max)
+    checks.check_in_range(f'learning_rate({client_id!r})', rate, 0, float(np.finfo(np.float32).max))
     return float(rate)
 
   def _keys(self, client_id: str, round_num: int, num_steps: int) -> np.ndarray:

@@ -281,7 +281,7 @@ class Checkpoints:
       raise manifest.DamagedError(f'it cannot be read: {e}') from e
     extras = {k.removeprefix('extra/'): v for k, v in tensors.items() if k.startswith('extra/')}
     expected = tf.nest.flatten(like)
-    leaves = [tensors.get(f'state/{i}') for i in range(len(tensors) - len(extras))]
+    leaves = [tensors[f'state/{i}'] for i in range(len(tensors) - len(extras))]
     found = [(leaf.dtype.name, leaf.shape) for leaf in leaves]
     wanted = [(np.asarray(leaf).dtype.name, np.asarray(leaf).shape) for leaf in expected]
     if found != wanted:

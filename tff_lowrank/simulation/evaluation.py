@@ -9,8 +9,8 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import learning
-from tff_lowrank.client_work import frozen
 from tff_lowrank.client_work import schedule as schedule_lib
+from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.datasets import arrays
 from tff_lowrank.models import keyed
 
@@ -204,7 +204,7 @@ def build_personal_evaluation(
   metrics_of_clients = _build_metrics_of_clients(model, process)
   trained_metrics_of_clients = None
   if client_optimizer is not None:
-    training = frozen.build_training(model, client_optimizer)
+    training = training_lib.build_training(model, client_optimizer)
     metrics_on = _build_metrics_on(model)
     round_type = metrics_of_clients.type_signature.parameter[0].member.client_work
     if (training.schedule is None) == isinstance(round_type, tff.TensorType):

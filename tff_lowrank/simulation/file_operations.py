@@ -4,10 +4,11 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import pathlib
 import shutil
-from typing import Any, BinaryIO
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -38,7 +39,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
     return file.read()
 
 
-def open_to_read(path: pathlib.Path) -> BinaryIO:
+def open_to_read(path: pathlib.Path) -> io.BufferedReader:
   """Opens a regular file; raises OSError for a FIFO or a device, of which no end may come."""
   if path.exists() and not path.is_file():
     raise OSError(errno.EINVAL, 'Not a regular file', str(path))

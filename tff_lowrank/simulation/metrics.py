@@ -27,7 +27,7 @@ def flatten(metrics: Mapping[str, Any], prefix: str = '') -> collections.Ordered
 
   Raises TypeError, with the metric's name, if one is not made of numbers.
   """
-  flat = collections.OrderedDict()
+  flat: collections.OrderedDict[str, Any] = collections.OrderedDict()
   for name, value in metrics.items():
     path = f'{prefix}{name}'
     if isinstance(value, Mapping):

@@ -18,7 +18,7 @@ class Network:
   uplink_mbps: float = 3.0
   latency_seconds: float = 0.0
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ('downlink_mbps', 'uplink_mbps'):
       if not getattr(self, name) > 0:
         raise ValueError(f'`{name}` must be above 0, found {getattr(self, name)!r}.')
@@ -37,6 +37,11 @@ class Network:
     """One client's round: it is sent the model, computes, and sends its update.
 
     Raises ValueError if `compute_seconds` is negative.
+
+    >>> from tff_lowrank.simulation import network
+    >>> links = network.Network(downlink_mbps=8, uplink_mbps=16, latency_seconds=0.1)
+    >>> round(links.client_seconds(downlink_bytes=1_000_000, uplink_bytes=500_000), 3)
+    1.45
     """
     if not compute_seconds >= 0:
       raise ValueError(f'`compute_seconds` must be at least 0, found {compute_seconds!r}.')

@@ -46,6 +46,7 @@ class Round:
 
 def _nobody_is_absent(client_id: str, number: int) -> str | None:
   del client_id, number
+  return None
 
 
 def _damage(dataset: tf.data.Dataset | execution.ClientDataset) -> str | None:
@@ -104,8 +105,8 @@ class _Cohort:
 
   def leave_out_damaged(self) -> bool:
     """Leaves out clients whose data cannot be read to the end; whether there were any."""
-    damages = [(client_id, _damage(dataset)) for client_id, dataset in self.datasets.items()]
-    damages = [(client_id, damage) for client_id, damage in damages if damage is not None]
+    found = [(client_id, _damage(dataset)) for client_id, dataset in self.datasets.items()]
+    damages = [(client_id, damage) for client_id, damage in found if damage is not None]
     for client_id, damage in damages:
       self.leave_out(client_id, damage)
     return bool(damages)

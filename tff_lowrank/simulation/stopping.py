@@ -28,7 +28,7 @@ class StopRequest:
   Outside the main thread, where Python allows no handlers, signals stay as they are.
   """
 
-  def __init__(self):
+  def __init__(self) -> None:
     self.signal_number: int | None = None
 
   @property

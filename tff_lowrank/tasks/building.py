@@ -124,22 +124,27 @@ def build(
   """
   check_partition(name, partition)
   options.check(client_test_fraction, model_family, gamma, tanh)
-  common = dict(seed=seed, client_test_fraction=client_test_fraction)
+  common: dict[str, Any] = dict(seed=seed, client_test_fraction=client_test_fraction)
   if name not in catalog.NAMES:
     if head_rank is not None:
       raise ValueError(f'The model of {name} takes no `head_rank`.')
     arguments = {} if data_dir is None else dict(data_dir=data_dir)
     task = functions.load(name, arguments | dict(task_args or {}))
-    family = dict(model_family=model_family, gamma=gamma, tanh=tanh)
+    family: dict[str, Any] = dict(model_family=model_family, gamma=gamma, tanh=tanh)
     return options.prepare(task, num_clients=num_clients, **common, **family)
   if task_args:
     raise ValueError(f'{name} takes no `task_args`, found {", ".join(task_args)}.')
+  train: Any
   partition = default_partition(name) if partition is None else partition
   if partition == NATURAL:
-    parts = catalog.RECIPES[name].natural(data_dir)
+    load = catalog.RECIPES[name].natural
+    assert load is not None  # Both are as `check_partition` says.
+    parts = load(data_dir)
     train = parts.train
   else:
-    parts = catalog.RECIPES[name].central(data_dir)
+    load = catalog.RECIPES[name].central
+    assert load is not None
+    parts = load(data_dir)
     count = default_num_clients(partition) if num_clients is None else num_clients
     indices = partition_lib.parse(partition)(parts.train.y, count, seed)
     train, num_clients = arrays.partitioned(parts.train, indices), None

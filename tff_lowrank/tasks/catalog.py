@@ -152,7 +152,9 @@ def _keywords(by_speaker: bool) -> Load:
     std = x.std((0, 1))
     preprocess = _normalized(x.mean((0, 1)), np.where(std > 0, std, 1))
     build_model = functools.partial(models.build_keyword_lstm, x.shape[1:], data.num_classes)
-    train = data.by_speaker() if by_speaker else data.train
+    train: arrays.Split | arrays.ExampleClientData = data.train
+    if by_speaker:
+      train = data.by_speaker()
     return Parts(train, data.test, preprocess, build_model)
 
   return load

@@ -1,7 +1,7 @@
 """A task of a user's own examples and Keras model."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,10 @@ from tff_lowrank.datasets import user_data
 from tff_lowrank.datasets import user_frames
 from tff_lowrank.tasks import task as task_lib
 
-ByClient = (
+ByClient: TypeAlias = (
   tff.simulation.datasets.ClientData | Mapping[Any, tuple | Mapping[str, Any]] | pd.DataFrame
 )
-Central = tuple[Any, Any] | Mapping[str, Any] | tf.data.Dataset | pd.DataFrame
+Central: TypeAlias = tuple[Any, Any] | Mapping[str, Any] | tf.data.Dataset | pd.DataFrame
 
 
 def from_client_data(
@@ -117,6 +117,7 @@ class _Reader:
     self._form, self._columns = form, columns
 
   def by_client(self, argument: str, given: Any) -> arrays.ExampleClientData:
+    found: arrays.ExampleClientData | None
     if isinstance(given, pd.DataFrame):
       found = user_frames.by_client(given, self._columns_for(argument), self._form)
     else:

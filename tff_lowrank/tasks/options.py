@@ -73,7 +73,7 @@ def prepare(
 
 
 def _converted(
-  task: task_lib.Task, model_family: str, gamma: float, tanh: bool
+  task: task_lib.Task, model_family: str, gamma: float | None, tanh: bool
 ) -> Callable[[], tf.keras.Model]:
   if 'family' in inspect.signature(task.keras_model_fn).parameters:  # As this package's models.
     return functools.partial(task.keras_model_fn, family=model_family, gamma=gamma, tanh=tanh)

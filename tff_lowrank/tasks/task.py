@@ -41,7 +41,7 @@ class Task:
   objective: objectives.Objective = objectives.CLASSIFICATION
   eval_batch_size: int = 1000
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if not isinstance(self.train, arrays.ExampleClientData):
       raise TypeError(
         '`train` must be an `ExampleClientData`, which tasks.from_client_data makes of other data, '

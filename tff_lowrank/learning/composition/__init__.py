@@ -1,0 +1,1 @@
+"""The parts that the builders of `learning` put together to a process, and what joins them."""
