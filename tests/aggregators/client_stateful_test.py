@@ -47,7 +47,7 @@ def test_lift_returns_stateful_factories_as_they_are_and_refuses_others():
 def test_process_with_client_memory_is_no_standard_process():
   process = aggregators.ClientStatefulCodedMeanFactory(codecs.LookBack()).create(VALUE, WEIGHT)
   assert process.has_client_state
-  with pytest.raises(TypeError, match='found client memory of type'):
+  with pytest.raises(TypeError, match='found client state of type'):
     client_stateful.without_client_state(process)
 
 

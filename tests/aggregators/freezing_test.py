@@ -205,7 +205,7 @@ def test_coded_active_coordinates_are_those_of_a_shorter_model(rng, text):
   'truncated_svd', 'power_sgd', 'drive', 'top_k(0.1, drive)', 'gaia', 'cmfl', 'look_back(atomo)',
 ])  # fmt: skip
 def test_refuses_codecs_that_need_the_whole_tensor(text):
-  with pytest.raises(ValueError, match='does not go with freezing'):
+  with pytest.raises(ValueError, match='does not work with freezing'):
     aggregators.FreezingFactory(codec=codecs.parse(text))
 
 

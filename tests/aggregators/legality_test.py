@@ -16,11 +16,11 @@ SECURE = tff.learning.secure_aggregator  # Its sums are hidden in closures.
 @pytest.mark.parametrize(
   'text, mean_factory, message',
   [
-    ('look_back', SECURE, 'look_back does not work under secure aggregation .SecureSumFactory.'),
-    ('cmfl(0.5, look_back)', SECURE, 'look_back does not work under secure aggregation'),
-    ('top_k', SECURE, 'top_k does not work under secure aggregation.*cannot be added'),
+    ('look_back', SECURE, 'look_back does not work with secure aggregation .SecureSumFactory.'),
+    ('cmfl(0.5, look_back)', SECURE, 'look_back does not work with secure aggregation'),
+    ('top_k', SECURE, 'top_k does not work with secure aggregation.*must be decoded before'),
     ('error_feedback(top_k)', private_mean,
-     'error_feedback is unsound under differential privacy .DifferentiallyPrivateFactory.'),
+     'error_feedback is unsound with differential privacy .DifferentiallyPrivateFactory.'),
     ('look_back(error_feedback(top_k))', private_mean, 'error_feedback is unsound'),
   ],
 )  # fmt: skip

@@ -321,7 +321,7 @@ def test_refuses_bad_arguments(rng):
     learning.build_partial_sync_fed_avg(model, sgd(0.1), freezing_settings=FAST)
   with pytest.raises(ValueError, match='`mu` must be'):
     learning.build_apf_fed_avg(model, sgd(0.1), mu=-1)
-  with pytest.raises(TypeError, match='no client memory'):
+  with pytest.raises(TypeError, match='no client state'):
     learning.build_apf_fed_avg(model, sgd(0.1)).as_learning_process()
 
 

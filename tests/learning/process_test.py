@@ -122,7 +122,7 @@ def test_model_weights_can_be_set(model):
 
 
 def test_client_memory_forbids_a_standard_process(model):
-  with pytest.raises(TypeError, match='has no client memory'):
+  with pytest.raises(TypeError, match='has no client state'):
     learning.build_lbgm_fed_avg(model, sgd(0.1)).as_learning_process()
   shared = learning.build_shared_lbgm_fed_avg(model, sgd(0.1)).as_learning_process()
   assert isinstance(shared, tff.learning.templates.LearningProcess)

@@ -283,5 +283,5 @@ def test_refuses_bad_arguments(model):
     learning.build_scaffold(model, sgd(0.1), num_clients=0)
   with pytest.raises(ValueError, match='SGD without momentum'):
     learning.build_scaffold(model, sgd(0.1, momentum=0.9), num_clients=2)
-  with pytest.raises(ValueError, match='keeps whole clients out of the mean'):
+  with pytest.raises(ValueError, match='excludes whole clients from the mean'):
     learning.build_fed_dyn(model, sgd(0.1), num_clients=2, codec=codecs.CMFL(0.5))

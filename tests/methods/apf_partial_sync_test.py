@@ -17,7 +17,7 @@ def test_it_freezes_for_good():
 
 
 def test_refuses_codecs_that_do_not_go_with_freezing():
-  with pytest.raises(ValueError, match='does not go with freezing'):
+  with pytest.raises(ValueError, match='does not work with freezing'):
     METHOD.check(cases.choice(METHOD, uplink='cmfl'))
 
 

@@ -45,7 +45,7 @@ def test_refuses_what_contradicts():
     METHOD.freezing(cases.choice(METHOD, apf_stability_threshold=0, apf_aggressive='growing'))
   METHOD.check(cases.choice(METHOD, uplink='qsgd'))
   for uplink in ('power_sgd(1)', 'cmfl'):
-    with pytest.raises(ValueError, match='does not go with freezing'):
+    with pytest.raises(ValueError, match='does not work with freezing'):
       METHOD.check(cases.choice(METHOD, uplink=uplink))
 
 

@@ -1,4 +1,4 @@
-"""TFF aggregation factories, standard ones and ones whose clients remember."""
+"""TFF aggregation factories: standard ones and ones with client state."""
 
 from tff_lowrank.aggregators.client_stateful import (
   ClientStatefulAggregationFactory as ClientStatefulAggregationFactory,

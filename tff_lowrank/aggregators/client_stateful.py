@@ -1,8 +1,8 @@
-"""Aggregation whose clients remember something between rounds.
+"""Aggregation whose clients keep state between rounds.
 
-`tff.templates.AggregationProcess` keeps state at the server alone. LBGM, error feedback and
-others need memory at each client. A `ClientStatefulAggregationProcess` takes that memory in
-and gives it back, placed at clients; whoever drives the rounds stores it (see `client_state`).
+`tff.templates.AggregationProcess` keeps state only at the server. LBGM, error feedback and
+others need state at each client. A `ClientStatefulAggregationProcess` takes the client state as
+an argument and returns it, placed at clients; the training loop stores it (see `client_state`).
 """
 
 import abc
@@ -21,12 +21,12 @@ class ClientStatefulAggregationOutput(NamedTuple):
   """What `ClientStatefulAggregationProcess.next` returns.
 
   state: S@SERVER.
-  client_state: C@CLIENTS, the memory after the round.
+  client_state: C@CLIENTS, the client state after the round.
   result: V@SERVER, the aggregate.
   measurements: M@SERVER.
   reports: R@CLIENTS, what each client's messages cost: `accepted` (bool, false for a client
-    that was left out), `uplink` and `downlink` (prices, see `ledger`; the downlink is what this
-    process broadcasts, without the model), `official_units` (int64, of the uplink).
+    that was excluded), `uplink` and `downlink` (bits by kind, a `ledger` price; the downlink is
+    what this process broadcasts, without the model), `official_units` (int64, of the uplink).
   """
 
   state: Any
@@ -45,11 +45,11 @@ REPORT_TYPE = tff.to_type(
 
 
 class ClientStatefulAggregationProcess:
-  """A weighted aggregation with state at the server and memory at each client.
+  """A weighted aggregation with state at the server and at each client.
 
-  A client is left out whose weight is not finite and above 0, or whose value, as the server would
-  have it, leaves the range of floats (see `is_accepted`): it adds nothing to the aggregate, sends
-  nothing, and keeps its memory as it was.
+  A client is excluded if its weight is not finite and above 0, or if its value, as the server
+  decodes it, is not finite (see `is_accepted`). An excluded client adds nothing to the aggregate,
+  sends nothing, and its client state does not change.
   """
 
   def __init__(
@@ -62,7 +62,7 @@ class ClientStatefulAggregationProcess:
 
     Args:
       initialize: `( -> S@SERVER)`.
-      initialize_client: `( -> C)`, unplaced: the memory of a client that was never seen.
+      initialize_client: `( -> C)`, unplaced: the state of a new client.
       next_fn: `(<S@SERVER, C@CLIENTS, V@CLIENTS, W@CLIENTS> ->
         ClientStatefulAggregationOutput)`; or with a fifth parameter V@CLIENTS, the weights of
         the model that the clients received.
@@ -114,10 +114,10 @@ class ClientStatefulAggregationFactory(abc.ABC):
 
 
 def is_accepted(value: Any, weight: tf.Tensor) -> tf.Tensor:
-  """bool []: whether a client takes part.
+  """bool []: whether a client is included in the aggregate.
 
-  Its weight must be finite and above 0, and its value finite when multiplied by the weight, in the
-  value's own dtype, as a weighted mean does.
+  Its weight must be finite and above 0, and the product of value and weight, in the value's own
+  dtype (as a weighted mean computes it), must be finite.
   """
   weighted = [x * tf.cast(weight, x.dtype) for x in tf.nest.flatten(value)]
   return structures.all_finite([weight, weighted]) & (weight > 0)
@@ -129,7 +129,7 @@ def report(
   downlink: ledger.Price | None = None,
   official_units: tf.Tensor | int = 0,
 ) -> collections.OrderedDict[str, Any]:
-  """One client's report; a client left out sent nothing, but had received the broadcast."""
+  """One client's report; an excluded client sent nothing, but received the broadcast."""
   nothing = ledger.price()
   return collections.OrderedDict(
     accepted=accepted,
@@ -159,10 +159,10 @@ def summarize(reports: Any) -> Any:
 def without_client_state(
   process: ClientStatefulAggregationProcess,
 ) -> tff.templates.AggregationProcess:
-  """The standard process that does the same; raises TypeError if clients have memory."""
+  """Converts to a standard TFF process; raises TypeError if clients have state."""
   if process.has_client_state:
     raise TypeError(
-      'Expected a process without client memory, found client memory of type '
+      'Expected a process without client state, found client state of type '
       f'{process.initialize_client.type_signature.result}.'
     )
   parameter = process.next.type_signature.parameter
@@ -183,7 +183,7 @@ class ReportingFactory(tff.aggregators.WeightedAggregationFactory):
   def create_reporting(
     self, value_type: tff.Type, weight_type: tff.Type
   ) -> ClientStatefulAggregationProcess:
-    """As `create`, as a process whose clients remember nothing and whose costs are reported."""
+    """As `create`, but with reports; the clients have no state."""
 
   def create(self, value_type: tff.Type, weight_type: tff.Type) -> tff.templates.AggregationProcess:
     return without_client_state(self.create_reporting(value_type, weight_type))
@@ -191,7 +191,7 @@ class ReportingFactory(tff.aggregators.WeightedAggregationFactory):
 
 @tff.tensorflow.computation
 def no_memory():
-  """`initialize_client` of clients that remember nothing."""
+  """`initialize_client` of clients without state."""
   return ()
 
 
@@ -238,10 +238,10 @@ class _LiftedFactory(ClientStatefulAggregationFactory):
 def lift(
   factory: tff.aggregators.WeightedAggregationFactory | ClientStatefulAggregationFactory,
 ) -> ClientStatefulAggregationFactory:
-  """Any standard weighted factory as one whose clients remember nothing.
+  """Converts a standard weighted factory to a `ClientStatefulAggregationFactory`.
 
-  A `ReportingFactory` prices its own messages; any other's uplink is priced as the dense value,
-  at the value's own width.
+  A `ReportingFactory` reports the cost of its own messages. For any other factory, the uplink
+  costs the dense value in the value's own dtype.
   """
   if isinstance(factory, ClientStatefulAggregationFactory):
     return factory

@@ -1,4 +1,4 @@
-"""The weighted mean of values that travel through a codec."""
+"""The weighted mean of values compressed by a codec."""
 
 import collections
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tff_lowrank.codecs import quantize
 
 
 class CodedValue(NamedTuple):
-  """One client's part of a round; all but `message` is masked if the client was left out."""
+  """One client's part of a round; all but `message` is masked if the client is excluded."""
 
   message: Any
   memory: Any
@@ -39,10 +39,10 @@ def code(
 ) -> CodedValue:
   """Encodes `value` at a client and decodes it as the server will.
 
-  A client is left out if its value, what the server decodes or what it would remember is not
-  finite: a finite value can leave the range of floats in a codec.
+  A client is excluded if its value, the decoded value or its new memory is not finite: a codec
+  can overflow on a finite value.
 
-  `downlink` may hold the price of what the server sent for this; `report` takes it.
+  `downlink` is the cost of what the server sent for this, for `report`.
   """
   encoded = codec.encode(memory, value, seed, reference)
   decoded = tf.nest.pack_sequence_as(value, codec.decode(memory, encoded.message))
@@ -67,7 +67,7 @@ def code(
 
 @tff.tensorflow.computation
 def _last_finite(before, aggregate):
-  # The mean of a round in which nobody took part is not a number.
+  # The mean of a round without any client is NaN.
   return structures.select(structures.all_finite(aggregate), aggregate, before)
 
 
@@ -84,18 +84,18 @@ def mean_measurements(measurements: Any) -> Any:
 
 
 def signs_price(value_type: tff.Type, round_num: tf.Tensor) -> ledger.Price:
-  """The price of the signs (-1, 0, 1) of the last aggregate, five a byte; none in round 0."""
+  """The cost of the signs (-1, 0, 1) of the last aggregate, five per byte; 0 in round 0."""
   n = structures.num_elements(tff.types.type_to_tf_tensor_specs(value_type))
   signs = ledger.price(payload=quantize.symbol_bits(n, 3))
   return ledger.select(round_num > 0, signs, ledger.price())
 
 
 class Sender(NamedTuple):
-  """How clients code what they have, if it is not simply a value.
+  """How clients encode their input, if it is not simply a value.
 
-  value_type: of what a client has.
-  memory_spec: `tf.TensorSpec`s of what the codec is given.
-  code: As `code`, but for the codec; what the server decodes is a value for the mean.
+  value_type: The type of a client's input.
+  memory_spec: `tf.TensorSpec`s of the codec's input.
+  code: As `code` without the codec; the decoded value is an input of the mean.
   """
 
   value_type: tff.Type
@@ -135,7 +135,7 @@ def create_process(
 
   traits = codec.traits
   memory_type = initialize_client.type_signature.result
-  # What the server broadcasts: its round, and its last aggregate where the codec needs it.
+  # The server broadcasts its round number, and its last aggregate if the codec needs it.
   context = collections.OrderedDict(round=first_round)
   if traits.needs_last_update:
     context.update(last_update=zeros)
@@ -219,7 +219,7 @@ def create_process(
 def checked_mean_factory(
   mean_factory: tff.aggregators.WeightedAggregationFactory | None,
 ) -> tff.aggregators.WeightedAggregationFactory:
-  """`mean_factory`, or TFF's own where it is None; raises TypeError if it is something else."""
+  """`mean_factory`, or TFF's own if it is None; raises TypeError if it is something else."""
   if mean_factory is None:
     return tff.aggregators.MeanFactory()
   checks.check_type('mean_factory', mean_factory, tff.aggregators.WeightedAggregationFactory)
@@ -227,11 +227,11 @@ def checked_mean_factory(
 
 
 class CodedMeanFactory(client_stateful.ReportingFactory):
-  """The weighted mean of updates that travel through a codec without memory.
+  """The weighted mean of updates compressed by a codec without memory.
 
   A standard factory, for `model_aggregator` of any `tff.learning.algorithms.build_*`. Receives
-  a structure of floats at clients; passes what the server decodes to an inner mean; returns
-  its result. A client is left out as `code` and `is_accepted` say.
+  a structure of floats at clients, passes the decoded values to an inner mean and returns its
+  result. `code` and `is_accepted` say which clients are excluded.
 
   State: `round` (int32, seeds the codec), `mean` (the inner factory's).
   Measurements: `codec` (its means over clients), `summary` (`uplink_bits` and `downlink_bits`
@@ -248,13 +248,13 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
     """Creates the factory.
 
     Args:
-      codec: A codec without memory, or its text, as `codecs.parse` takes it.
+      codec: A codec without memory, or its text for `codecs.parse`.
       mean_factory: Averages the decoded values; `tff.aggregators.MeanFactory()` if None.
-      seed: Decides, with the round, all that is random in the codec.
+      seed: Seeds, together with the round number, all randomness in the codec.
 
     Raises:
       TypeError: If an argument is of the wrong type.
-      ValueError: If `codec` has memory or needs the model, or does not go with `mean_factory`.
+      ValueError: If `codec` has memory, needs the model, or does not work with `mean_factory`.
     """
     codec = codecs.resolve(codec)
     if codec.traits.needs_model:
@@ -264,7 +264,7 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
       )
     if codec.has_memory:
       raise ValueError(
-        f'Expected a codec without memory, found {codec!r}, whose clients must remember. Use it '
+        f'Expected a codec without memory, found {codec!r}, which needs client state. Use it '
         'through `ClientStatefulCodedMeanFactory`.'
       )
     checks.check_type('seed', seed, int)
@@ -280,12 +280,12 @@ class CodedMeanFactory(client_stateful.ReportingFactory):
 
 
 class ClientStatefulCodedMeanFactory(client_stateful.ClientStatefulAggregationFactory):
-  """The weighted mean of updates that travel through any codec, its memory at the clients.
+  """The weighted mean of updates compressed by any codec; its memory is the client state.
 
-  As `CodedMeanFactory`, but each client's memory (`codec.initial_memory` at first) goes in and
-  comes out at clients. LBGM is `ClientStatefulCodedMeanFactory(codecs.LookBack())`. State and
-  measurements are the same, with `last_update` in the state where the codec needs it; the
-  process takes the clients' model too where the codec needs that.
+  As `CodedMeanFactory`, but `next` also takes and returns each client's state, which starts as
+  `codec.initial_memory`. LBGM is `ClientStatefulCodedMeanFactory(codecs.LookBack())`. State and
+  measurements are the same, plus `last_update` in the state if the codec needs it. `next` takes
+  the clients' model too if the codec needs it.
   """
 
   def __init__(

@@ -18,11 +18,11 @@ from tff_lowrank.aggregators import legality
 
 
 class Mask(NamedTuple):
-  """What is frozen, with the price of what is not, computed once for all clients.
+  """What is frozen, and the cost of what is not, computed once for all clients.
 
-  frozen: One bool tensor for each of the model's, shaped alike or [].
-  active_bits: int64 [], the price of the active values.
-  num_active: int64 [], how many they are.
+  frozen: One bool tensor for each tensor of the model, of the same shape or [].
+  active_bits: int64 [], the cost of the active values in bits.
+  num_active: int64 [], the number of active values.
   """
 
   frozen: list[Any]
@@ -46,9 +46,9 @@ def mask_type(settings: freezing.Settings, value_type: tff.Type) -> tff.Type:
 
 
 class PartialUpdate(NamedTuple):
-  """What a client of a partly frozen model has to send.
+  """A client update of a partly frozen model.
 
-  update: The whole update; what it holds for frozen coordinates does not count.
+  update: The whole update; its values at frozen coordinates are ignored.
   mask: What is frozen.
   """
 
@@ -62,11 +62,11 @@ def create_partial_mean(
   mask_type: tff.Type,
   weight_type: tff.Type,
 ) -> client_stateful.ClientStatefulAggregationProcess:
-  """The weighted mean of `PartialUpdate`s of `value_type`; clients have one and the same mask.
+  """The weighted mean of `PartialUpdate`s of `value_type`; all clients have the same mask.
 
-  A client sends its active coordinates: 32 bits each for float32, and nothing to tell which
-  they are, since both sides know the mask. The mean of a frozen coordinate is that of zeros.
-  A client is left out as `client_stateful.is_accepted` says.
+  A client sends its active coordinates: 32 bits each for float32, and no indices, since both
+  sides know the mask. Frozen coordinates enter the mean as zeros. `client_stateful.is_accepted`
+  says which clients are excluded.
   """
   mean_process = mean_factory.create(value_type, weight_type)
   partial_type = tff.to_type(PartialUpdate(value_type, mask_type))
@@ -108,16 +108,18 @@ def create_partial_mean(
 
 
 def check_codec_under_freezing(codec: codecs.Codec | str) -> None:
-  """Raises unless `codec` can code the active coordinates alone."""
+  """Raises ValueError unless `codec` can encode the active coordinates alone."""
   codec = codecs.resolve(codec)
   traits = codec.traits
   if traits.fixed_shape:
     raise ValueError(
-      f'{codec} does not go with freezing: it needs tensors of fixed shape, and the active '
-      'coordinates are ever others.'
+      f'{codec} does not work with freezing: it needs tensors of fixed shape, and the number of '
+      'active coordinates changes.'
     )
   if traits.needs_model or traits.needs_last_update or traits.whole_client:
-    raise ValueError(f'{codec} does not go with freezing: it selects coordinates or clients too.')
+    raise ValueError(
+      f'{codec} does not work with freezing: it selects coordinates or clients, too.'
+    )
 
 
 def create_coded_partial_mean(
@@ -128,11 +130,12 @@ def create_coded_partial_mean(
   mask_type: tff.Type,
   weight_type: tff.Type,
 ) -> client_stateful.ClientStatefulAggregationProcess:
-  """As `create_partial_mean`, with the active coordinates travelling through `codec`.
+  """As `create_partial_mean`, with the active coordinates encoded by `codec`.
 
-  The codec is given the vector of each tensor's active coordinates, and codes and prices nothing
-  else. What it remembers of frozen coordinates (a look-back vector, a residual) waits for them
-  to wake. The vectors' lengths vary, which TensorFlow runs but XLA does not.
+  For each tensor the codec gets the vector of its active coordinates; it encodes, and counts the
+  bits of, nothing else. Its memory of frozen coordinates (a look-back vector, a residual) is kept
+  until they are active again. The vectors' lengths vary, which TensorFlow supports but XLA does
+  not.
   """
   check_codec_under_freezing(codec)
   legality.check_stack(codec, mean_factory)
@@ -180,20 +183,20 @@ class FreezingFactory(client_stateful.ReportingFactory):
   """Adaptive Parameter Freezing for `model_aggregator` of any `tff.learning.algorithms.build_*`.
 
   Chen et al., Communication-Efficient Federated Learning with Adaptive Parameter Freezing,
-  ICDCS 2021. Receives a structure of floats at clients. The clients send what is active; the
-  aggregate of what is frozen is exactly 0. The check of stability sees minus the sum of the
-  aggregates since the last one: with SGD of rate 1 at the server that is how the model changed.
+  ICDCS 2021. Receives a structure of floats at clients. The clients send the active coordinates;
+  the aggregate of frozen coordinates is exactly 0. The stability check uses minus the sum of the
+  aggregates since the last check: with server SGD of rate 1 this is the change of the model.
 
   What `learning.build_apf_fed_avg` does and an aggregator cannot:
-    * frozen coordinates are pinned in local training;
-    * a server optimizer with momentum does not move them either, and what is checked is the
-      change of the model under any server optimizer;
-    * clients fetch only what changed. Here they are sent the whole model, and, as they remember
-      nothing, the mask in each round: the smaller of a bitmap and of an index for each frozen
-      coordinate.
+    * frozen coordinates do not change in local training;
+    * a server optimizer with momentum does not change them either, and the check uses the change
+      of the model under any server optimizer;
+    * clients download only what changed. Here they download the whole model and, since they have
+      no state, the mask in each round: as a bitmap or as an index for each frozen coordinate,
+      whichever is smaller.
 
-  A round whose aggregate is not finite, as when no client is accepted, is no round: the state
-  stays as it was, but for the inner mean's.
+  A round whose aggregate is not finite (for example, because no client was accepted) changes no
+  state except the inner mean's.
 
   State: `freezing` (`freezing.State`) and `mean`. Measurements: `freezing` (see
   `freezing.measure`), `summary`, `mean`.
@@ -213,13 +216,13 @@ class FreezingFactory(client_stateful.ReportingFactory):
       settings: How parameters are frozen; `freezing.Settings()` if None. With a stability
         threshold of 0 the factory is its inner mean.
       mean_factory: Averages the active coordinates; `tff.aggregators.MeanFactory()` if None.
-      codec: Codes the active coordinates; a codec without memory, or its text, or None to send
+      codec: Encodes the active coordinates; a codec without memory, or its text, or None to send
         them as they are.
-      seed: Decides, with the round, all that is random in the codec.
+      seed: Seeds, together with the round number, all randomness in the codec.
 
     Raises:
       TypeError: If an argument is of the wrong type.
-      ValueError: If `codec` has memory, or does not go with freezing or `mean_factory`.
+      ValueError: If `codec` has memory, or does not work with freezing or `mean_factory`.
     """
     settings = freezing.Settings() if settings is None else settings
     checks.check_type('settings', settings, freezing.Settings)
@@ -230,7 +233,7 @@ class FreezingFactory(client_stateful.ReportingFactory):
       check_codec_under_freezing(codec)
       if codec.has_memory:
         raise ValueError(
-          f'{codec} has memory, which clients of a standard factory have not. Use it through '
+          f'{codec} has memory, but a standard TFF factory has no client state. Use it through '
           '`learning.build_apf_fed_avg`.'
         )
       legality.check_stack(codec, self._mean_factory)

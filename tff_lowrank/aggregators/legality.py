@@ -1,4 +1,4 @@
-"""Which codecs go with which aggregation: refused when built, with the two parts and the reason."""
+"""Checks that a codec works with an aggregation; errors name both and give the reason."""
 
 from collections.abc import Iterator
 import inspect
@@ -29,11 +29,11 @@ def _parts(factory: Any) -> Iterator[Any]:
 
 
 def check_stack(codec: codecs.Codec, mean_factory: Any) -> None:
-  """Raises ValueError if `codec` cannot soundly stand before `mean_factory`.
+  """Raises ValueError if the messages of `codec` cannot be aggregated by `mean_factory`.
 
-  Secure aggregation only adds messages, so they must be of use when only added: the codec must
-  be linear. Differential privacy bounds what a client can add in a round by clipping; error
-  feedback brings what was cut off back in the next rounds.
+  Secure aggregation only sums messages, so the codec must be linear. Differential privacy bounds
+  the contribution of a client by clipping; error feedback would send the clipped part in later
+  rounds.
   """
   for part in _parts(mean_factory):
     name = type(part).__name__
@@ -41,19 +41,19 @@ def check_stack(codec: codecs.Codec, mean_factory: Any) -> None:
       for inner in reversed(codec.parts):
         if inner.traits.individual:
           raise ValueError(
-            f'{inner.name} does not work under secure aggregation ({name}): the server must see '
-            'what each client sends, to keep it for the next rounds.'
+            f'{inner.name} does not work with secure aggregation ({name}): the server must see '
+            "each client's message, to keep it for the next rounds."
           )
       if not codec.traits.linear:
         raise ValueError(
-          f'{codec} does not work under secure aggregation ({name}): the server learns only the '
-          'sum of the messages, and they cannot be added before they are decoded.'
+          f'{codec} does not work with secure aggregation ({name}): the server gets only the sum '
+          'of the messages, and these messages must be decoded before they are summed.'
         )
     if isinstance(part, tff.aggregators.DifferentiallyPrivateFactory):
       for inner in codec.parts:
         if isinstance(inner, codecs.ErrorFeedback):
           raise ValueError(
-            f'{inner.name} is unsound under differential privacy ({name}): the residual brings '
-            'back in later rounds what clipping cut off, so that clipping no longer bounds what '
-            'a client contributes.'
+            f'{inner.name} is unsound with differential privacy ({name}): the residual adds the '
+            'clipped part to later rounds, so clipping no longer bounds the contribution of a '
+            'client.'
           )

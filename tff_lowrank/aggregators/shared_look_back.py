@@ -1,4 +1,4 @@
-"""LBGM without client memory: one look-back vector for all, kept by the server."""
+"""LBGM without client state: the server keeps one look-back vector for all clients."""
 
 import collections
 from typing import Any
@@ -14,7 +14,7 @@ from tff_lowrank.aggregators import coded_mean
 
 
 def _broadcast_price(look_back: list[Any]) -> ledger.Price:
-  """One flag a block, and the vectors there are: a client without memory fetches them all."""
+  """The cost of one flag per block and all look-back vectors: clients without state need all."""
   nothing = ledger.price()
   vectors = [
     ledger.select(kept['has'], ledger.dense_price(kept['look_back']), nothing) for kept in look_back
@@ -25,17 +25,17 @@ def _broadcast_price(look_back: list[Any]) -> ledger.Price:
 class SharedLookBackFactory(client_stateful.ReportingFactory):
   """A drop-in LBGM for `model_aggregator` of any `tff.learning.algorithms.build_*`.
 
-  Each round the server broadcasts its look-back vector, and each client sends the scalar
-  `<x, l> / |l|^2` where its update x lies within the threshold of it, else x in full. The
-  vector of a block becomes the round's aggregate whenever a client sent that block in full.
+  Each round the server broadcasts its look-back vector l. For each block of its update x, a
+  client sends the look-back coefficient `<x, l> / |l|^2` if the error is within the threshold,
+  else the block in full. If any client sent a block in full, the look-back vector of that block
+  becomes the round's aggregate.
 
-  Unlike the paper's LBGM, where each client recycles its own last full update:
-    * clients remember nothing, so the factory is a standard one and fits cross-device use;
-    * a client is compared with the average direction and not with its own, so on non-IID data
-      fewer blocks are recycled at the same threshold;
-    * the vector costs downlink: one flag a block and 32 bits a number for every client in
-      every round, since a client that remembers nothing cannot have it. The paper's LBGM
-      costs none.
+  Unlike the paper's LBGM, where each client reuses its own last full update:
+    * clients have no state, so this is a standard factory and fits cross-device use;
+    * a client's update is compared with the average direction and not with its own, so on
+      non-IID data fewer blocks are replaced by a coefficient at the same threshold;
+    * the look-back vector costs downlink: one flag per block and 32 bits per number for every
+      client in every round, since clients cannot keep it. The paper's LBGM has no such cost.
 
   Receives a structure of floats at clients. State: `look_back` (per block `has` and
   `look_back`) and `mean`. Measurements: as `CodedMeanFactory`'s.
@@ -50,14 +50,14 @@ class SharedLookBackFactory(client_stateful.ReportingFactory):
     """Creates the factory.
 
     Args:
-      threshold: The largest relative squared error, in [0, 1], at which a scalar is sent; 0
-        is plain averaging.
-      granularity: `'tensor'` decides for each tensor, `'model'` once for all.
+      threshold: The largest relative squared error, in [0, 1], at which a coefficient is sent;
+        0 is plain averaging.
+      granularity: `'tensor'` decides for each tensor, `'model'` once for the whole model.
       mean_factory: Averages the decoded values; `tff.aggregators.MeanFactory()` if None.
 
     Raises:
       TypeError: If an argument is of the wrong type.
-      ValueError: If an argument has an impossible value.
+      ValueError: If the value of an argument is invalid.
     """
     self._codec = codecs.LookBack(threshold=threshold, granularity=granularity)
     self._mean_factory = coded_mean.checked_mean_factory(mean_factory)

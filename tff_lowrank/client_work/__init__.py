@@ -1,4 +1,4 @@
-"""What a client does with the model and its data in a round."""
+"""Local training: what a client does in a round."""
 
 from tff_lowrank.client_work.local_sgd import build_local_sgd as build_local_sgd
 from tff_lowrank.client_work.personal import last_layer_mask as last_layer_mask

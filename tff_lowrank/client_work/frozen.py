@@ -1,4 +1,4 @@
-"""Local training of a model of which a part is frozen, or whose gradients are corrected."""
+"""Local training with frozen coordinates or corrected gradients."""
 
 from collections.abc import Callable, Mapping
 import functools
@@ -15,15 +15,15 @@ from tff_lowrank.client_work import schedule as schedule_lib
 
 
 class Trained(NamedTuple):
-  """What a client has after local training.
+  """The result of a client's local training.
 
-  result: `tff.learning.templates.ClientResult`, the initial model minus the trained one and
-    its weight. As in `local_sgd`, a client without examples, or whose update is not finite, has
+  result: `tff.learning.templates.ClientResult`: the initial model minus the trained one, and its
+    weight. As in `local_sgd`, a client without examples, or whose update is not finite, has
     weight 0; then the update is zero.
   trainable: The trained weights; the initial ones for a client of weight 0.
   metrics: Unfinalized.
-  num_steps: int64 [], the batches, each a step of the optimizer.
-  learning_rate: float32 [], of the last step; None of an optimizer that has none.
+  num_steps: int64 [], the number of batches; each is one optimizer step.
+  learning_rate: float32 [], of the last step; None if the optimizer has no learning rate.
   """
 
   result: Any
@@ -34,7 +34,7 @@ class Trained(NamedTuple):
 
 
 class Correction(NamedTuple):
-  """What is added to the gradient of a weight w that started from w0.
+  """A term added to the gradient of a weight w whose value at the start of the round is w0.
 
   It is `offset + strength (w - w0)`, the gradient of `<offset, w> + strength / 2 |w - w0|^2`.
 
@@ -47,18 +47,18 @@ class Correction(NamedTuple):
 
 
 class LocalTraining(NamedTuple):
-  """TFF's own local training, pass of an optimizer over the batches, with coordinates pinned.
+  """TFF's own local training (one pass over the batches) plus frozen coordinates.
 
   weights_type: `ModelWeights`.
-  data_type: `B*`; elements are `schedule.with_rate(B, rate)` if clients have rates of their own.
+  data_type: `B*`; elements are `schedule.with_rate(B, rate)` if each client has its own rate.
   train: TensorFlow function `(ModelWeights, frozen or None, dataset, correction=None,
-    rate_factor=None) -> Trained`. `frozen` is a list of bool tensors, each shaped as its weight or
-    []. After every step of the optimizer, whatever its momentum, moments or weight decay did,
-    frozen coordinates are put back to their initial value, so their update is exactly 0.
-    `correction` is a `Correction`; without one the gradients are those of the loss. The learning
-    rate is the optimizer's, or that of the batch, times `rate_factor`.
+    rate_factor=None) -> Trained`. `frozen` is a list of bool tensors, each of the shape of its
+    weight or []. After every optimizer step, frozen coordinates are reset to their initial value,
+    so their update is exactly 0 under any momentum, moments or weight decay. `correction` is a
+    `Correction`; without one the gradients are those of the loss. The learning rate is the
+    optimizer's, or that of the batch, times `rate_factor`.
   aggregate_metrics: `(metrics@CLIENTS -> finalized@SERVER)`.
-  schedule: Of the learning rate by round, if there is one; `train` does not know the round.
+  schedule: The learning rate by round, or None; `train` itself does not know the round.
   """
 
   weights_type: tff.Type
@@ -68,9 +68,9 @@ class LocalTraining(NamedTuple):
   schedule: schedule_lib.RoundSchedule | None = None
 
   def in_round(self, round_num: tf.Tensor) -> 'LocalTraining':
-    """The training of the round, int32 [] from 0: its `train` has the round's learning rate.
+    """The training of round `round_num`, int32 [] from 0, with the learning rate of that round.
 
-    It is itself if there is no schedule, whatever the round is.
+    Returns itself if there is no schedule.
     """
     if self.schedule is None:
       return self
@@ -79,9 +79,9 @@ class LocalTraining(NamedTuple):
 
 
 class _Optimizer(NamedTuple):
-  """Takes a client's steps at the right learning rate, which its state has.
+  """Runs a client's steps at the right learning rate, which is kept in the optimizer's state.
 
-  inner: takes them.
+  inner: the optimizer.
   by_client: whether the rate comes with each batch.
   """
 
@@ -89,12 +89,12 @@ class _Optimizer(NamedTuple):
   by_client: bool
 
   def initialize(self, specs: Any, rate_factor: tf.Tensor | None) -> Any:
-    """The state, with the learning rate times the factor."""
+    """The initial state, with the learning rate times the factor."""
     state = self.inner.initialize(specs)
     return state if rate_factor is None else self._at(self.rate(state) * rate_factor, state)
 
   def read(self, state: Any, element: Any, rate_factor: tf.Tensor | None) -> tuple[Any, Any]:
-    """The state for a step on an element of the client's data, and the batch in it."""
+    """The state for a step on an element of the client's data, and the element's batch."""
     if not self.by_client:
       return state, element
     rate = element[schedule_lib.RATE]
@@ -103,7 +103,7 @@ class _Optimizer(NamedTuple):
     return self._at(rate, state), element[schedule_lib.BATCH]
 
   def rate(self, state: Any) -> Any:
-    """The learning rate; None if there is none."""
+    """The learning rate; None if the optimizer has none."""
     return self.inner.get_hparams(state).get(tff.learning.optimizers.LEARNING_RATE_KEY)
 
   def _at(self, rate: tf.Tensor, state: Any) -> Any:
@@ -121,7 +121,7 @@ def _corrected(gradients: Any, correction: Correction | None, initial: Any, curr
   """The gradients with the correction added; `current` may hold variables."""
   if correction is None:
     return gradients
-  # A weight that the loss does not depend on has no gradient.
+  # The gradient is None if the loss does not depend on the weight.
   gradients = tf.nest.map_structure(
     lambda g, w: tf.zeros_like(w) if g is None else g, gradients, current
   )
@@ -208,7 +208,7 @@ def _variable_training(
   weighting: tff.learning.ClientWeighting,
 ) -> Callable[..., Trained]:
   def build_and_train(weights, frozen, dataset, correction=None, rate_factor=None):
-    model = model_fn()  # Anew in each graph, outside the traced function.
+    model = model_fn()  # One per graph, built outside the traced function.
 
     @tf.function
     def train(weights, frozen, dataset, correction, rate_factor):
@@ -255,10 +255,10 @@ def build_training(
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
 ) -> LocalTraining:
-  """Builds local training with pinned coordinates or corrections; see `LocalTraining`.
+  """Builds local training with frozen coordinates or corrections; see `LocalTraining`.
 
-  The arguments are those of `local_sgd.build_local_sgd`; the optimizer may also have rates by round
-  or by client: `schedule.ClientOptimizer`.
+  The arguments are those of `local_sgd.build_local_sgd`; the optimizer may also have learning
+  rates by round or by client: `schedule.ClientOptimizer`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
@@ -279,7 +279,7 @@ def build_training(
       model_fn.finalize_metrics,
     )
   else:
-    with tf.Graph().as_default():  # Its variables are not wanted.
+    with tf.Graph().as_default():  # The variables are not kept.
       model = model_fn()
       input_spec, finalize = model.input_spec, model.metric_finalizers()
       weights_type = tff.learning.models.weights_type_from_model(model)

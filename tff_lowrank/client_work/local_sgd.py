@@ -1,4 +1,4 @@
-"""Local training: a pass of an optimizer over the client's batches."""
+"""Local training: one pass of an optimizer over the client's batches."""
 
 from collections.abc import Callable
 
@@ -29,10 +29,10 @@ def check_model_fn(model_fn: ModelFn) -> None:
   if is_functional:
     trainable = model_fn.initial_weights[0]
   else:
-    with tf.Graph().as_default():  # Its variables are not wanted.
+    with tf.Graph().as_default():  # The variables are not kept.
       trainable = model_fn().trainable_variables
   if not trainable:
-    raise ValueError('`model_fn` must have trainable weights, found none: nothing can be learnt.')
+    raise ValueError('`model_fn` must have trainable weights, found none.')
 
 
 def build_local_sgd(
@@ -49,7 +49,7 @@ def build_local_sgd(
   Args:
     model_fn: A `tff.learning.models.FunctionalModel`, or a no-arg callable that returns a
       `tff.learning.models.VariableModel`.
-    client_optimizer_fn: Takes the local steps.
+    client_optimizer_fn: Runs the local steps.
     client_weighting: By number of examples, or uniform.
     metrics_aggregator: `tff.learning.metrics.sum_then_finalize` if None.
 

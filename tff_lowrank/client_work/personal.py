@@ -1,4 +1,4 @@
-"""What clients keep to themselves: personal weights, and which ones they are."""
+"""Personal weights, which clients do not send: which ones they are, and splitting them off."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,10 +13,10 @@ from tff_lowrank.client_work import local_sgd
 
 
 def last_layer_mask(model: tf.keras.Model) -> list[bool]:
-  """For each of the model's trainable variables, in order, whether the last layer owns it.
+  """For each trainable variable of the model, in order, whether it belongs to the last layer.
 
-  The personal weights of FedPer: Arivazhagan et al., 2019, arXiv 1912.00818. The last layer is
-  the last one of `model.layers` that has trainable variables.
+  These are the personal weights of FedPer: Arivazhagan et al., 2019, arXiv 1912.00818. The last
+  layer is the last one of `model.layers` that has trainable variables.
 
   Raises ValueError if the model has none.
   """
@@ -37,7 +37,7 @@ class Split:
   personal: tuple[bool, ...]
 
   def shared_part(self, weights: Any) -> tuple[Any, ...]:
-    """The shared ones of `weights`, a structure of as many leaves as the model has weights."""
+    """The shared ones of `weights`, a structure with one leaf per weight of the model."""
     return self._part(weights, False)
 
   def personal_part(self, weights: Any) -> tuple[Any, ...]:
@@ -45,9 +45,9 @@ class Split:
     return self._part(weights, True)
 
   def merge(self, shared: Any, personal: Any, like: Any) -> Any:
-    """The inverse of both: all weights in the structure of `like`.
+    """All weights, in the structure of `like`, from the results of the two methods above.
 
-    Raises ValueError if there are too few or too many of either kind.
+    Raises ValueError if the number of shared or of personal weights is wrong.
     """
     shared, personal = tf.nest.flatten(shared), tf.nest.flatten(personal)
     expected = (self.personal.count(False), self.personal.count(True))
@@ -65,11 +65,11 @@ class Split:
 
 
 def build_split(personal: Sequence[bool], num_weights: int) -> Split:
-  """The split by the mask `personal` of a model with `num_weights` trainable weights.
+  """Creates the split for a model with `num_weights` trainable weights.
 
   Raises:
     TypeError: If `personal` is not a sequence of bools.
-    ValueError: If it does not have one for each weight.
+    ValueError: If it does not have one bool per weight.
   """
   checks.check_type('personal', personal, (list, tuple))
   for is_personal in personal:
@@ -83,10 +83,9 @@ def build_split(personal: Sequence[bool], num_weights: int) -> Split:
 
 
 def initial_values(model_fn: local_sgd.ModelFn) -> tff.learning.models.ModelWeights:
-  """The weights that training starts from, as arrays, evaluated once.
+  """The initial weights as arrays, evaluated once, in the structure of the model's weights.
 
-  A model whose initialisation is random thus starts with the same values at all clients. Its
-  structure is that of the model's own weights.
+  This way a model with random initialisation starts with the same values at all clients.
   """
   local_sgd.check_model_fn(model_fn)
   if isinstance(model_fn, tff.learning.models.FunctionalModel):

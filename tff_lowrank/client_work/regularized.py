@@ -1,13 +1,13 @@
-"""Local training whose gradients are corrected, against the drift of clients from each other.
+"""Local training with corrected gradients, against client drift.
 
-Each takes steps on the client's loss plus `<offset, w> + strength / 2 |w - w0|^2`, where w0 is the
-model received:
+Each method minimises the client's loss plus `<offset, w> + strength / 2 |w - w0|^2`, where w0 is
+the received model:
                 strength   offset
   FedProx       mu         0            Li et al., MLSys 2020, arXiv 1812.06127
   SCAFFOLD      0          c - c_k      Karimireddy et al., ICML 2020, arXiv 1910.06378
   FedDyn        alpha      -g_k         Acar et al., ICLR 2021, arXiv 2111.04263
-with c the server's control variate and c_k, g_k what the client remembers. On factorised layers
-distances are those of factors, not of the kernels that they compose.
+where c is the server's control variate, and c_k and g_k are the client state. For factorised
+layers, `w - w0` is the difference of the factors, not of the kernels that they compose.
 """
 
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from tff_lowrank.client_work import schedule as schedule_lib
 
 
 class Regularized(NamedTuple):
-  """What a client has after corrected training.
+  """The result of a client's corrected training.
 
-  memory: what it remembers, one tensor for each trainable weight; as it was for a client that
-    is left out.
+  memory: the client state, one tensor for each trainable weight; unchanged if the client is
+    excluded.
   result: `tff.learning.templates.ClientResult`.
   metrics: unfinalized.
   """
@@ -37,10 +37,10 @@ class Regularized(NamedTuple):
 
 
 class ControlledUpdate(NamedTuple):
-  """What a client of SCAFFOLD sends.
+  """The client update of SCAFFOLD.
 
-  model: the update, one tensor for each trainable weight.
-  control: the change of its control variate, likewise.
+  model: the change of the model, one tensor for each trainable weight.
+  control: the change of the client's control variate, likewise.
   """
 
   model: Any
@@ -48,19 +48,19 @@ class ControlledUpdate(NamedTuple):
 
 
 def check_plain_sgd(client_optimizer: schedule_lib.ClientOptimizer) -> None:
-  """Raises unless it is SGD without momentum, at a rate above 0 or at rates by client.
+  """Checks that it is SGD without momentum, with a rate above 0 or with rates by client.
 
   Raises:
-    TypeError: If it is no client optimizer.
-    ValueError: If it is another one, or its rate is 0.
+    TypeError: If it is not a client optimizer.
+    ValueError: If it is another optimizer, or its rate is 0.
   """
   optimizer, _, by_client = schedule_lib.parts(client_optimizer)
   state = optimizer.initialize(tf.TensorSpec((), tf.float32))
   name = tff.learning.optimizers.LEARNING_RATE_KEY
   if not isinstance(state, Mapping) or set(state) != {name}:
     raise ValueError(
-      'SCAFFOLD corrects steps of SGD without momentum, whose size is the learning rate times the '
-      f'gradient; found {type(optimizer).__name__} as `client_optimizer_fn`.'
+      'SCAFFOLD needs SGD without momentum as `client_optimizer_fn`, because its correction '
+      f'assumes steps of learning rate times gradient; found {type(optimizer).__name__}.'
     )
   if not by_client and not float(state[name]) > 0:
     raise ValueError(f"The clients' learning rate must be above 0, found {state[name]}.")
@@ -69,7 +69,7 @@ def check_plain_sgd(client_optimizer: schedule_lib.ClientOptimizer) -> None:
 def _accept(
   result: tff.learning.templates.ClientResult, update: Any, old: Any, new: Any
 ) -> tuple[Any, tff.learning.templates.ClientResult]:
-  """The memory, and the result with `update`: the client is left out if `new` is not finite."""
+  """The client state, and the result with `update`; excludes the client if `new` is not finite."""
   finite = structures.all_finite(new)
   accepted = finite & (result.update_weight > 0)
   weight = tf.where(finite, result.update_weight, 0.0)
@@ -80,7 +80,7 @@ def _accept(
 
 
 def proximal(training: frozen.LocalTraining, mu: float) -> frozen.LocalTraining:
-  """FedProx: the training on the loss plus `mu / 2 |w - w0|^2`."""
+  """FedProx: training on the loss plus `mu / 2 |w - w0|^2`."""
   train = functools.partial(training.train, correction=frozen.Correction(strength=mu))
   return training._replace(train=train)
 
@@ -92,27 +92,27 @@ def train_controlled(
   control: Any,
   dataset: tf.data.Dataset,
 ) -> Regularized:
-  """SCAFFOLD: SGD with gradients plus `c - c_k`, then the client's control by option II.
+  """SCAFFOLD: SGD with `c - c_k` added to the gradients, then the update of c_k by option II.
 
-  It becomes `c_k - c + (w0 - w) / (K learning_rate)` after K steps to w: the mean of the
-  gradients on the way.
+  After K steps from w0 to w, c_k becomes `c_k - c + (w0 - w) / (K learning_rate)`: the mean of
+  the gradients of these steps.
 
   Args:
-    training: By SGD without momentum, with the same rate in all steps of a round.
+    training: With SGD without momentum and one learning rate for all steps of a round.
     own: c_k, one tensor for each trainable weight.
-    weights: The model received.
+    weights: The received model.
     control: c, as `own`.
     dataset: The client's batches.
 
   Returns:
-    The memory is the new c_k, the update a `ControlledUpdate`.
+    `memory` is the new c_k, the update is a `ControlledUpdate`.
   """
   offset = tf.nest.map_structure(tf.subtract, control, own)
   trained = training.train(weights, None, dataset, frozen.Correction(offset=offset))
   update = tuple(tf.nest.flatten(trained.result.update))
   rate = tf.cast(trained.learning_rate, tf.float64)
   moved = rate * tf.cast(trained.num_steps, tf.float64)
-  # At a rate of 0 nothing moved, and nothing was learnt of the gradients.
+  # At a rate of 0 the weights did not change, so the mean of the gradients is unknown.
 
   def renewed(c, o, u):
     wide = structures.widened(u)
@@ -133,19 +133,19 @@ def train_dynamic(
   weights: tff.learning.models.ModelWeights,
   dataset: tf.data.Dataset,
 ) -> Regularized:
-  """FedDyn: SGD on the loss minus `<g_k, w>` plus `alpha / 2 |w - w0|^2`.
+  """FedDyn: training on the loss minus `<g_k, w>` plus `alpha / 2 |w - w0|^2`.
 
-  Then g_k becomes `g_k - alpha (w - w0)`, the gradient of the loss where such training settles.
+  Then g_k becomes `g_k - alpha (w - w0)`: the gradient of the loss at w, if training converged.
 
   Args:
-    training: By any optimizer.
+    training: With any optimizer.
     alpha: At least 0.
     own: g_k, one tensor for each trainable weight.
-    weights: The model received.
+    weights: The received model.
     dataset: The client's batches.
 
   Returns:
-    The memory is the new g_k.
+    `memory` is the new g_k.
   """
   offset = tf.nest.map_structure(tf.negative, own)
   trained = training.train(weights, None, dataset, frozen.Correction(alpha, offset))

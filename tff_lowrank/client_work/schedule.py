@@ -1,4 +1,4 @@
-"""Learning rates of clients that depend on the round, or on the client."""
+"""Client learning rates that depend on the round or on the client."""
 
 import collections
 from collections.abc import Callable
@@ -13,18 +13,17 @@ from tff_lowrank import checks
 
 @dataclasses.dataclass(frozen=True)
 class RoundSchedule:
-  """An optimizer for clients whose learning rate depends on the round.
+  """A client optimizer whose learning rate depends on the round.
 
-  Where a learning process of this package takes a client optimizer it takes one of these too. In
-  its round t, counted from 0, clients take their steps at the optimizer's own rate times
-  `factor(t)`; a round in which nobody took part is none. (TFF's `schedule_learning_rate` counts a
-  client's steps within a round.)
+  Every learning process of this package accepts it as its client optimizer. In round t, counted
+  from 0, the learning rate is the optimizer's own rate times `factor(t)`. Rounds without clients
+  are not counted. (TFF's `schedule_learning_rate` counts a client's steps within a round.)
 
   optimizer: has a learning rate among its hyper-parameters.
   factor: TensorFlow function from int32 [] to float32 [].
 
   Raises:
-    TypeError: If `optimizer` is no TFF optimizer, or `factor` cannot be called.
+    TypeError: If `optimizer` is not a TFF optimizer, or `factor` is not callable.
     ValueError: If the optimizer has no learning rate.
   """
 
@@ -40,15 +39,14 @@ class RoundSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class ClientRates:
-  """An optimizer for clients each of which has a learning rate of its own.
+  """A client optimizer with a separate learning rate for each client.
 
-  Where a learning process of this package takes a client optimizer it takes one of these too. TFF
-  gives a client nothing that is its own but its batches, so each of them brings the rate of its
-  step: clients' data have the elements `with_rate(batch, rate)`, which
-  `simulation.batches.ClientBatches` makes. The optimizer's own rate does not count; the factor of a
-  schedule does.
+  Every learning process of this package accepts it as its client optimizer. In TFF a client's
+  batches are its only own input, so each batch carries the learning rate of its step: elements
+  of the client data are `with_rate(batch, rate)`, see `simulation.batches.ClientBatches`. The
+  optimizer's own rate is not used; the factor of a schedule is.
 
-  optimizer: has a learning rate among its hyper-parameters; or is a `RoundSchedule` of one.
+  optimizer: has a learning rate among its hyper-parameters, or is a `RoundSchedule` of one.
 
   Raises:
     TypeError: If `optimizer` is neither.
@@ -67,16 +65,16 @@ class ClientRates:
 def _check_has_rate(optimizer: tff.learning.optimizers.Optimizer) -> None:
   state = optimizer.initialize(tf.TensorSpec([], tf.float32))
   if tff.learning.optimizers.LEARNING_RATE_KEY not in optimizer.get_hparams(state):
-    raise ValueError(f'{type(optimizer).__name__} has no learning rate that could change.')
+    raise ValueError(f'{type(optimizer).__name__} has no learning rate.')
 
 
 ClientOptimizer = tff.learning.optimizers.Optimizer | RoundSchedule | ClientRates
 
 
 class Parts(NamedTuple):
-  """What a client optimizer is made of.
+  """The parts of a client optimizer.
 
-  schedule: None if its rates do not depend on the round.
+  schedule: None if the learning rate does not depend on the round.
   by_client: whether the rate comes with each batch.
   """
 
@@ -86,7 +84,7 @@ class Parts(NamedTuple):
 
 
 def parts(client_optimizer: ClientOptimizer) -> Parts:
-  """The parts of a client optimizer; raises TypeError if it is none."""
+  """The parts of a client optimizer; raises TypeError if it is something else."""
   optimizer, schedule = client_optimizer, None
   by_client = isinstance(optimizer, ClientRates)
   if by_client:
@@ -101,17 +99,17 @@ BATCH, RATE = 'batch', 'learning_rate'
 
 
 def with_rate(batch: Any, rate: Any) -> collections.OrderedDict:
-  """An element of the data of a client that has a rate of its own, its type, or such data.
+  """An element of the client data (or its type) for `ClientRates`: a batch and its rate.
 
   Args:
-    batch: As the model takes it.
-    rate: float32 [], of the step on this batch.
+    batch: A batch for the model.
+    rate: float32 [], the learning rate of the step on this batch.
   """
   return collections.OrderedDict([(BATCH, batch), (RATE, rate)])
 
 
 def exponential_decay(optimizer: tff.learning.optimizers.Optimizer, decay: float) -> RoundSchedule:
-  """`optimizer` with its rate times `decay`, in (0, 1], after each round, as FedPara has it.
+  """`optimizer` with its rate multiplied by `decay`, in (0, 1], after each round, as in FedPara.
 
   Raises:
     TypeError: If an argument is of the wrong type.

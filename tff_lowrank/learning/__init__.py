@@ -1,4 +1,4 @@
-"""Learning processes: one `build_*` per method."""
+"""Learning processes: one `build_*` function per method."""
 
 from tff_lowrank.learning.apf import build_apf_fed_avg as build_apf_fed_avg
 from tff_lowrank.learning.apf import build_partial_sync_fed_avg as build_partial_sync_fed_avg

@@ -1,4 +1,4 @@
-"""Adaptive Parameter Freezing: FedAvg that stops synchronising what has settled."""
+"""Adaptive Parameter Freezing: FedAvg that stops synchronising parameters that are stable."""
 
 from collections.abc import Callable
 from typing import Any
@@ -84,33 +84,34 @@ def build_apf_fed_avg(
 ) -> process.ClientStatefulLearningProcess:
   """Builds APF (Chen et al., ICDCS 2021).
 
-  Every `check_every` rounds the server checks, for each parameter that is active, whether the
-  global model's changes cancel out. One that does is frozen for L checks, and L grows by one
-  each time it is found stable and is halved when it is not. Frozen parameters are neither sent
-  up nor down; in local training they are put back to the global value after every step, and
-  the server optimizer leaves them and their slots alone.
+  Every `check_every` rounds the server checks, for each active parameter, whether the changes
+  of the global model cancel out. If so, the parameter is stable and is frozen for L checks. L
+  grows by one each time the parameter is found stable and is halved when it is not. Frozen
+  parameters are sent neither by clients nor by the server. Local training resets them to the
+  global value after every step, and the server optimizer changes neither them nor their slots.
 
-  A client's memory is the version of the model it was sent last, for what it must be sent: the
-  values that changed since, and, as `mask_policy` says, what tells the mask. The uplink is
-  the active values. See `freezing.synchronisation.downlink_price`.
+  The client state is the last model version that the client received. It decides the downlink:
+  the values that changed since then, and what the client needs to know the mask (see
+  `mask_policy`). The uplink is the active values. See `freezing.synchronisation.downlink_price`.
 
   Args:
     model_fn: As in `process.build_process`.
-    client_optimizer_fn: Takes the local steps; a client starts each round with a fresh state.
-    server_optimizer_fn: Takes the mean update as the gradient; SGD with rate 1 if None.
-    freezing_settings: How parameters are frozen; `freezing.Settings()` if None. A stability
-      threshold of 0 is FedAvg to the bit, model and bytes.
-    mask_policy: `'server'` sends the mask after each check: at most one bit a parameter.
-      `'derived'` lets clients run the checks themselves, as in the paper: free for a client
-      that is always there, but one that missed a check fetches four more numbers a parameter.
-    **settings: `client_weighting`, `metrics_aggregator`, both as in `process.build_process`;
-      `mean_factory`, which averages the updates; `tff.aggregators.MeanFactory()` if None; `codec`,
-      which codes the active coordinates of the updates, with the `seed` of all that is random
-      in it; `mu`, of FedProx's pull on local training (`build_fed_prox`), 0 for none.
+    client_optimizer_fn: Runs the local steps; its state starts afresh in each round.
+    server_optimizer_fn: Applies the mean update as the gradient; SGD with rate 1 if None.
+    freezing_settings: How parameters are frozen; `freezing.Settings()` if None. With a stability
+      threshold of 0 the model and the bytes are exactly those of FedAvg.
+    mask_policy: `'server'` sends the mask after each check: at most one bit per parameter.
+      `'derived'` lets clients run the checks themselves, as in the paper. This is free for a
+      client that takes part in every round; one that missed a check downloads four more numbers
+      per parameter.
+    **settings: `client_weighting` and `metrics_aggregator`, as in `process.build_process`;
+      `mean_factory`, which averages the updates, `tff.aggregators.MeanFactory()` if None; `codec`,
+      which encodes the active coordinates of the updates, and the `seed` of its randomness;
+      `mu`, the weight of FedProx's proximal term (see `build_fed_prox`), 0 for none.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If an argument has an impossible value.
+    ValueError: If the value of an argument is invalid.
   """
   freezing_settings = freezing.Settings() if freezing_settings is None else freezing_settings
   checks.check_type('freezing_settings', freezing_settings, freezing.Settings)
@@ -134,19 +135,19 @@ def build_partial_sync_fed_avg(
   mask_policy: str = 'server',
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
-  """Builds partial synchronisation, the first strawman of APF's paper.
+  """Builds partial synchronisation, the first baseline of the APF paper (its "strawman").
 
-  What is found stable is no longer synchronised, for good, but every client goes on training
-  its own copy, which it remembers; on non-IID data the copies drift apart. The global model
-  keeps the last synchronised value. A client takes the global value of a parameter that left
-  the synchronisation while it was away.
+  A parameter that is found stable is never synchronised again, but every client keeps training
+  its own copy, which is part of its client state. On non-IID data the copies drift apart. The
+  global model keeps the last synchronised value. If synchronisation of a parameter stopped in a
+  round that a client missed, the client starts from the global value.
 
-  The arguments are those of `build_apf_fed_avg`, but that `control` must be `'permanent'`:
+  The arguments are those of `build_apf_fed_avg`, except that `control` must be `'permanent'`:
   `freezing.Settings(control='permanent')` if `freezing_settings` is None.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If an argument has an impossible value.
+    ValueError: If the value of an argument is invalid.
   """
   if freezing_settings is None:
     freezing_settings = freezing.Settings(control='permanent')

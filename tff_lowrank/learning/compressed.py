@@ -1,4 +1,4 @@
-"""FedAvg whose uplink goes through a codec."""
+"""FedAvg whose uplink is compressed by a codec."""
 
 from typing import Any
 
@@ -20,16 +20,17 @@ def build_compressed_fed_avg(
   seed: int = 0,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
-  """Builds FedAvg in which each client's update is encoded by `codec` on its way up.
+  """Builds FedAvg in which `codec` encodes the update that each client sends.
 
   Args:
-    model_fn: As in `process.build_process`, which see also for other `settings`
-      (`client_weighting`, `metrics_aggregator`, `downlink`).
-    client_optimizer_fn: Takes the local steps.
-    server_optimizer_fn: Takes the mean of the decoded updates as the gradient.
-    codec: Any codec, or its text as `codecs.parse` takes it; its memory, if it has one, is the
-      clients' memory.
-    seed: Decides, with the round, all that is random in the codecs.
+    model_fn: As in `process.build_process`.
+    client_optimizer_fn: Runs the local steps.
+    server_optimizer_fn: Applies the mean of the decoded updates as the gradient.
+    codec: Any codec, or its text for `codecs.parse`; if the codec has memory, that is the client
+      state.
+    seed: Seeds, together with the round number, all randomness in the codecs.
+    **settings: `client_weighting`, `metrics_aggregator` and `downlink`, as in
+      `process.build_process`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
@@ -51,7 +52,7 @@ def build_fed_avg(
   server_optimizer_fn: tff.learning.optimizers.Optimizer | None = None,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
-  """Builds FedAvg with its messages priced: `build_compressed_fed_avg` with `Identity`."""
+  """Builds FedAvg that reports its costs: `build_compressed_fed_avg` with `Identity`."""
   return build_compressed_fed_avg(
     model_fn, client_optimizer_fn, server_optimizer_fn, codec=codecs.Identity(), **settings
   )

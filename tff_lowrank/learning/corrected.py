@@ -1,4 +1,4 @@
-"""What the server needs that corrects the model by what it remembers of all clients."""
+"""The server's part of SCAFFOLD and FedDyn: a correction kept over all clients and rounds."""
 
 import collections
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tff_lowrank.aggregators import client_stateful
 
 
 class Counted(NamedTuple):
-  """An aggregate, and how many clients it is of, int32 []."""
+  """An aggregate, and the number of clients in it, int32 []."""
 
   mean: Any
   num_accepted: Any
@@ -29,7 +29,7 @@ def counting(
   def one(report):
     return tf.cast(report['accepted'], tf.int32)
 
-  # One parameter, of four or five parts.
+  # A single parameter: a structure of four or five parts.
   @tff.federated_computation(inner.next.type_signature.parameter)
   def next_fn(arguments):
     output = inner.next(arguments)
@@ -54,12 +54,12 @@ def build_finalizer(
   num_clients: int,
   advance: Callable[[Any, Any, tf.Tensor], tuple[Any, Any]],
 ) -> tff.learning.templates.FinalizerProcess:
-  """A step of the server optimizer with a correction that the server remembers.
+  """A step of the server optimizer with a correction in the server's state.
 
-  State: `optimizer`, `correction` (one tensor for each trainable weight, zeros at first). A
-  rejected update, one that is not finite, changes nothing.
+  State: `optimizer`, `correction` (one tensor for each trainable weight, zeros at first). An
+  update that is not finite is rejected and changes nothing.
 
-  advance: `(correction, mean, share of the clients that are in the mean, float64 []) ->
+  advance: `(correction, mean, fraction of all clients that are in the mean, float64 []) ->
     (correction, gradient for the server optimizer)`.
   """
   inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)

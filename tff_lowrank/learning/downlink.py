@@ -1,13 +1,13 @@
-"""The model sent down through a codec, as the difference from the version sent before.
+"""Compresses the model sent to clients: a codec encodes its change since the last round.
 
-The server keeps the version that clients have. Each round it codes the difference of its model
-from that version, and the decoded difference makes the next version, so that what a message
-leaves out is in the next difference. Clients train from the version; the server's model is
-the sum of all updates, which the version follows.
+The server keeps the version of the model that clients have. Each round it encodes the difference
+between its own model and that version. Version plus decoded difference is the next version, so
+what one message lost is part of the next difference. Clients train from the version. The
+server's model is the sum of all updates, and the version follows it.
 
-A client that was there in the last round is sent one message. One that was away is sent the
-messages that it missed as well, or the whole version where that is shorter; one that is new is
-sent the whole version.
+A client that took part in the last round receives one message. One that missed rounds receives
+the missed messages too, or the whole version if that is shorter (the catch-up). A new client
+receives the whole version.
 """
 
 import collections
@@ -24,20 +24,20 @@ NEVER_SEEN = -1
 
 
 def check_downlink(codec: codecs.Codec | str) -> None:
-  """Raises unless `codec` can code the downlink."""
+  """Raises unless `codec` can be used for the downlink."""
   codec = codecs.resolve(codec, 'downlink')
   traits = codec.traits
   if traits.has_memory:
     raise ValueError(
-      f'{codec} cannot code the downlink: a client that was away lacks its memory, and what a '
-      'message leaves out is in the next one without error feedback.'
+      f"{codec} cannot be used for the downlink: clients that missed rounds lack the codec's "
+      'memory. Error feedback is not needed: the next message contains what the last one lost.'
     )
   if traits.needs_model or traits.needs_last_update or traits.whole_client:
-    raise ValueError(f"{codec} cannot code the downlink: it filters a client's own update.")
+    raise ValueError(f'{codec} cannot be used for the downlink: it filters client updates.')
   if not traits.corrigible:
     raise ValueError(
-      f'{codec} cannot code the downlink: what it leaves out is in the next difference, which '
-      'could grow without bound. Take a codec whose error is smaller than the value, such as '
+      f'{codec} cannot be used for the downlink: its errors add to the next difference, which '
+      'could grow without bound. Use a codec whose error is smaller than the value, such as '
       'top_k(0.1), float16, sign_sgd(scaled=True) or qsgd(stochastic=False).'
     )
 
@@ -45,11 +45,11 @@ def check_downlink(codec: codecs.Codec | str) -> None:
 def build_distributor(
   initial_model_weights: tff.Computation, codec: codecs.Codec, seed: int
 ) -> tff.learning.templates.DistributionProcess:
-  """Builds what sends the model down.
+  """Builds the distributor that sends the compressed model to the clients.
 
   State: `version` (trainable weights), `spent` (int64, the bits of all messages so far), `round`
-  (int32). What clients get: `weights`, `price` (of the round's message), `before` and `after`
-  (the bits of all messages up to it, without and with it).
+  (int32). Clients receive `weights`, `price` (the cost of the round's message), `before` and
+  `after` (the bits of all messages so far, without and with this one).
   """
   weights_type = initial_model_weights.type_signature.result
 
@@ -99,13 +99,13 @@ def build_distributor(
 
 
 def message_or_version(seen: tf.Tensor, sent: Any, version_price: ledger.Price) -> ledger.Price:
-  """The price of bringing a client up to date.
+  """The cost, in bits, of bringing a client up to date.
 
   Args:
     seen: int64 [], the bits of all messages up to the last one that the client has, or
       `NEVER_SEEN`.
     sent: What the distributor sends.
-    version_price: Of the whole version.
+    version_price: The cost of the whole version.
   """
   missed = sent['before'] - seen
   follow = ledger.add(sent['price'], ledger.price(catch_up=missed))
@@ -115,9 +115,9 @@ def message_or_version(seen: tf.Tensor, sent: Any, version_price: ledger.Price) 
 
 
 def build_receive(sent_type: tff.Type) -> tff.Computation:
-  """`(<int64, sent> -> <int64, ModelWeights, price>)`: what a client makes of what it is sent.
+  """`(<int64, sent> -> <int64, ModelWeights, price>)`: how a client receives the model.
 
-  The number is the client's memory, see `message_or_version`, before and after.
+  The number is the client state before and after: `seen` of `message_or_version`.
   """
   weights_spec = tff.types.type_to_tf_tensor_specs(sent_type.weights)
 
@@ -132,5 +132,5 @@ def build_receive(sent_type: tff.Type) -> tff.Computation:
 
 @tff.tensorflow.computation
 def never_seen():
-  """The memory of a client that was never sent anything."""
+  """The state of a client that has not received anything yet."""
   return tf.constant(NEVER_SEEN, tf.int64)

@@ -1,4 +1,4 @@
-"""LBGM: FedAvg whose clients recycle the last update they sent in full."""
+"""LBGM: FedAvg whose clients reuse the last update that they sent in full."""
 
 from typing import Any
 
@@ -24,23 +24,25 @@ def build_lbgm_fed_avg(
 ) -> process.ClientStatefulLearningProcess:
   """Builds LBGM (Azam et al., ICLR 2022, https://openreview.net/forum?id=B7ZbqNLDn-_).
 
-  Each client compares its update x, block by block, with the look-back vector l, the update
-  that it last sent in full, and sends `rho = <x, l> / |l|^2` if `|x - rho l|^2 / |x|^2` is at
-  most `threshold`; else it sends x, which becomes l. The server adds `rho l` or x. A client
-  that is seen for the first time sends in full; one that is not sampled keeps l however old.
+  Each client compares its update x, block by block, with the look-back vector l: the last update
+  that it sent in full. If `|x - rho l|^2 / |x|^2` is at most `threshold`, the client sends only
+  the look-back coefficient `rho = <x, l> / |l|^2`; else it sends x, which becomes the new l. The
+  server adds `rho l` or x. A new client sends x in full. A client that is not sampled keeps its
+  l, however old.
 
   Args:
-    model_fn: As in `process.build_process`, which see also for other `settings`
-      (`client_weighting`, `metrics_aggregator`, `downlink`), and `seed`.
-    client_optimizer_fn: Takes the local steps.
-    server_optimizer_fn: Takes the mean of the reconstructed updates as the gradient.
-    threshold: In [0, 1]; 0 is FedAvg to the bit.
-    granularity: `'tensor'` decides for each weight and bias, `'model'` once for all.
-    inner: A codec, or its text, whose decoded output is recycled instead of the update itself.
+    model_fn: As in `process.build_process`.
+    client_optimizer_fn: Runs the local steps.
+    server_optimizer_fn: Applies the mean of the reconstructed updates as the gradient.
+    threshold: In [0, 1]; 0 is exactly FedAvg.
+    granularity: `'tensor'` decides for each weight and bias, `'model'` once for the whole model.
+    inner: A codec, or its text. Its decoded output then takes the place of the update x.
+    **settings: `client_weighting`, `metrics_aggregator`, `downlink` and `seed`, as in
+      `process.build_process`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If an argument has an impossible value.
+    ValueError: If the value of an argument is invalid.
   """
   inner = codecs.Identity() if inner is None else inner
   codec = codecs.LookBack(inner, threshold, granularity)
@@ -58,7 +60,7 @@ def build_shared_lbgm_fed_avg(
   granularity: str = 'tensor',
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
-  """Builds LBGM without client memory; see `aggregators.SharedLookBackFactory`.
+  """Builds LBGM without client state; see `aggregators.SharedLookBackFactory`.
 
   The arguments are those of `build_lbgm_fed_avg`.
   """

@@ -1,4 +1,4 @@
-"""What a learning process is made of when a part of its model is frozen."""
+"""The parts of a learning process in which a part of the model is frozen."""
 
 import collections
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ from tff_lowrank.learning import work as work_lib
 
 
 class Broadcast(NamedTuple):
-  """What the server sends. What a client pays for is only what it lacks of it.
+  """What the server broadcasts. Only what a client does not have yet counts as downlink.
 
   weights: `ModelWeights`.
   mask: `aggregators.freezing.Mask` of the round.
-  book: `freezing.synchronisation.Book`, for the price alone.
+  book: `freezing.synchronisation.Book`, only needed to compute the cost.
   changed: The version in which each coordinate last changed, for clients that keep their own
     values; else `()`.
   """
@@ -38,10 +38,10 @@ def build_finalizer(
   weights_type: tff.Type,
   settings: freezing.Settings,
 ) -> tff.learning.templates.FinalizerProcess:
-  """A step of the server optimizer on what is active, then the check.
+  """A step of the server optimizer on the active weights, then the stability check.
 
-  Frozen weights keep their value and their slots of the optimizer (momentum, moments), as if
-  no time had passed for them. A rejected update, one that is not finite, changes nothing.
+  Frozen weights keep their value and their optimizer slots (momentum, moments), as if no round
+  had happened. An update that is not finite is rejected and changes nothing.
   State: `optimizer`, `freezing`, `changed`.
   """
   inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)
@@ -127,10 +127,10 @@ def build_work(
   mask_policy: str,
   keeps_own: bool,
 ) -> work_lib.ClientStatefulWork:
-  """Local training from what is broadcast, priced by what the client lacks of it.
+  """Local training from the broadcast; its cost is what the client does not have yet.
 
-  Memory: `version`, the last one that the client was sent. If `keeps_own`, frozen coordinates
-  are not pinned but start from and go back into `own`, the client's own values.
+  Client state: `version`, the last one that the client received. If `keeps_own`, frozen
+  coordinates are trained too: they start from `own`, the client's own values, and update it.
   """
   trainable_spec = tff.types.type_to_tf_tensor_specs(training.weights_type.trainable)
   non_trainable_spec = tff.types.type_to_tf_tensor_specs(training.weights_type.non_trainable)
@@ -147,7 +147,7 @@ def build_work(
     price = synchronisation.downlink_price(
       settings, mask_policy, trainable_spec, known, broadcast.book
     )
-    # What is not trained is not frozen either: everybody is sent it in every round.
+    # Non-trainable weights are never frozen: every client receives them in every round.
     price = ledger.add(price, ledger.dense_price(non_trainable_spec))
     if keeps_own:
       own = synchronisation.own_mask(frozen, broadcast.changed, known)
@@ -173,7 +173,7 @@ def build_personalize(
   weights_type: tff.Type,
   settings: freezing.Settings,
 ) -> tff.Computation:
-  """`(<finalizer state, client memory, ModelWeights> -> ModelWeights)`, with a client's own."""
+  """`(<finalizer state, client state, ModelWeights> -> ModelWeights)`: a client's own model."""
 
   @tff.tensorflow.computation(state_type, memory_type, weights_type)
   def personalize(state, memory, weights):

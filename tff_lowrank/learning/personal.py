@@ -1,6 +1,6 @@
 """Personalised federated learning: a part of the model stays at each client.
 
-Methods differ in which part that is:
+Methods differ in which part is personal:
   pFedPara     `layers.personal_mask(model)`: the factors of W2 in W1 * (W2 + 1)
   FedPer       `client_work.last_layer_mask(model)`: the last layer
   local only   everything: `build_local_only`
@@ -45,7 +45,7 @@ def _build_work(
   initial: tff.learning.models.ModelWeights,
   shared_type: tff.Type,
 ) -> work_lib.ClientStatefulWork:
-  """Joint training of shared and personal weights, of which the update holds the shared ones."""
+  """Joint training of shared and personal weights; the update has only the shared ones."""
   shared_spec = tff.types.type_to_tf_tensor_specs(shared_type)
   initialize_client = _initial_memory(split.personal_part(initial.trainable))
 
@@ -85,31 +85,31 @@ def build_personal_fed_avg(
   client_weighting: tff.learning.ClientWeighting = tff.learning.ClientWeighting.NUM_EXAMPLES,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
 ) -> process.ClientStatefulLearningProcess:
-  """Builds FedAvg of the shared weights, in which each client keeps its personal ones.
+  """Builds FedAvg of the shared weights, in which each client keeps its personal weights.
 
-  pFedPara (Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098, Algorithm 2) and FedPer; see the
-  module. In a round a client is sent the shared weights, joins them with its personal ones,
+  This is pFedPara (Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098, Algorithm 2) and FedPer; see
+  the module. In a round a client receives the shared weights, joins them with its personal ones,
   trains all of them together, and sends the update of the shared ones. The server's state holds
   no personal weights.
 
-  A client that is seen for the first time starts from the initial personal weights, which
-  follow from the seed of the run: its first downlink has that seed's 64 bits, as `catch_up`,
-  and no personal weights. A client that is left out, because it has no examples or its update
-  is not finite, keeps its personal weights as they were. Client memory: `work/seen` (bool),
-  `work/personal` (the weights), and `aggregator`, the codec's.
+  A new client starts from the initial personal weights. They follow from the seed of the run, so
+  its first downlink has the 64 bits of the seed (as `catch_up`) and no personal weights. A client
+  that is excluded, because it has no examples or its update is not finite, keeps its personal
+  weights unchanged. Client state: `work/seen` (bool), `work/personal` (the weights), and
+  `aggregator` (the codec's memory).
 
-  The process's `get_model_weights` gives the shared weights with the initial personal ones, the
-  model of a client that was never seen; `get_client_model_weights` gives a client's own model.
+  The process's `get_model_weights` gives the shared weights with the initial personal ones: the
+  model of a new client. `get_client_model_weights` gives a client's own model.
 
   Args:
     model_fn: As in `process.build_process`.
-    client_optimizer_fn: Takes the local steps on all weights.
-    server_optimizer_fn: Takes the mean update of the shared weights as the gradient; SGD with
+    client_optimizer_fn: Runs the local steps on all weights.
+    server_optimizer_fn: Applies the mean update of the shared weights as the gradient; SGD with
       rate 1 if None.
     personal: For each trainable weight, in order, whether it is personal. If none is, the
-      process is `build_compressed_fed_avg` to the bit; all of them may be.
-    codec: Of the updates of the shared weights; `codecs.Identity()` if None.
-    seed: Decides, with the round, all that is random in the codec.
+      process is exactly `build_compressed_fed_avg`; all of them may be.
+    codec: Encodes the updates of the shared weights; `codecs.Identity()` if None.
+    seed: Seeds, together with the round number, all randomness in the codec.
     client_weighting: As in `process.build_process`.
     metrics_aggregator: As in `process.build_process`.
 
@@ -184,10 +184,10 @@ def build_local_only(
   client_optimizer_fn: schedule_lib.ClientOptimizer,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
-  """Builds training of each client on its own: all weights are personal, nothing is sent.
+  """Builds training of each client on its own: all weights are personal.
 
-  A round of `build_personal_fed_avg`, of which see the other `settings` (`client_weighting`,
-  `metrics_aggregator`), but for the seed of the start nothing crosses the wire.
+  Only the seed of the initial weights is sent. The `settings` (`client_weighting`,
+  `metrics_aggregator`) are those of `build_personal_fed_avg`.
   """
   num_weights = len(tf.nest.flatten(personal_work.initial_values(model_fn).trainable))
   return build_personal_fed_avg(

@@ -1,4 +1,4 @@
-"""Learning processes whose clients may remember something between rounds."""
+"""Learning processes whose clients may keep state between rounds."""
 
 import collections
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class ClientStatefulLearningOutput(NamedTuple):
   """What `ClientStatefulLearningProcess.next` returns.
 
   state: S@SERVER, a `tff.learning.templates.LearningAlgorithmState`.
-  client_states: C@CLIENTS, each client's memory after the round, in the order given.
+  client_states: C@CLIENTS, each client's state after the round, in the order given.
   reports: R@CLIENTS, in the same order: `accepted`, `uplink`, `downlink`, `official_units`;
     see `aggregators.ClientStatefulAggregationOutput`. Here `downlink` includes the model.
   metrics: M@SERVER: `distributor`, `client_work`, `aggregator`, `finalizer`.
@@ -41,14 +41,14 @@ class ClientStatefulLearningOutput(NamedTuple):
 
 
 class ClientStatefulLearningProcess:
-  """Federated training with state at the server and memory at each client.
+  """Federated training with state at the server and at each client.
 
-  All computations are plain `tff.Computation`s and run on any context:
+  All computations are plain `tff.Computation`s and run in any context:
     initialize: `( -> S@SERVER)`
-    initialize_client: `( -> C)`, the memory of a client that was never seen
+    initialize_client: `( -> C)`, the state of a new client
     next: `(<S@SERVER, C@CLIENTS, {B*}@CLIENTS> -> ClientStatefulLearningOutput)`
     get_model_weights: `(S -> ModelWeights)`
-    get_client_model_weights: `(<S, C> -> ModelWeights)`, the model that one client would use
+    get_client_model_weights: `(<S, C> -> ModelWeights)`, the model that a client would use
   """
 
   def __init__(
@@ -72,11 +72,11 @@ class ClientStatefulLearningProcess:
     return _has_tensors(self.initialize_client.type_signature.result)
 
   def as_learning_process(self) -> tff.learning.templates.LearningProcess:
-    """The same as a standard TFF process; raises TypeError if clients have memory."""
+    """Converts to a standard TFF process; raises TypeError if clients have state."""
     if self.has_client_state:
       raise TypeError(
-        'A `tff.learning.templates.LearningProcess` has no client memory, but the clients of '
-        f'this process remember {self.initialize_client.type_signature.result}.'
+        'A `tff.learning.templates.LearningProcess` has no client state, but the client state of '
+        f'this process is {self.initialize_client.type_signature.result}.'
       )
     process = self
 
@@ -112,7 +112,7 @@ def build_initial_model_weights(model_fn: local_sgd.ModelFn) -> tff.Computation:
 def checked_server_optimizer(
   optimizer: tff.learning.optimizers.Optimizer | None,
 ) -> tff.learning.optimizers.Optimizer:
-  """`optimizer`, or SGD with rate 1 where it is None; raises TypeError for anything else."""
+  """`optimizer`, or SGD with rate 1 if it is None; raises TypeError for anything else."""
   if optimizer is None:
     return tff.learning.optimizers.build_sgdm(learning_rate=1.0)
   checks.check_type('server_optimizer_fn', optimizer, tff.learning.optimizers.Optimizer)
@@ -132,29 +132,29 @@ def build_process(
   downlink: codecs.Codec | str | None = None,
   seed: int = 0,
 ) -> ClientStatefulLearningProcess:
-  """Builds federated averaging around an aggregator, with or without client memory.
+  """Builds federated averaging around an aggregator, with or without client state.
 
-  A round: broadcast the model, train locally, aggregate the updates, step the server
-  optimizer on the aggregate. If no client is accepted the model and the optimizer's state
-  stay as they were.
+  A round: broadcast the model, train locally, aggregate the updates, apply the aggregate with
+  the server optimizer. If no client is accepted, the model and the optimizer's state do not
+  change.
 
   Args:
     model_fn: A `tff.learning.models.FunctionalModel`, or a no-arg callable that returns a
       `tff.learning.models.VariableModel`.
-    client_optimizer_fn: Takes the local steps; with rates by round as a
-      `client_work.RoundSchedule`, by client as `client_work.ClientRates`.
-    server_optimizer_fn: Takes the aggregate as the gradient; SGD with rate 1 if None, which is
+    client_optimizer_fn: Runs the local steps; a `client_work.RoundSchedule` for learning rates
+      by round, a `client_work.ClientRates` for learning rates by client.
+    server_optimizer_fn: Applies the aggregate as the gradient; SGD with rate 1 if None, which is
       the FedAvg of McMahan et al., https://arxiv.org/abs/1602.05629.
     client_weighting: By number of examples, or uniform.
     model_aggregator: Aggregates the updates; `tff.aggregators.MeanFactory()` if None.
     metrics_aggregator: `tff.learning.metrics.sum_then_finalize` if None.
-    downlink: Codes the model on its way down, as `learning.downlink` describes; None, or the
-      identity, sends the model itself.
-    seed: Decides, with the round, all that is random in `downlink`.
+    downlink: The codec that compresses the model sent to clients, see `learning.downlink`; None
+      or the identity sends the model as it is.
+    seed: Seeds, together with the round number, all randomness in `downlink`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If `downlink` cannot code a downlink.
+    ValueError: If `downlink` cannot be used for the downlink.
   """
   server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
   how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
@@ -185,7 +185,7 @@ def build_process(
 def _without_memory(
   work: tff.learning.templates.ClientWorkProcess,
 ) -> work_lib.ClientStatefulWork:
-  """TFF's own client work, whose clients remember nothing and are sent the whole model."""
+  """TFF's own client work, whose clients have no state and receive the whole model."""
   weights_type = work.next.type_signature.parameter[1].member
   weights_spec = tff.types.type_to_tf_tensor_specs(weights_type)
 
@@ -215,7 +215,7 @@ def _without_memory(
 def _from_coded_model(
   work: work_lib.ClientStatefulWork, sent_type: tff.Type
 ) -> work_lib.ClientStatefulWork:
-  """`work`, of clients that remember nothing, on what a coding distributor sends."""
+  """`work`, of clients without state, on a model compressed by `downlink.build_distributor`."""
   receive = downlink_lib.build_receive(sent_type)
   parameter = work.next.type_signature.parameter
 
@@ -249,21 +249,21 @@ def compose(
   personalize: tff.Computation | None = None,
   distributor: tff.learning.templates.DistributionProcess | None = None,
 ) -> ClientStatefulLearningProcess:
-  """As `tff.learning.templates.compose_learning_process`, with client memory and reports.
+  """As `tff.learning.templates.compose_learning_process`, with client state and reports.
 
-  A client's memory is the aggregator's; if the client work has memory too, it is an
-  `OrderedDict` of both, `work` and `aggregator`. Of a client that the aggregator leaves out it is
-  what the client had, and what it was sent.
+  The client state is the aggregator's. If the client work has state too, it is an `OrderedDict`
+  of both, `work` and `aggregator`. A client that the aggregator excludes keeps the state it had,
+  updated only by what it received (see `work.Worked`).
 
   Args:
     initial_model_weights: `( -> ModelWeights)`.
-    client_work: What clients do with what is broadcast.
+    client_work: What clients do with the broadcast.
     aggregator: Aggregates the updates.
-    finalizer: Makes the new model of the old one and the aggregate. F is its state.
+    finalizer: Computes the new model from the old one and the aggregate. F is its state.
     outgoing: `(<F, ModelWeights> -> B)`, what to broadcast; the model itself if None.
-    personalize: `(<F, memory of the client work, ModelWeights> -> ModelWeights)`, the model
-      that one client would use; the global one if None.
-    distributor: Sends what `outgoing` makes to the clients; broadcasts it if None.
+    personalize: `(<F, state of the client work, ModelWeights> -> ModelWeights)`, the model
+      that a client would use; the global one if None.
+    distributor: Sends the result of `outgoing` to the clients; broadcasts it if None.
   """
   weights_type = initial_model_weights.type_signature.result
   if outgoing is None:

@@ -1,7 +1,7 @@
 """FedProx, SCAFFOLD and FedDyn: FedAvg with corrected gradients at the clients.
 
 FedAdam is any of these, or FedAvg, with `tff.learning.optimizers.build_adam` as the server's
-optimizer. Layers may be factorised, updates go through any codec, look-back included.
+optimizer. Layers may be factorised, and any codec can compress the updates, look-back included.
 """
 
 import collections
@@ -27,7 +27,7 @@ from tff_lowrank.learning import work as work_lib
 
 
 class _Broadcast(NamedTuple):
-  """What SCAFFOLD's server sends: the model and its control variate c."""
+  """What SCAFFOLD's server broadcasts: the model and the server's control variate c."""
 
   weights: Any
   control: Any
@@ -48,7 +48,7 @@ def _build_aggregator(
 
 
 def _initial_memory(name: str, weights_type: tff.Type) -> tff.Computation:
-  """`( -> C)`: zeros for each trainable weight, called `name`."""
+  """`( -> C)`: zeros for each trainable weight, under the key `name`."""
   spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
 
   @tff.tensorflow.computation
@@ -63,8 +63,8 @@ def _check_counts_clients(method: str, codec: codecs.Codec | str | None, num_cli
   parts = () if codec is None else codecs.resolve(codec).parts
   if any(part.traits.whole_client for part in parts):
     raise ValueError(
-      f'{codec} does not go with {method}: it keeps whole clients out of the mean, and the server '
-      'must know how many are in it.'
+      f'{codec} does not work with {method}: it excludes whole clients from the mean, and the '
+      'server must know how many clients are in it.'
     )
 
 
@@ -85,17 +85,18 @@ def build_fed_prox(
   The messages are those of FedAvg.
 
   Args:
-    model_fn: As in `process.build_process`, which see also for `client_weighting` and
-      `metrics_aggregator`.
-    client_optimizer_fn: Takes the local steps.
-    server_optimizer_fn: Takes the mean of the decoded updates as the gradient.
-    mu: At least 0, where it is FedAvg to the bit.
-    codec: Of the updates, a codec or its text; `codecs.Identity()` if None.
-    seed: Decides, with the round, all that is random in the codec.
+    model_fn: As in `process.build_process`.
+    client_optimizer_fn: Runs the local steps.
+    server_optimizer_fn: Applies the mean of the decoded updates as the gradient.
+    mu: At least 0; 0 is exactly FedAvg.
+    codec: Encodes the updates, a codec or its text; `codecs.Identity()` if None.
+    seed: Seeds, together with the round number, all randomness in the codec.
+    client_weighting: As in `process.build_process`.
+    metrics_aggregator: As in `process.build_process`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If an argument has an impossible value.
+    ValueError: If the value of an argument is invalid.
   """
   _check_finite('mu', mu)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
@@ -129,28 +130,29 @@ def build_scaffold(
 ) -> process.ClientStatefulLearningProcess:
   """Builds SCAFFOLD, option II (Karimireddy et al., ICML 2020, arXiv 1910.06378, Algorithm 1).
 
-  Clients add `c - c_k` to their gradients; c_k, which they remember, becomes the mean of the
-  gradients of their last round, and the server's c the mean of all c_k. Both start at 0, so that
-  the first round is FedAvg's. Twice as much is sent either way: the model and c down, the update
-  and the change of c_k up.
+  Clients add `c - c_k` to their gradients. The client state c_k becomes the mean of the client's
+  gradients in its last round; the server's c is the mean of all c_k. Both start at 0, so the
+  first round equals FedAvg's. Uplink and downlink are twice as large: the server sends the model
+  and c, a client sends its update and the change of c_k.
 
-  Both parts of what is sent go through the codec as one value; if it loses something, c is no
-  longer exactly the mean of the c_k. With `client_weighting` by examples, which is not in the
-  paper, means of both are weighted so.
+  The codec encodes the update and the change of c_k as one value. If the codec is lossy, c is no
+  longer exactly the mean of the c_k. Weighting by examples (see `client_weighting`), which is not
+  in the paper, applies to both means.
 
   Args:
-    model_fn: As in `process.build_process`, which see also for `client_weighting` and
-      `metrics_aggregator`.
+    model_fn: As in `process.build_process`.
     client_optimizer_fn: SGD without momentum.
-    server_optimizer_fn: Takes the mean of the decoded updates as the gradient; the paper's is SGD
-      with the rate eta_g.
-    num_clients: N, of all clients, sampled or not.
-    codec: As in `build_fed_prox`, but none that keeps whole clients out of a round.
+    server_optimizer_fn: Applies the mean of the decoded updates as the gradient; in the paper
+      SGD with the rate eta_g.
+    num_clients: N, the number of all clients, sampled or not.
+    codec: As in `build_fed_prox`, but not one that excludes whole clients from a round.
     seed: As in `build_fed_prox`.
+    client_weighting: As in `process.build_process`.
+    metrics_aggregator: As in `process.build_process`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If an argument has an impossible value.
+    ValueError: If the value of an argument is invalid.
   """
   _check_counts_clients('SCAFFOLD', codec, num_clients)
   server_optimizer = process.checked_server_optimizer(server_optimizer_fn)
@@ -214,26 +216,28 @@ def build_fed_dyn(
 ) -> process.ClientStatefulLearningProcess:
   """Builds FedDyn (Acar et al., ICLR 2021, https://arxiv.org/abs/2111.04263, Algorithm 1).
 
-  Clients minimise their loss minus `<g_k, w>` plus `alpha / 2 |w - w0|^2`, where g_k, which they
-  remember, becomes `g_k - alpha (w - w0)`. The server keeps `h / alpha`, to which it adds the
-  round's mean update times the share of clients that are in it, and subtracts from the mean
-  model: with SGD of rate 1 the model is `mean(w) - h / alpha`. The messages are those of FedAvg.
+  Clients minimise their loss minus `<g_k, w>` plus `alpha / 2 |w - w0|^2`. After training, the
+  client state g_k becomes `g_k - alpha (w - w0)`. The server keeps `h / alpha`. Each round it
+  adds to it the mean update times the fraction of all clients that are in the mean, and subtracts
+  the sum from the mean model: with SGD of rate 1 the model is `mean(w) - h / alpha`. The messages
+  are those of FedAvg.
 
   Args:
-    model_fn: As in `process.build_process`, which see also for `client_weighting` (the paper's is
-      uniform) and `metrics_aggregator`.
-    client_optimizer_fn: Takes the local steps.
-    server_optimizer_fn: Takes the mean of the decoded updates plus `h / alpha` as the gradient;
+    model_fn: As in `process.build_process`.
+    client_optimizer_fn: Runs the local steps.
+    server_optimizer_fn: Applies the mean of the decoded updates plus `h / alpha` as the gradient;
       SGD with rate 1 if None, as in the paper.
-    num_clients: m, of all clients, sampled or not.
-    alpha: At least 0, where nothing is corrected and it is FedAvg to the bit. (That is not the
-      limit: `h / alpha` does not go to 0 with alpha.)
-    codec: As in `build_fed_prox`, but none that keeps whole clients out of a round.
+    num_clients: m, the number of all clients, sampled or not.
+    alpha: At least 0; 0 corrects nothing and is exactly FedAvg. (This is not the limit for small
+      alpha: `h / alpha` does not go to 0 with alpha.)
+    codec: As in `build_fed_prox`, but not one that excludes whole clients from a round.
     seed: As in `build_fed_prox`.
+    client_weighting: As in `process.build_process`; uniform in the paper.
+    metrics_aggregator: As in `process.build_process`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If an argument has an impossible value.
+    ValueError: If the value of an argument is invalid.
   """
   _check_finite('alpha', alpha)
   _check_counts_clients('FedDyn', codec, num_clients)

@@ -1,4 +1,4 @@
-"""Client work with memory, made of what one client does."""
+"""Client work with client state, built from a function for one client."""
 
 import collections
 from collections.abc import Callable
@@ -17,10 +17,10 @@ class ClientWorkOutput(NamedTuple):
   """What `ClientStatefulWork.next` returns.
 
   state: S@SERVER.
-  client_state: C@CLIENTS, the memory after the round, of clients whose update is accepted.
-  left_out_state: C@CLIENTS, that of clients that are left out of the aggregate.
+  client_state: C@CLIENTS, the client state after the round if the update is accepted.
+  left_out_state: C@CLIENTS, the client state if the client is excluded from the aggregate.
   result: `tff.learning.templates.ClientResult`@CLIENTS.
-  downlink: price@CLIENTS, of what each client was sent.
+  downlink: price@CLIENTS, the cost of what each client received.
   measurements: M@SERVER.
   """
 
@@ -33,12 +33,12 @@ class ClientWorkOutput(NamedTuple):
 
 
 class ClientStatefulWork(NamedTuple):
-  """Client work whose clients may remember something, and that prices what they are sent.
+  """Client work whose clients may have state, and that computes the downlink's cost in bits.
 
   initialize: `( -> S@SERVER)`.
   initialize_client: `( -> C)`, unplaced.
   next: `(<S@SERVER, C@CLIENTS, B@CLIENTS, {D*}@CLIENTS> -> ClientWorkOutput)`; B is broadcast.
-  received: `(B -> trainable weights)`, what a client starts from; for codecs that compare with it.
+  received: `(B -> trainable weights)`, what a client starts from; for codecs that need it.
   """
 
   initialize: tff.Computation
@@ -48,14 +48,14 @@ class ClientStatefulWork(NamedTuple):
 
 
 class Worked(NamedTuple):
-  """What one client has after its work.
+  """The result of one client's work.
 
-  memory: what it remembers.
+  memory: the new client state.
   result: `tff.learning.templates.ClientResult`.
-  downlink: the price of what it was sent.
+  downlink: the cost of what the client received.
   metrics: unfinalized.
-  left_out_memory: what it remembers if it is left out of the aggregate: what it was sent, and
-    nothing that it learnt. None if it learnt nothing, for `memory`.
+  left_out_memory: the new client state if the client is excluded from the aggregate: it records
+    what the client received, but nothing from its training. None for the same as `memory`.
   """
 
   memory: Any
@@ -75,11 +75,11 @@ def build_work(
   """Builds the work of all clients.
 
   Args:
-    training: Of a client.
-    initialize_client: `( -> C)`, the memory of a client that was never seen.
-    broadcast_type: B, the type of what the server sends.
-    work: TensorFlow function `(training, C, B, dataset) -> Worked`, of the round's training.
-    received: TensorFlow function from B to the values that the update is a change of.
+    training: Local training of a client.
+    initialize_client: `( -> C)`, the state of a new client.
+    broadcast_type: B, the type of what the server broadcasts.
+    work: TensorFlow function `(training, C, B, dataset) -> Worked`; gets the round's training.
+    received: TensorFlow function from B to the values that local training starts from.
 
   The server's state is the number of rounds done, int32, if the learning rate has a schedule.
   """
@@ -130,7 +130,7 @@ def build_memoryless_work(
   training: frozen_work.LocalTraining,
   train: Callable[[frozen_work.LocalTraining, Any, tf.data.Dataset], frozen_work.Trained],
 ) -> ClientStatefulWork:
-  """Builds the work of clients that are sent the whole model and remember nothing.
+  """Builds the work of clients that receive the whole model and have no state.
 
   train: TensorFlow function `(training, ModelWeights, dataset) -> Trained`.
   """
