@@ -55,31 +55,31 @@ FLAGS = [
   ('--dropout_rate=nan', '--dropout_rate must be a finite number'),
   ('--straggler_deadline=0', 'straggler_deadline must be above 0'),
   ('--server_momentum=1', 'server_momentum must be below 1, found 1'),
-  ('--server_optimizer=adam --server_momentum=0.5', 'does nothing under server_optimizer=adam'),
+  ('--server_optimizer=adam --server_momentum=0.5', 'has no effect with server_optimizer=adam'),
   ('--clients_per_round=101', 'clients_per_round must be at most num_clients=100, found 101'),
   ('--num_clients=1438', '`num_clients` must be at most the number of examples, 1437, found 1438'),
   ('--partition=shards:0', 'partition: A partition must be'),
   ('--partition=shards:1 --num_clients=9 --clients_per_round=1', 'cannot hold 10 classes'),
   ('--partition=dirichlet:1e-300', 'partition: A partition must be'),
-  ('--data_dir=x', 'data_dir does nothing under task=digits'),
+  ('--data_dir=x', 'data_dir has no effect with task=digits'),
   ('--uplink=zip', "uplink: In the codec 'zip': expected one of identity"),
   ('--uplink=error_feedback(sign_sgd)', 'error_feedback cannot be around sign_sgd'),
   ('--uplink=top_k(2.0)', 'uplink: '),
   ('--uplink=' + '(' * 2000, 'uplink: Expected a codec of at most 1000 characters, found 2000'),
   ('--downlink=cmfl', 'downlink: '),
-  ('--method=lbgm_shared --uplink=top_k', 'uplink=top_k does nothing under method=lbgm_shared'),
-  ('--method=apf --downlink=top_k', 'downlink=top_k does nothing under method=apf'),
-  ('--lbgm_threshold=0.3', '--lbgm_threshold does nothing under fed_avg'),
+  ('--method=lbgm_shared --uplink=top_k', 'uplink=top_k has no effect with method=lbgm_shared'),
+  ('--method=apf --downlink=top_k', 'downlink=top_k has no effect with method=apf'),
+  ('--lbgm_threshold=0.3', '--lbgm_threshold has no effect with fed_avg'),
   ('--method=lbgm --lbgm_threshold=2', 'flag --lbgm_threshold=2: '),
   ('--method=lbgm --lbgm_threshold=nan', '--lbgm_threshold must be a finite number'),
   ('--method=apf --apf_ema_decay=1', 'apf_ema_decay must be below 1, found 1'),
-  ('--fedpara_gamma=0.5', '--fedpara_gamma does nothing under --model_family=original'),
+  ('--fedpara_gamma=0.5', '--fedpara_gamma has no effect with --model_family=original'),
   ('--method=fedpara --fedpara_head_rank=4', 'The model of digits takes no `head_rank`'),
   ('--method=fedpara --model_family=low_rank', 'contradicts method=fedpara'),
   ('--client_test_fraction=1', 'client_test_fraction must be below 1'),
   ('--method=fed_per', 'as client_test_fraction=0.2'),
-  ('--method=scaffold --client_optimizer=adam', 'client_optimizer=adam does not go with SCAFFOLD'),
-  ('--method=fed_dyn --uplink=cmfl', 'keeps whole clients out of a round'),
+  ('--method=scaffold --client_optimizer=adam', 'adam does not work with SCAFFOLD'),
+  ('--method=fed_dyn --uplink=cmfl', 'excludes whole clients from a round'),
   ('--checkpoint_every=0', 'flag --checkpoint_every=0: '),
   ('--keep_checkpoints=0', 'flag --keep_checkpoints=0: '),
   ('--client_memory=tape', 'flag --client_memory=tape: '),
@@ -105,11 +105,11 @@ METHODS = [
   ('--methods=fed_avg:rounds=0', '--rounds: '),
   ('--methods=fed_avg:client_learning_rate=nan', '--client_learning_rate must be a finite'),
   ('--methods=fed_avg:output_dir=x', "a setting of a run under fed_avg, found 'output_dir'"),
-  ('--methods=fed_avg:lbgm_threshold=0.1', 'lbgm_threshold does nothing under fed_avg'),
+  ('--methods=fed_avg:lbgm_threshold=0.1', 'lbgm_threshold has no effect with fed_avg'),
   ('--seeds=', '--seeds: expected whole numbers by commas'),
   ('--seeds=1,-2', '--seeds: expected whole numbers by commas'),
   (f'--seeds={10**12}', 'seed must be at most'),
-  ('--seed=3', '--seed does nothing here; use --seeds'),
+  ('--seed=3', '--seed has no effect here; use --seeds'),
 ]  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def no_record_and_no_checkpoints(folder):
 
 RUN_FOLDERS = [
   (lambda folder: None, ['--seed=2'], 'another run: --seed is 1 there and 2 here'),
-  (lambda folder: None, ['--rounds=2'], 'has 3 rounds, which --rounds=2 would undo'),
+  (lambda folder: None, ['--rounds=2'], 'has 3 rounds already, more than --rounds=2'),
   (damage_checkpoints, ['--rounds=4'], 'state.safetensors is damaged: 0 bytes instead of'),
   (other_version, ['--rounds=4'], 'expected checkpoints of version'),
   (edit_metrics, ['--rounds=4'], 'metrics.csv does not begin with what was written'),
@@ -296,7 +296,7 @@ def test_run_folders(tmp_path, capsys, complete, change, flags, message):
 def test_folders_that_are_none(tmp_path, capsys):
   (tmp_path / 'file').write_text('mine')
   for folder in (tmp_path / 'file', tmp_path / 'file' / 'run'):
-    check(capsys, 'train', [f'--output_dir={folder}'], f'{folder} cannot be made a folder')
+    check(capsys, 'train', [f'--output_dir={folder}'], f'{folder} cannot be created')
   assert (tmp_path / 'file').read_text() == 'mine'
 
 

@@ -55,7 +55,7 @@ def test_suggestions_are_values_of_the_flags():
     ('epochs=uniform:1:2', "Expected a setting of a run under fed_avg, found 'epochs'"),
     ('seed=uniform:1:2', 'found seed: give --seeds'),
     ('method=choice:apf|lbgm', "Expected a setting of a run under fed_avg, found 'method'"),
-    ('lbgm_threshold=uniform:0:1', 'lbgm_threshold does nothing under fed_avg'),
+    ('lbgm_threshold=uniform:0:1', 'lbgm_threshold has no effect with fed_avg'),
     ('uplink=uniform:0:1', 'uplink is no number; expected choice'),
     ('client_epochs=uniform:1', 'expected uniform:LOW:HIGH'),
     ('client_epochs=uniform:1:2:3', 'expected uniform:LOW:HIGH'),

@@ -229,12 +229,12 @@ def test_settings_that_do_not_go_with_the_data_are_a_failed_trial(tmp_path):
   [
     ((), '--search: expected what to search over, found nothing'),
     ((SEARCH, '--prune'), 'Optuna prunes studies of one objective only.*--objectives=accuracy'),
-    ((SEARCH, '--seed=3'), '--seed does nothing here; use --seeds'),
+    ((SEARCH, '--seed=3'), '--seed has no effect here; use --seeds'),
     ((SEARCH, '--seeds=1,1'), 'expected different seeds'),
-    ((SEARCH, '--lbgm_threshold=0.5'), '--lbgm_threshold does nothing under fed_avg'),
+    ((SEARCH, '--lbgm_threshold=0.5'), '--lbgm_threshold has no effect with fed_avg'),
     ((SEARCH, '--client_epochs=1'), '--client_epochs is given and searched over'),
     ((SEARCH, '--server_momentum=1'), 'server_momentum must be below 1'),
-    ((SEARCH, '--fedpara_gamma=0.3'), '--fedpara_gamma does nothing under'),
+    ((SEARCH, '--fedpara_gamma=0.3'), '--fedpara_gamma has no effect with'),
   ],
 )
 def test_refuses_bad_flags(tmp_path, arguments, message):

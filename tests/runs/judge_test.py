@@ -73,7 +73,7 @@ def test_rows_that_were_not_evaluated_are_nan_in_a_file():
   found, _ = seen(accuracies, patience=2, eval_every=2)
   assert found.reason_to_stop() == 'none of the last 2 evaluations was better than that of round 2'
   found, _ = seen([NAN, NAN], patience=2)
-  assert found.reason_to_stop() == 'none of the first 2 evaluations had a number as accuracy'
+  assert found.reason_to_stop() == 'the accuracy of the first 2 evaluations was NaN'
 
 
 def test_personal_models_are_judged_by_their_own_accuracy():

@@ -86,7 +86,7 @@ def _check_flags() -> None:
   run_flags.check_unused(recording.UNUSED)
   for name in _NAMES:
     if run_flags.given(name):
-      raise app.UsageError(f'--{name} does nothing here: several values are tried.')
+      raise app.UsageError(f'--{name} has no effect here: several values are tried.')
 
 
 def _candidates() -> Iterator[_Candidate]:

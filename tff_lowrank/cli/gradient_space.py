@@ -108,7 +108,7 @@ def _spec(setting: str) -> spec_lib.RunSpec:
     return run_flags.run_spec(methods.BASELINE.name)
   for name in _OF_FEDERATED:
     if run_flags.given(name):
-      raise app.UsageError(f'--{name} does nothing under --setting=central: one has all data.')
+      raise app.UsageError(f'--{name} has no effect with --setting=central: one has all data.')
   return run_flags.run_spec(
     methods.BASELINE.name, dict(num_clients=1, clients_per_round=0, partition='iid')
   )

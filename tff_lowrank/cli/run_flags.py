@@ -98,7 +98,7 @@ def check_method_flags(chosen: Sequence[str]) -> None:
   for name, method in of_other_methods(chosen).items():
     if given(name):
       raise app.UsageError(
-        f'--{name} does nothing under {", ".join(sorted(set(chosen)))}; it belongs to '
+        f'--{name} has no effect with {", ".join(sorted(set(chosen)))}; it belongs to '
         f'--method={method}.'
       )
 
@@ -107,7 +107,7 @@ def check_unused(names: Sequence[str]) -> None:
   """Raises UsageError if a flag is given that does nothing in a study of FedAvg."""
   for name in names:
     if given(name):
-      raise app.UsageError(f'--{name} does nothing here: what is studied is plain FedAvg.')
+      raise app.UsageError(f'--{name} has no effect here: what is studied is plain FedAvg.')
 
 
 def check_family_flags(chosen: Sequence[spec_lib.RunSpec]) -> None:
@@ -115,7 +115,7 @@ def check_family_flags(chosen: Sequence[spec_lib.RunSpec]) -> None:
   families = sorted({spec.model_family for spec in chosen})
   for name in spec_lib.FAMILY_SETTINGS:
     if given(name) and not any(spec_lib.has_family_setting(f, name) for f in families):
-      raise app.UsageError(f'--{name} does nothing under --model_family={", ".join(families)}.')
+      raise app.UsageError(f'--{name} has no effect with --model_family={", ".join(families)}.')
 
 
 def run_spec(method: str, overrides: Mapping[str, Any] | None = None) -> spec_lib.RunSpec:

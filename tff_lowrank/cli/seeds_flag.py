@@ -13,7 +13,7 @@ UNUSED = ('seed',)
 def chosen() -> list[int]:
   """The seeds; raises UsageError if they are none, or --seed is given instead."""
   if run_flags.given('seed'):
-    raise app.UsageError('--seed does nothing here; use --seeds.')
+    raise app.UsageError('--seed has no effect here; use --seeds.')
   texts = _SEEDS.value
   if not texts or not all(text.isdecimal() for text in texts):
     raise app.UsageError(f'--seeds: expected whole numbers by commas, found {",".join(texts)!r}.')

@@ -155,7 +155,7 @@ def _open_study(path: pathlib.Path, settings: Mapping[str, Any]) -> optuna.Study
   ]
   if differing:
     raise manifest.MismatchError(
-      f'{path.parent} holds another study: {", ".join(differing)}. Give the same flags or another '
+      f'{path.parent} contains another study: {", ".join(differing)}. Give the same flags or another '
       '--output_dir.'
     )
   study.set_user_attr(_SETTINGS, settings)
@@ -336,7 +336,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError('--search: expected what to search over, found nothing; see --help.')
   if _PRUNE.value and _OBJECTIVES.value != 'accuracy':
     raise app.UsageError(
-      f'--prune does not go with --objectives={_OBJECTIVES.value}: Optuna prunes studies of one '
+      f'--prune does not work with --objectives={_OBJECTIVES.value}: Optuna prunes studies of one '
       'objective only. Give --objectives=accuracy.'
     )
   method, seeds = method_flag.chosen(), seeds_flag.chosen()

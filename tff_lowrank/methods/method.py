@@ -124,8 +124,8 @@ def check_takes_all_clients(choice: Choice) -> None:
   for part in choice.uplink.parts:
     if part.traits.whole_client:
       raise ValueError(
-        f'uplink={choice.uplink} does not go with the method: {part.name} keeps whole clients out '
-        'of a round.'
+        f'uplink={choice.uplink} does not work with the method: {part.name} excludes whole clients '
+        'from a round.'
       )
 
 

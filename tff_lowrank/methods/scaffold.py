@@ -7,8 +7,8 @@ from tff_lowrank.methods import method
 def _check(choice: method.Choice) -> None:
   if choice.client_optimizer != 'sgd':
     raise ValueError(
-      f'client_optimizer={choice.client_optimizer} does not go with SCAFFOLD; its corrections are '
-      'of sgd.'
+      f'client_optimizer={choice.client_optimizer} does not work with SCAFFOLD, which corrects '
+      'the steps of sgd.'
     )
   method.check_takes_all_clients(choice)
 

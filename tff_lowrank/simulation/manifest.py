@@ -46,7 +46,7 @@ def check_same_run(
   differing = differing_flags(saved, given)
   if differing:
     raise MismatchError(
-      f'{folder} holds another run: {", ".join(differing)}. Give the same flags or another '
+      f'{folder} contains another run: {", ".join(differing)}. Give the same flags or another '
       '--output_dir.'
     )
 
