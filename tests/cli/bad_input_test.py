@@ -106,8 +106,8 @@ METHODS = [
   ('--methods=fed_avg:client_learning_rate=nan', '--client_learning_rate must be a finite'),
   ('--methods=fed_avg:output_dir=x', "a setting of a run under fed_avg, found 'output_dir'"),
   ('--methods=fed_avg:lbgm_threshold=0.1', 'lbgm_threshold has no effect with fed_avg'),
-  ('--seeds=', '--seeds: expected whole numbers by commas'),
-  ('--seeds=1,-2', '--seeds: expected whole numbers by commas'),
+  ('--seeds=', '--seeds: expected whole numbers separated by commas'),
+  ('--seeds=1,-2', '--seeds: expected whole numbers separated by commas'),
   (f'--seeds={10**12}', 'seed must be at most'),
   ('--seed=3', '--seed has no effect here; use --seeds'),
 ]  # fmt: skip

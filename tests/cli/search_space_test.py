@@ -78,5 +78,5 @@ def test_refuses(text, message):
 
 def test_refuses_a_flag_that_is_given_too():
   flags.FLAGS['rounds'].present = 1
-  with pytest.raises(binaries.USAGE_ERRORS, match='--rounds is given and searched over'):
+  with pytest.raises(binaries.USAGE_ERRORS, match='--rounds is given and also searched over'):
     search_space.parse('rounds=choice:1|2', 'fed_avg')

@@ -227,12 +227,12 @@ def test_settings_that_do_not_go_with_the_data_are_a_failed_trial(tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    ((), '--search: expected what to search over, found nothing'),
-    ((SEARCH, '--prune'), 'Optuna prunes studies of one objective only.*--objectives=accuracy'),
+    ((), '--search: expected the flags to search over, found none'),
+    ((SEARCH, '--prune'), 'Optuna can prune only with one objective.*--objectives=accuracy'),
     ((SEARCH, '--seed=3'), '--seed has no effect here; use --seeds'),
     ((SEARCH, '--seeds=1,1'), 'expected different seeds'),
     ((SEARCH, '--lbgm_threshold=0.5'), '--lbgm_threshold has no effect with fed_avg'),
-    ((SEARCH, '--client_epochs=1'), '--client_epochs is given and searched over'),
+    ((SEARCH, '--client_epochs=1'), '--client_epochs is given and also searched over'),
     ((SEARCH, '--server_momentum=1'), 'server_momentum must be below 1'),
     ((SEARCH, '--fedpara_gamma=0.3'), '--fedpara_gamma has no effect with'),
   ],

@@ -104,7 +104,7 @@ def test_a_run_without_patience_left_is_complete(impatient, capsys):
   best = accuracies.idxmax()
   assert record['best_round'] == best + 1 == len(accuracies) - 2
   assert train(impatient.folder, patience=2).record == record
-  assert 'is complete' in capsys.readouterr().out
+  assert 'is finished' in capsys.readouterr().out
 
 
 def test_the_best_model_is_kept(impatient):

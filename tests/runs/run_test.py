@@ -116,7 +116,7 @@ def test_a_folder_of_a_run_is_read_back(lbgm):
 
 
 def test_a_folder_of_no_run(tmp_path):
-  with pytest.raises(FileNotFoundError, match='Expected the folder of a run'):
+  with pytest.raises(FileNotFoundError, match='Expected a run folder'):
     runs.Run(tmp_path)
 
 

@@ -252,7 +252,7 @@ def test_another_run_is_refused_and_named(start):
   with pytest.raises(manifest.MismatchError) as refused:
     start(flags=given).restore()
   assert (
-    'contains another run: --lbgm_threshold is 0.2 there and absent here, --new is absent there and '
+    'another run: --lbgm_threshold is 0.2 there and absent here, --new is absent there and '
     'None here, --seed is 1 there and 2 here.'
   ) in str(refused.value)
   run = start(flags=FLAGS | dict(rounds=99, data_dir='x'))
