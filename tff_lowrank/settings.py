@@ -1,10 +1,10 @@
-"""Settings as data: fields of frozen dataclasses that say what they mean and what they may be.
+"""Settings as fields of frozen dataclasses, with a description and limits of their values.
 
   @dataclasses.dataclass(frozen=True)
   class LbgmSettings(settings.Settings):
     lbgm_threshold: float = settings.field(0.2, 'Largest error.', at_least=0, at_most=1)
 
-Command-line flags, help, records of runs and tables are made from such fields.
+Command-line flags, help texts, records of runs and tables are generated from such fields.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _LARGEST = 2**31 - 1
 
 
 class SettingError(ValueError):
-  """What was asked for cannot be: a setting has no possible value, or some do not go together."""
+  """The value of a setting is invalid, or settings contradict each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Setting:
   """One setting of a `Settings` class.
 
   kind: `bool`, `int`, `float` or `str`.
-  about: what it means, for people.
-  is_optional: whether None is a value of it.
+  about: a description, for `--help`.
+  is_optional: whether None is allowed.
   at_least, above, at_most, below: bounds of a number.
-  choices: what a text may be; empty if that is checked elsewhere.
-  is_path: whether a text names a file or folder.
-  by_client: whether it may be, in place of one value for all clients, a function from a client's id
-    to its own, or the `package.module:NAME` of one; whoever calls it has its values `checked`.
-  group: names what belongs together in `--help`.
+  choices: the allowed texts; empty if they are checked elsewhere.
+  is_path: whether a text is the path of a file or folder.
+  by_client: whether a function from a client's id to its value, or its `package.module:NAME`, is
+    allowed in place of one value for all clients; the caller must pass its values to `checked`.
+  group: the group in `--help`.
   """
 
   name: str
@@ -54,7 +54,7 @@ class Setting:
   group: str = ''
 
   def checked(self, value: Any) -> Any:
-    """`value`, as float for a float; raises SettingError unless the setting can have it."""
+    """`value`, converted to float for a float setting; raises SettingError if it is invalid."""
     if (value is None and self.is_optional) or (self.by_client and is_function(value)):
       return value
     kinds = (int, float) if self.kind is float else self.kind
@@ -87,7 +87,7 @@ _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 
 
 
 def is_function(value: Any) -> bool:
-  """Whether a value of a setting is a function, or the `package.module:NAME` of one."""
+  """Whether the value of a setting is a function, or the `package.module:NAME` of one."""
   return callable(value) or (isinstance(value, str) and objects.is_name(value))
 
 
@@ -98,7 +98,7 @@ def field(default: Any, about: str, **limits: Any) -> Any:
 
 @functools.cache
 def of(cls: type['Settings']) -> Mapping[str, Setting]:
-  """The settings of a class by name, in its order."""
+  """The settings of a class by name, in the order of its fields."""
   hints, found = typing.get_type_hints(cls), {}
   for entry in dataclasses.fields(cls):
     if 'about' not in entry.metadata:
@@ -114,7 +114,7 @@ def of(cls: type['Settings']) -> Mapping[str, Setting]:
 
 
 class Settings:
-  """Base of frozen dataclasses of settings, whose values are checked where one is made."""
+  """Base class of frozen dataclasses of settings; checks the values when an object is created."""
 
   def __post_init__(self):
     for name, setting in of(type(self)).items():
@@ -123,4 +123,4 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class NoSettings(Settings):
-  """Of what has none."""
+  """For methods without own settings."""

@@ -186,7 +186,7 @@ CIFAR = [
   (BINARY.test_file, bytes(3072), f'{BINARY.test_file}: expected whole records of 3073 bytes'),
   (BINARY.test_file, b'\x0b' + bytes(3072), 'expected labels 0 to 9, found 11'),
   (BINARY.test_file, b'', 'expected whole records'),
-  (BINARY.archive, gzip.compress(b'x' * 600), f'{BINARY.archive}: expected a whole tar archive'),
+  (BINARY.archive, gzip.compress(b'x' * 600), f'{BINARY.archive}: expected a complete tar archive'),
 ]
 
 

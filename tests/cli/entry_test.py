@@ -144,7 +144,7 @@ def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path, capsys, make, na
   assert binaries.status('train', *arguments) == entry.USAGE
   said = capsys.readouterr().err.splitlines()
   assert said[0].startswith(
-    f'{tmp_path / name}: expected a file of flags, one a line, in UTF-8, found {found}'
+    f'{tmp_path / name}: expected a file with one flag per line, in UTF-8, found {found}'
   )
   assert said[1:] == ['Pass --help for all flags.']
 

@@ -95,7 +95,7 @@ def test_damaged_files_are_refused(folder, damage, message):
 
 def test_damaged_archive_is_refused(tmp_path):
   (tmp_path / BINARY.archive).write_bytes(b'no archive')
-  with pytest.raises(ValueError, match='expected a whole tar archive'):
+  with pytest.raises(ValueError, match='expected a complete tar archive'):
     cifar.load_arrays(str(tmp_path))
 
 

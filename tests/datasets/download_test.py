@@ -175,7 +175,7 @@ def test_refuses_to_write_elsewhere(tmp_path, member):
 def test_damaged_archives_are_refused(tmp_path):
   path = tmp_path / 'x.tar.bz2'
   path.write_bytes(archive(('words', b'a' * 100_000))[:-20])
-  with pytest.raises(ValueError, match='expected a whole tar archive'):
+  with pytest.raises(ValueError, match='expected a complete tar archive'):
     download.extract(path, tmp_path, 1 << 20)
 
 

@@ -80,7 +80,7 @@ def test_refuses_what_is_no_method(name, message):
 def test_a_file_must_be_called_as_its_method(tmp_path, monkeypatch):
   (tmp_path / 'quarter.py').write_text(textwrap.dedent(RECORD.format(name='half')))
   monkeypatch.setattr(methods, '__path__', [str(tmp_path)])
-  with pytest.raises(ValueError, match="The file of method 'half' must have the same name: quarter"):
+  with pytest.raises(ValueError, match="method 'half' must have the same name, found quarter"):
     registry.found()
 
 

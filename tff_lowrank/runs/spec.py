@@ -174,7 +174,7 @@ class RunSpec(settings.Settings):
   )
   fedpara_tanh: bool = _model(
     False,
-    'Apply tanh to both factors of the kernels of --model_family=fedpara, as in the paper.',
+    'With --model_family=fedpara, apply tanh to both matrices of a kernel, as in the paper.',
   )
   fedpara_head_rank: int | None = _model(
     None,
