@@ -73,7 +73,7 @@ def test_nvidia_smi_that_does_not_know_compute_capabilities():
 @pytest.mark.parametrize(
   ['capability', 'level', 'advice'],
   [
-    ('3.7', findings.PROBLEM, 'no code'),
+    ('3.7', findings.PROBLEM, 'does not support it'),
     ('5.2', findings.OK, ''),
     ('8.9', findings.OK, ''),
     ('12.0', findings.WARNING, 'export_programs'),

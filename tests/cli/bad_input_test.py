@@ -27,7 +27,7 @@ def check(capsys, binary, arguments, message):
   assert message in said and 'Traceback' not in said
   sentence, hint = said.strip().rsplit('\n', 1)
   assert hint in ('Pass --debug for the traceback.', 'Pass --help for all flags.')
-  warned = [line for line in sentence.splitlines() if 'trying the one before' in line]
+  warned = [line for line in sentence.splitlines() if 'trying the previous one' in line]
   assert len(sentence.splitlines()) == 1 + len(warned)
   with pytest.raises(Exception) as raised:
     binaries.status(binary, '--debug', *arguments)
@@ -269,7 +269,7 @@ RUN_FOLDERS = [
   (lambda folder: None, ['--rounds=2'], 'has 3 rounds already, more than --rounds=2'),
   (damage_checkpoints, ['--rounds=4'], 'state.safetensors is damaged: 0 bytes instead of'),
   (other_version, ['--rounds=4'], 'expected checkpoints of version'),
-  (edit_metrics, ['--rounds=4'], 'metrics.csv does not begin with what was written'),
+  (edit_metrics, ['--rounds=4'], 'metrics.csv does not start with the content that was'),
   (other_memory, ['--rounds=4'], 'client_memory: expected client memory of'),
   (no_memory, ['--rounds=4'], 'client_memory: expected client memory of round 3, found rounds []'),
   (

@@ -183,7 +183,9 @@ def test_edited_metrics_are_not_appended_to(tmp_path):
   train(tmp_path, '--rounds=2', *LBGM)
   path = tmp_path / 'metrics.csv'
   path.write_text(path.read_text().replace('1,', '7,', 1))
-  with pytest.raises(manifest.DamagedError, match='metrics.csv does not begin with what was'):
+  with pytest.raises(
+    manifest.DamagedError, match='metrics.csv does not start with the content that was'
+  ):
     train(tmp_path, '--rounds=3', *LBGM)
 
 

@@ -161,7 +161,9 @@ def test_a_trial_whose_files_were_damaged_is_not_settled(tmp_path, monkeypatch):
     path = tmp_path / 'parts' / 'trial-0000' / name / 'metrics.csv'
     content = path.read_bytes()
     path.write_bytes(content.replace(b'1', b'2'))
-    with pytest.raises(manifest.DamagedError, match='does not begin with what was written'):
+    with pytest.raises(
+      manifest.DamagedError, match='does not start with the content that was written'
+    ):
       tune(tmp_path / 'parts', *arguments)
     path.write_bytes(content)
   pd.testing.assert_frame_equal(tune(tmp_path / 'parts', *arguments), whole)

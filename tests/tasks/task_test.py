@@ -83,5 +83,5 @@ def test_what_ends_in_a_softmax_is_refused_where_the_loss_takes_logits():
 
 def test_client_data_of_another_class_is_refused():
   train = tff.simulation.datasets.TestClientData({'a': dict(x=[1.0], y=[1])})
-  with pytest.raises(TypeError, match='tasks.from_client_data makes .*, found TestClientData'):
+  with pytest.raises(TypeError, match='tasks.from_client_data converts .*, found TestClientData'):
     dataclasses.replace(build(), train=train)
