@@ -270,16 +270,16 @@ RUN_FOLDERS = [
   (damage_checkpoints, ['--rounds=4'], 'state.safetensors is damaged: 0 bytes instead of'),
   (other_version, ['--rounds=4'], 'expected checkpoints of version'),
   (edit_metrics, ['--rounds=4'], 'metrics.csv does not start with the content that was'),
-  (other_memory, ['--rounds=4'], 'client_memory: expected client memory of'),
-  (no_memory, ['--rounds=4'], 'client_memory: expected client memory of round 3, found rounds []'),
+  (other_memory, ['--rounds=4'], 'client_memory: expected client state of'),
+  (no_memory, ['--rounds=4'], 'client_memory: expected client state of round 3, found rounds []'),
   (
     damage_memory,
     ['--rounds=4'],
-    'data.mdb: expected whole client memory, found page 0 is damaged',
+    'data.mdb: expected undamaged client state, found page 0 is damaged',
   ),
-  (memory_of_another_run, ['--rounds=4'], 'expected the client memory of this run, found that of'),
-  (no_checkpoints, ['--rounds=4'], 'holds metrics.csv and no checkpoint to go on from'),
-  (no_record_and_no_checkpoints, [], 'holds metrics.csv and no checkpoint to go on from'),
+  (memory_of_another_run, ['--rounds=4'], 'expected the client state of this run, found that of'),
+  (no_checkpoints, ['--rounds=4'], 'has metrics.csv but no checkpoint to resume from'),
+  (no_record_and_no_checkpoints, [], 'has metrics.csv but no checkpoint to resume from'),
 ]
 
 

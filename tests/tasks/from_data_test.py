@@ -275,7 +275,7 @@ X, Y = examples(6)
   'given, message',
   [
     (dict(train={'a': (X, Y - 1)}), "client 'a': labels: expected integers from 0 .* found -1"),
-    (dict(test=(X, Y / 2)), r"must have the same type, found x .* y \['int32'\] and x .* y \['float32'\]"),
+    (dict(test=(X, Y / 2)), r"the same type, found x .* y \['int32'\] and x .* y \['float32'\]"),
     (dict(train={'a': (X, Y / 2)}, test=(X, Y / 2)), 'found float32; .* objectives.REGRESSION'),
     (dict(train={'a': (X, Y.astype(str))}), "found text such as b'0'; make them classes with"),
     (dict(train={'a': (X, Y[:-1])}), r'shape \[6, 4\] and labels of shape \[5\]'),
@@ -289,7 +289,7 @@ X, Y = examples(6)
     (dict(train={'a': (X, Y + 1)}), 'but labels up to 3 need a logit for each of 4 classes'),
     (dict(test=(X, Y + 1)), 'but labels up to 3 need a logit'),
     (dict(test=(X[:, None], Y)), r"must have the same type, found x \['float32', 4\], y .* 1, 4\]"),
-    (dict(test=tf.data.Dataset.from_tensor_slices((X, Y)).batch(3)), 'must have the same type, found'),
+    (dict(test=tf.data.Dataset.from_tensor_slices((X, Y)).batch(3)), 'have the same type, found'),
     (dict(train=frame(of_arrays())), "needs `client_column` and `label_column`, found None"),
     (dict(train=changed(), **FRAME | dict(label_column='y')), "data frame has no column 'y'; its"),
     (dict(train=changed(a='tall'), **FRAME), "'a' must be of numbers, found object; leave it out"),
