@@ -59,7 +59,7 @@ FLAGS = [
   ('--clients_per_round=101', 'clients_per_round must be at most num_clients=100, found 101'),
   ('--num_clients=1438', '`num_clients` must be at most the number of examples, 1437, found 1438'),
   ('--partition=shards:0', 'partition: A partition must be'),
-  ('--partition=shards:1 --num_clients=9 --clients_per_round=1', 'cannot hold 10 classes'),
+  ('--partition=shards:1 --num_clients=9 --clients_per_round=1', 'cannot have all 10 classes'),
   ('--partition=dirichlet:1e-300', 'partition: A partition must be'),
   ('--data_dir=x', 'data_dir has no effect with task=digits'),
   ('--uplink=zip', "uplink: In the codec 'zip': expected one of identity"),
@@ -157,9 +157,9 @@ def write_mnist(folder):
 IMAGES, LABELS = mnist.FILES[:2]
 MNIST = [
   (IMAGES, lambda data: None, f'lacks {IMAGES}'),
-  (IMAGES, lambda data: data[:-9], f'{IMAGES}: expected a whole gzip file'),
-  (IMAGES, lambda data: data[:12] + b'\xff' * 9 + data[21:], f'{IMAGES}: expected a whole gzip'),
-  (IMAGES, lambda data: b'<html>', f'{IMAGES}: expected a whole gzip file'),
+  (IMAGES, lambda data: data[:-9], f'{IMAGES}: expected a complete gzip file'),
+  (IMAGES, lambda data: data[:12] + b'\xff' * 9 + data[21:], f'{IMAGES}: expected a complete gzip'),
+  (IMAGES, lambda data: b'<html>', f'{IMAGES}: expected a complete gzip file'),
   (IMAGES, lambda data: gzip.compress(idx(np.zeros(3), 9)), 'expected an idx file of unsigned'),
   (IMAGES, lambda data: gzip.compress(idx(np.zeros((12, 28, 28)))[:-1]), 'expected 9408 elements'),
   (IMAGES, lambda data: gzip.compress(idx(np.zeros((12, 27, 28)))), 'found [12, 27, 28] and [12]'),

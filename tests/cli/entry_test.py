@@ -114,7 +114,7 @@ def test_a_truncated_data_file_ends_with_2_and_no_traceback(tmp_path):
   path.write_bytes(path.read_bytes()[:-9])
   done = run('--task=mnist', f'--data_dir={tmp_path}', f'--output_dir={tmp_path / "run"}')
   assert done.returncode == 2
-  assert f'{path}: expected a whole gzip file' in done.stderr
+  assert f'{path}: expected a complete gzip file' in done.stderr
   assert 'Traceback' not in done.stderr
 
 

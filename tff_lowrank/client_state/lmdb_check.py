@@ -271,7 +271,7 @@ def contents(descriptor: int) -> dict[str, Any]:
   if about is None:
     return dict(about=None, damage={})
   expected = {VERSION.pack(v) + key for key, seen in versions.items() for v, _ in seen}
-  _check(index.keys() == expected, 'the index does not work with the records')
+  _check(index.keys() == expected, 'the index does not match the records')
   last = -1 if about['round'] is None else about['round']
   _check_superseded(superseded, versions, last)
   rounds = about['kept'] | ({} if last < 0 else {str(last): about})
