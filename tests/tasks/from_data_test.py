@@ -262,7 +262,7 @@ def test_regression_and_several_labels():
   many = {'a': (x, np.arange(90).reshape(30, 3) % 2)}
   task = tasks.from_client_data(many, many, network, objective=objectives.MULTI_LABEL)
   assert task.test.y.dtype == np.float32
-  with pytest.raises(ValueError, match=r'output of shape \(None, 2\), but the labels are of shape'):
+  with pytest.raises(ValueError, match=r'output of shape \(None, 2\), but the labels have shape'):
     tasks.from_client_data(many, many, lambda: network(2), objective=objectives.MULTI_LABEL)
 
 
@@ -279,7 +279,7 @@ X, Y = examples(6)
     (dict(train={'a': (X, Y - 1)}), "client 'a': labels: expected integers from 0 .* found -1"),
     (dict(test=(X, Y / 2)), r"the same type, found x .* y \['int32'\] and x .* y \['float32'\]"),
     (dict(train={'a': (X, Y / 2)}, test=(X, Y / 2)), 'found float32; .* objectives.REGRESSION'),
-    (dict(train={'a': (X, Y.astype(str))}), "found text such as b'0'; convert them to classes with"),
+    (dict(train={'a': (X, Y.astype(str))}), "such as b'0'; convert them to classes with"),
     (dict(train={'a': (X, Y[:-1])}), r'shape \[6, 4\] and labels of shape \[5\]'),
     (dict(train={'a': ([[1], [1, 2]], [0, 1])}), "client 'a': examples must be one array"),
     (dict(train={'a': (X, Y), 'b': (X[:, :3], Y)}), "of client 'a' and .* of client 'b'"),

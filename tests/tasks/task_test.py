@@ -44,9 +44,7 @@ def test_odd_models_are_refused_before_anything_is_trained(make_layers, message)
 
 def test_a_model_of_another_input_is_refused():
   other = dataclasses.replace(build(), keras_model_fn=lambda: models.build_mlp((28, 28, 1)))
-  with pytest.raises(
-    ValueError, match=r'\(None, 28, 28, 1\), but the examples are of shape \(None,'
-  ):
+  with pytest.raises(ValueError, match=r'\(None, 28, 28, 1\), but the examples have shape \(None,'):
     other.build_model(1)
 
 
