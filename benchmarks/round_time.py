@@ -1,18 +1,18 @@
-"""Seconds per round of federated averaging: TFF's stock context, the local one, and the floor.
+"""Measures seconds per round of federated averaging: TFF's stock context, the local one, a floor.
 
   python -m benchmarks.round_time --workloads=A,B,C,D --rounds=10 --json=DIR/times.jsonl
 
-Each context runs in a process of its own, and the processes take turns, a round each, so that
-all meet the same machine. The floor is the same training as one hand-written program without
-TFF: the fastest of TensorFlow, TensorFlow's XLA and jax. Workloads:
+Each context has its own process, and they take turns, one round each, so that all run under the
+same load. The floor is the same training as one hand-written program without TFF: the fastest of
+TensorFlow, TensorFlow's XLA and jax. Workloads:
 
   A  the EMNIST CNN: 5x5 convolutions of 32 and 64 channels with pooling, dense 512 and 62;
-     10 clients of 100 examples in batches of 20
-  B  an MLP 784-200-10; 50 clients of 60 examples in batches of 10
+     10 clients with 100 examples each, in batches of 20
+  B  an MLP 784-200-10; 50 clients with 60 examples each, in batches of 10
   C  as B with 500 clients
   D  next-word prediction with TFF's own recurrent model (masked LSTM of 64 units, embedding of
-     32, 504 words, a `tff.learning.models.from_keras_model`); 10 clients of 100 sentences of
-     20 words in batches of 10
+     32, 504 words, a `tff.learning.models.from_keras_model`); 10 clients with 100 sentences of
+     20 words each, in batches of 10
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ import psutil
 
 from benchmarks import workloads
 
-_WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C,D', 'Which to run.')
-_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed rounds of each context.', lower_bound=1)
-_JSON = flags.DEFINE_string('json', None, 'Where to append a line per workload and context.')
+_WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C,D', 'Workloads to run.')
+_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed rounds per context.', lower_bound=1)
+_JSON = flags.DEFINE_string('json', None, 'File to append one line per workload and context to.')
 _COMPILE = flags.DEFINE_string('compile', 'auto', 'The local context: auto, tensorflow or xla.')
 
 
@@ -137,7 +137,7 @@ def _build(context: str, workload: str, compile_mode: str) -> Callable[[], None]
 
 
 def _serve(context: str, workload: str, compile_mode: str, pipe: Any) -> None:
-  """Runs a round whenever asked, and answers with its seconds; -1 if it cannot be built."""
+  """Runs a round for each request, and sends its seconds; -1 if it cannot be built."""
   try:
     run_round = _build(context, workload, compile_mode)
     for _ in range(workloads.WARM_UP):
@@ -153,7 +153,7 @@ def _serve(context: str, workload: str, compile_mode: str, pipe: Any) -> None:
 
 
 class _Contender:
-  """A context in a process of its own."""
+  """A context in its own process."""
 
   def __init__(self, context: str, workload: str, compile_mode: str):
     self.context = context
@@ -175,7 +175,7 @@ class _Contender:
     self.seconds.append(self._pipe.recv()[0])
 
   def peak_mb(self) -> float:
-    """The highest resident memory so far, of the process and those it started, in 10^6 bytes."""
+    """The peak resident memory of the process and its child processes, in 10^6 bytes."""
     kilobytes = 0
     family = psutil.Process(self._process.pid)
     for process in [family, *family.children(recursive=True)]:
@@ -184,7 +184,7 @@ class _Contender:
     return kilobytes * 1024 / 1e6
 
   def close(self) -> None:
-    """Ends the process and those it started, by their ids."""
+    """Ends the process and its child processes."""
     if self._process.is_alive():
       for process in psutil.Process(self._process.pid).children(recursive=True):
         process.kill()
