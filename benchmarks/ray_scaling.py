@@ -48,7 +48,9 @@ _CLIENT_SECONDS = flags.DEFINE_float(
 )
 _MERGE_BYTES = flags.DEFINE_float('merge_bytes', 2e9, 'Bytes per second that a worker merges.')
 _WINDOW_BYTES = flags.DEFINE_float(
-  'window_bytes', 0.3 * 64e9, 'Partial aggregates that may wait, by node, as the context has it.'
+  'window_bytes',
+  0.3 * 64e9,
+  'Partial aggregates that may wait per node, in bytes, as in the context.',
 )
 
 

@@ -75,9 +75,9 @@ def create_partial_mean(
   def send(partial, weight):
     accepted = client_stateful.is_accepted(partial.update, weight)
     zeros = tf.nest.map_structure(tf.zeros_like, partial.update)
-    left_out = [mask | ~accepted for mask in partial.mask.frozen]
+    excluded = [mask | ~accepted for mask in partial.mask.frozen]
     return (
-      freezing.hold(left_out, zeros, partial.update),
+      freezing.hold(excluded, zeros, partial.update),
       tf.where(accepted, weight, tf.zeros_like(weight)),
       client_stateful.report(
         accepted,

@@ -175,7 +175,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
+  """Runs the command with the command-line arguments."""
   # All commands have this flag; here it is optional.
   flags.FLAGS.set_default('output_dir', 'runs/datasets')
   entry.run(main)

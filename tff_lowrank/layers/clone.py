@@ -148,7 +148,7 @@ def clone(
     inside = list(leaves(layer, path))
     if inside and enough(is_exchanged(*leaf) for leaf in inside):
       twins = [build(inner, (*path, inner.name)) for inner in inner_layers(layer)]
-      return _wrapped_anew(layer, twins, wrapper_options or {})
+      return _rewrapped(layer, twins, wrapper_options or {})
     met.update(id(leaf) for leaf, _ in inside)
     return make(layer, path)
 
@@ -163,7 +163,7 @@ def clone(
   return twin
 
 
-def _wrapped_anew(wrapper: Layer, twins: list[Layer], options: Mapping[str, Any]) -> Layer:
+def _rewrapped(wrapper: Layer, twins: list[Layer], options: Mapping[str, Any]) -> Layer:
   config = wrapper.get_config() | options
   # A Bidirectional without a separate backward layer has one configuration for both directions.
   for key, twin in zip(('layer', 'backward_layer'), twins, strict=False):

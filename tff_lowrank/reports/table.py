@@ -174,7 +174,7 @@ def shown(
   Empty columns are not shown, nor dropped clients if there are none. Accuracies at `budget` are
   shown only if it is given and they differ from the final ones.
   """
-  is_left_out = dict(
+  is_hidden = dict(
     compared_accuracy=budget is None or table['compared_accuracy'].equals(table[judged_by(table)]),
     dropped_clients=not table['dropped_clients'].any(),
     wall_seconds='seeds' in table,  # Depends on the machine, not only on the method.
@@ -182,7 +182,7 @@ def shown(
   columns = {name: table[name].astype(str) for name in ('method', 'seed', 'seeds', 'rounds')
              if name in table}  # fmt: skip
   for name, (heading, form, size) in _SHOWN.items():
-    if is_left_out.get(name) or table[name].isna().all():
+    if is_hidden.get(name) or table[name].isna().all():
       continue
     widths = table.get(f'{name}_ci95', pd.Series(float('nan'), table.index))
     columns[heading.format(budget=budget, metric=metric.name)] = [

@@ -166,7 +166,7 @@ class Recorder:
     measured = _measured(done, evaluated, self._weight_names)
     spent = self._enter_messages(done)
     row = collections.OrderedDict.fromkeys(self._columns)
-    left_out = sum(not bool(report['accepted']) for report in done.reports)
+    excluded = sum(not bool(report['accepted']) for report in done.reports)
     row.update(
       round=done.number,
       **measured,
@@ -176,7 +176,7 @@ class Recorder:
       cumulative_downlink_bytes=self._ledger.total_bytes(ledger_lib.DOWNLINK),
       round_seconds=round(done.seconds, 4),
       participants=len(done.client_ids) + len(done.absent),
-      dropped_clients=left_out + len(done.absent),
+      dropped_clients=excluded + len(done.absent),
     )
     self._write(row)
     return row

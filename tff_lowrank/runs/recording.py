@@ -42,7 +42,7 @@ def _arrays(tensors: Iterable[Any]) -> list[np.ndarray]:
   return [np.asarray(x) for x in tensors]
 
 
-def _build_remembering(parts: methods.Parts) -> learning.ClientStatefulLearningProcess:
+def _build_with_last_updates(parts: methods.Parts) -> learning.ClientStatefulLearningProcess:
   """FedAvg whose client state is the last update: LBGM with threshold 0."""
   arguments = parts.both_ways
   return learning.build_lbgm_fed_avg(inner=arguments.pop('codec'), threshold=0.0, **arguments)
@@ -75,7 +75,7 @@ def record(
     with errors.as_setting_errors():
       model = task.build_model(spec.seed)
       parts = processes.build_parts(spec, model, task.keras_model_fn, len(clients))
-      process = _build_remembering(parts) if keeps_updates else spec.record.build(parts)
+      process = _build_with_last_updates(parts) if keeps_updates else spec.record.build(parts)
       sample = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
     evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
     state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())

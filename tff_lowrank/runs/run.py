@@ -79,9 +79,9 @@ def train(
   saving: saving_lib.Saving | None = None,
   **given: Any,
 ) -> Run:
-  """Trains into `folder`, or resumes the run in it, as the binary `train` does.
+  """Trains into `folder`, or resumes the run in it, as `tff-lowrank train` does.
 
-  The numbers equal the binary's to the last digit if TF_NUM_INTRAOP_THREADS=1 is in the
+  The numbers equal those of the command to the last digit if TF_NUM_INTRAOP_THREADS=1 is in the
   environment before TensorFlow starts. TFF's installed context is not changed; Python's, NumPy's
   and TensorFlow's global random seeds are set.
 

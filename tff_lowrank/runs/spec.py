@@ -185,7 +185,7 @@ class RunSpec(settings.Settings):
 
   def as_dict(self) -> dict[str, Any]:
     """The settings that have an effect with the method, for the record of a run."""
-    left_out = dict(
+    excluded = dict(
       fedpara_gamma=self.gamma is None,
       fedpara_head_rank=self.gamma is None or self.fedpara_head_rank is None,
       fedpara_tanh=not self.tanh,
@@ -198,7 +198,7 @@ class RunSpec(settings.Settings):
       ray_address=self.ray_address is None,
       ray_workers=self.ray_workers is None,
     )
-    kept = {name: getattr(self, name) for name in settings.of(RunSpec) if not left_out.get(name)}
+    kept = {name: getattr(self, name) for name in settings.of(RunSpec) if not excluded.get(name)}
     if callable(self.client_learning_rate):
       kept['client_learning_rate'] = 'by client'  # The record has its values: see `client_rates`.
     return dict(kept, method=self.method, **dataclasses.asdict(self.own))

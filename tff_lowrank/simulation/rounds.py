@@ -72,7 +72,7 @@ class _Cohort:
     self.datasets: dict[str, tf.data.Dataset | execution.ClientDataset] = {}
     self.absent: list[tuple[str, str]] = []
 
-  def leave_out(self, client_id: str, reason: str) -> None:
+  def exclude(self, client_id: str, reason: str) -> None:
     self.datasets.pop(client_id, None)
     self.absent.append((client_id, reason))
     logging.info('Round %d: client %r is excluded: %s.', self._number, client_id, reason)
@@ -90,7 +90,7 @@ class _Cohort:
     except files.FileError:
       raise  # Not the client failed, but the user's data set.
     except Exception as e:
-      self.leave_out(client_id, f'its data failed: {type(e).__name__}: {e}')
+      self.exclude(client_id, f'its data failed: {type(e).__name__}: {e}')
       return
     if cardinality == tf.data.INFINITE_CARDINALITY:
       raise ValueError(
@@ -98,16 +98,16 @@ class _Cohort:
         'is infinite. Use `take(number_of_batches)`, or `repeat(number)` with a number.'
       )
     if cardinality == 0:
-      self.leave_out(client_id, NO_EXAMPLES)
+      self.exclude(client_id, NO_EXAMPLES)
     else:
       self.datasets[client_id] = dataset
 
-  def leave_out_damaged(self) -> bool:
+  def exclude_damaged(self) -> bool:
     """Excludes clients whose data cannot be read to the end; returns whether there were any."""
     damages = [(client_id, _damage(dataset)) for client_id, dataset in self.datasets.items()]
     damages = [(client_id, damage) for client_id, damage in damages if damage is not None]
     for client_id, damage in damages:
-      self.leave_out(client_id, damage)
+      self.exclude(client_id, damage)
     return bool(damages)
 
 
@@ -127,7 +127,7 @@ def _run_cohort(
       raise  # Data that made workers fail are not opened in this process.
     except Exception:
       # A data set may fail only when it is read. Any other error is not a client's fault.
-      if not cohort.leave_out_damaged():
+      if not cohort.exclude_damaged():
         raise
   return None
 
@@ -176,7 +176,7 @@ def run_rounds(
       if reason is None:
         cohort.add(client_id, client_dataset)
       else:
-        cohort.leave_out(client_id, reason)
+        cohort.exclude(client_id, reason)
     output = _run_cohort(process, state, store, cohort)
     seconds = time.monotonic() - start
     client_ids = list(cohort.datasets)
