@@ -25,9 +25,9 @@ def advice(measured=()):
 def test_what_was_not_measured_is_said():
   text = advice_table.to_markdown(advice(), LAYERS, 0.02)
   assert (
-    '| m | `a=1` | 50.0 % | 25.0 % | 20.0 % | 0.000 |  | suggested; its accuracy was not' in text
+    '| m | `a=1` | 50.0 % | 25.0 % | 20.0 % | 0.000 |  | suggested; accuracy not measured' in text
   )
-  assert 'The loss of accuracy is not predicted. It was not measured' in text
+  assert 'The loss of accuracy is not predicted. It was not measured either' in text
   assert '| 0 | 2x2 | 1 | 2 |  | 0.500 | 1.5 |' in text
 
 
