@@ -1,12 +1,12 @@
-"""Peak memory of training with client memory, where there are as many clients as EMNIST's writers.
+"""Measures the peak RAM of training with client state, with as many clients as EMNIST's writers.
 
   python -m benchmarks.client_memory [--rounds=10] [--kinds=auto,ram]
 
-Federated EMNIST's 3,400 writers, made up: random images, 20 a writer, and the CNN of EMNIST's
-task. Ten rounds of 50 clients with a checkpoint every two, each in a process of its own: FedAvg,
-whose clients remember nothing, and LBGM, with client memory where --client_memory has it. What is
-printed is the largest resident memory of each process (`ru_maxrss`), its ratio to FedAvg's, the
-seconds of a round, and what the run folder takes.
+Synthetic data for federated EMNIST's 3,400 writers: 20 random images per writer, and the CNN of
+EMNIST's task. Ten rounds of 50 clients with a checkpoint every two rounds, each run in its own
+process: FedAvg, without client state, and LBGM, with the client state where --client_memory says.
+Prints the peak resident memory of each process (`ru_maxrss`), its ratio to FedAvg's, the seconds
+per round, and the size of the run folder.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 _ROUNDS = flags.DEFINE_integer('rounds', 10, 'Rounds of each run.', lower_bound=1)
-_CLIENTS = flags.DEFINE_integer('clients', 3400, 'Clients there are.', lower_bound=50)
+_CLIENTS = flags.DEFINE_integer('clients', 3400, 'Number of clients.', lower_bound=50)
 _KINDS = flags.DEFINE_list('kinds', ['auto', 'ram'], 'Values of --client_memory for LBGM.')
 
 EXAMPLES = 20
@@ -39,7 +39,7 @@ def _write_examples(path: pathlib.Path, num_clients: int, seed: int) -> None:
 
 
 def _measure(data_dir: pathlib.Path, folder: pathlib.Path, settings: Sequence[str]) -> list[float]:
-  """GB of memory at the peak, seconds of a round, and GB of the folder."""
+  """Peak GB of memory, seconds per round, and GB of the folder."""
   command = [
     sys.executable, '-m', 'experiments.train', '--task=emnist', '--partition=natural',
     f'--data_dir={data_dir}', '--clients_per_round=50', f'--rounds={_ROUNDS.value}',

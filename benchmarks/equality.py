@@ -1,13 +1,13 @@
-"""Compares TFF's algorithms and aggregators on TFF's stock context and on the local one.
+"""Compares TFF's algorithms and aggregators in TFF's stock context and in the local context.
 
   python -m benchmarks.equality --only=fed_avg,aggregators --output=DIR/equality.md
 
 Each case runs two rounds on the same inputs in each context. The table gives the largest
 difference over all numbers returned (states, results and metrics) from the stock context; NaN
 equals NaN, and integers, strings, shapes, types and containers must be the same. The clients of
-the learning algorithms have 7, 4, 10 and 3 examples in batches of 3, and one shuffles. Of a
-random case only shapes and types are compared. Where the stock context raises, as it does for
-secure sums, TFF's own test context takes its place. The exit status is 1 if a case fails.
+the learning algorithms have 7, 4, 10 and 3 examples in batches of 3, and one shuffles. For random
+cases only shapes and types are compared. If the stock context raises, as it does for secure sums,
+TFF's own test context is used instead. The exit status is 1 if a case fails.
 """
 
 import collections
@@ -27,7 +27,7 @@ import tensorflow_federated as tff
 from tff_lowrank import execution
 
 _ONLY = flags.DEFINE_list('only', [], 'Substrings of the names of the cases to run; all if empty.')
-_OUTPUT = flags.DEFINE_string('output', None, 'Where to write the table.')
+_OUTPUT = flags.DEFINE_string('output', None, 'File to write the table to.')
 
 ROUNDS = 2
 TOLERANCE = 1e-4
@@ -49,7 +49,7 @@ Leaves = list[tuple[str, np.ndarray]]
 
 
 class Case(NamedTuple):
-  """`build` gives the function to run in each context; a random one cannot give equal values."""
+  """`build` returns the function to run in each context; values of random cases may differ."""
 
   build: Callable[[], Run]
   is_random: bool
@@ -74,7 +74,7 @@ def case(name: str, random: bool = False, note: str = '') -> Callable[[Any], Any
 
 
 def _leaves(value: Any, path: str = '') -> Leaves:
-  """All leaves but times, each with its path, in which the containers are named."""
+  """All leaves except times, each with its path, which names the containers."""
   path = f'{path}:{type(value).__name__}'
   if isinstance(value, tff.structure.Struct):
     children = tff.structure.to_elements(value)
@@ -267,7 +267,7 @@ ADAM = optimizers.build_adam(0.01)
 
 
 def _add_learning(name: str, make: Callable[..., Any], models_: Any = MODELS, **kwargs) -> None:
-  """Adds a case for each kind of model; `make` gets the model and gives the process."""
+  """Adds a case for each kind of model; `make` returns the process for a model."""
   for kind in models_:
     process = functools.partial(lambda kind: make(MODELS[kind]()), kind)
     add(f'{name}, {kind} model', functools.partial(_process, process, _classification), **kwargs)
@@ -278,7 +278,7 @@ def _text_of(settings: Mapping[str, Any]) -> str:
 
 
 def _add_fed_avg(name: str, make: Callable[[], Any], model: str = 'variable', **kwargs) -> None:
-  """Adds a case of federated averaging; `make` gives the settings."""
+  """Adds a case of federated averaging; `make` returns the settings."""
 
   def build(model: Any) -> Any:
     settings = {'client_optimizer_fn': SGDM, **make()}
@@ -486,13 +486,13 @@ _add_aggregator('concat_factory Hadamard', lambda: agg.concat_factory(_hadamard(
 
 
 def _at_clients(type_: Any, function: Callable[[Any], Any]) -> Any:
-  """Maps a TensorFlow function over clients, whose values come back."""
+  """Maps a TensorFlow function over clients, and returns the values."""
   on_client = tff.tensorflow.computation(lambda x: function(x), type_)
   return _at(lambda x: tff.federated_map(on_client, x), type_)
 
 
 def _at(function: Callable[[Any], Any], type_: Any = INTEGER, place: Any = tff.CLIENTS) -> Any:
-  """A federated computation of one argument."""
+  """A federated computation with one argument."""
   return tff.federated_computation(function, tff.FederatedType(type_, place))
 
 
@@ -560,7 +560,7 @@ for _name in ('get_all_elements', 'get_unique_elements', 'get_unique_elements_wi
 
 
 def _select(select: Callable[..., Any]) -> Any:
-  """The rows that clients select, and the sum of all."""
+  """The rows that clients select, and their sum."""
   keys, table = tff.TensorType(np.int32, [2]), tff.TensorType(np.float32, [5, 2])
   row = tff.tensorflow.computation(lambda table, key: tf.gather(table, key), table, np.int32)
 
@@ -687,7 +687,7 @@ _add_computation('lambda without placement', _swap, 3, 'x')
 
 
 def _attempt(run: Run, context: tff.framework.SyncContext) -> Leaves | Exception:
-  """What `run` returns, or the exception it raises."""
+  """The result of `run`, or the exception it raises."""
   try:
     with tff.framework.get_context_stack().install(context):
       return _leaves(run())
@@ -696,7 +696,7 @@ def _attempt(run: Run, context: tff.framework.SyncContext) -> Leaves | Exception
 
 
 def _row(name: str, stock: Sequence[Any], local: Mapping[str, Any]) -> tuple[str, list[str]]:
-  """A row of the table, and what failed in it."""
+  """A row of the table, and its failures."""
   this = CASES[name]
   notes = [this.note] if this.note else []
   try:

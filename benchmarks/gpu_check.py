@@ -2,11 +2,11 @@
 
   python -m benchmarks.gpu_check --workloads=A,B,D --rounds=5
 
-Prints where each round ran, the median seconds, how many times as long the CPU took, and the
-largest difference between the model weights of a device and the CPU's after all rounds. Each
-device has a process of its own, and they take turns. The first CPU named is what the others are
-compared with. The exit status is 1 if something could not be run, or not on the device that it was
-given: a round that ran on the CPU in place of a GPU is an error, and its times are not printed.
+Prints where each round ran, the median seconds, the CPU's time relative to it, and the largest
+difference between the model weights of a device and the CPU's after all rounds. Each device has its
+own process, and they take turns. The others are compared with the first CPU named. The exit status
+is 1 if something could not be run, or did not run on its device: a round that ran on the CPU
+instead of a GPU is an error, and its times are not printed.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -25,13 +25,13 @@ from absl import flags
 from benchmarks import workloads
 
 _NO_GPU = (
-  'There is no GPU that jaxlib can use: with an NVIDIA driver in place, pip install '
-  "'tff-lowrank[gpu]', and see what python -m tff_lowrank.doctor says."
+  'There is no GPU that jaxlib can use. With an NVIDIA driver installed, run pip install '
+  "'tff-lowrank[gpu]', then python -m tff_lowrank.doctor."
 )
 
 
 def _list_devices() -> dict[str, str]:
-  """Name -> what it is, of the devices that a local context can use."""
+  """Name -> kind, of the devices that a local context can use."""
   from tff_lowrank.execution import native
 
   kinds = {'CPU': native.xla_devices('cpu'), 'GPU': native.xla_devices('gpu')}
@@ -54,12 +54,12 @@ def _build(device: str, workload: str, compile_mode: str) -> tuple[Any, Callable
 
 
 def elsewhere(device: str, ran: Sequence[Any], platforms: Collection[str]) -> str:
-  """Why rounds did not run on `device`, such as `'GPU:0'`; empty if they did.
+  """The reason why rounds did not run on `device`, such as `'GPU:0'`; empty if they did.
 
   Args:
-    device: Where they should run.
-    ran: `doctor.Placement`s of the loops of clients.
-    platforms: Of jaxlib's devices on which results of XLA programs lay.
+    device: The device on which they should run.
+    ran: The `doctor.Placement`s of the clients' loops.
+    platforms: The platforms of the devices with results of XLA programs.
   """
   wrong = [str(placement) for placement in ran if placement.device != device]
   if wrong:
@@ -73,7 +73,7 @@ def elsewhere(device: str, ran: Sequence[Any], platforms: Collection[str]) -> st
 
 
 def _watch(platforms: set[str]) -> Callable[..., Any]:
-  """An observer of program calls that notes on what the results lie."""
+  """An observer of program calls that records the platforms of the results."""
 
   def note(results: Sequence[Any]) -> None:
     platforms.update(device.platform for result in results for device in result.devices())
@@ -82,7 +82,7 @@ def _watch(platforms: set[str]) -> Callable[..., Any]:
 
 
 def _serve(device: str, workload: str, compile_mode: str, pipe: Any) -> None:
-  """Runs a round whenever asked, and answers with its seconds; in the end with the weights."""
+  """Runs a round for each request, and sends its seconds; at the end sends the weights."""
   from tff_lowrank import doctor
   from tff_lowrank import nvidia
   from tff_lowrank.execution import native
@@ -115,7 +115,7 @@ def _serve(device: str, workload: str, compile_mode: str, pipe: Any) -> None:
 
 
 class _Contender:
-  """A device in a process of its own; `found` says where rounds run, or why they do not."""
+  """A device in its own process; `found` says where rounds run, or why they do not."""
 
   def __init__(self, device: str, workload: str, compile_mode: str):
     self.device = device
@@ -136,7 +136,7 @@ class _Contender:
     self.seconds.append(self._pipe.recv())
 
   def weights(self) -> list[Any]:
-    """The model's weights after all rounds, of which this is the end."""
+    """Ends the rounds, and returns the model's weights."""
     self._pipe.send(False)
     return self._pipe.recv()
 
@@ -146,7 +146,7 @@ class _Contender:
 
 
 def _difference(some: Sequence[Any], others: Sequence[Any]) -> float:
-  """The largest absolute difference between arrays; NaN if there is one."""
+  """The largest absolute difference between arrays; NaN if any is NaN."""
   import numpy as np
 
   pairs = zip(some, others, strict=True)
@@ -156,7 +156,7 @@ def _difference(some: Sequence[Any], others: Sequence[Any]) -> float:
 def _measure(
   workload: str, devices: Sequence[str], rounds: int, compile_mode: str
 ) -> list[dict[str, Any]]:
-  """A line a device; those that could not be run have no seconds."""
+  """One line per device; those that could not be run have no seconds."""
   contenders = []
   try:
     for device in devices:
@@ -187,13 +187,13 @@ def _cell(line: dict[str, Any], key: str, form: str) -> str:
 
 
 def _define_flags() -> None:
-  """Here, as whoever imports this module may have flags of the same names."""
+  """Not at import, since modules that import this one may have flags with the same names."""
   default = 'all GPUs and CPU:0 if not given'
-  flags.DEFINE_list('devices', None, f'Which to run on; {default}.')
-  flags.DEFINE_list('workloads', ['A', 'B', 'D'], 'Which of `round_time` to run.')
-  flags.DEFINE_integer('rounds', 5, 'Timed rounds of each device.', lower_bound=1)
+  flags.DEFINE_list('devices', None, f'Devices to run on; {default}.')
+  flags.DEFINE_list('workloads', ['A', 'B', 'D'], 'Workloads of `round_time` to run.')
+  flags.DEFINE_integer('rounds', 5, 'Timed rounds per device.', lower_bound=1)
   flags.DEFINE_string('compile', 'auto', 'The local context: auto, tensorflow or xla.')
-  flags.DEFINE_string('json', None, 'Where to append a line a workload and device.')
+  flags.DEFINE_string('json', None, 'File to append one line per workload and device to.')
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,12 +1,13 @@
-"""How far a kernel moves for a step on its factors, against the same step on the kernel itself.
+"""Compares the change of a kernel by a step on its factors with a step on the kernel itself.
 
   python -m benchmarks.layer_rates
 
-A step of gradient descent on the factors, of rate eta and with G the gradient by the kernel, moves
-the kernel by -eta J J^T G to first order, J the Jacobian of the kernel by its factors; one on the
-kernel itself by -eta G. Of J J^T at the initial weights: the largest eigenvalue, by power
-iteration, which bounds the rates at which training is stable, and the mean one, from random
-probes, which says how fast it learns. Both are 1 for a plain kernel.
+Let G be the gradient with respect to the kernel, and J the Jacobian of the kernel with respect to
+its factors. A step of gradient descent on the factors with rate eta changes the kernel by
+-eta J J^T G to first order; a step on the kernel itself by -eta G. Prints two numbers of J J^T at
+the initial weights: the largest eigenvalue, by power iteration, which bounds the stable learning
+rates, and the mean eigenvalue, from random probes, which is the speed of learning. Both are 1 for
+a plain kernel.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ LAYERS = {
   'dense 784 x 256': ('Dense', dict(units=256), (None, 784)),
   'conv 3 x 3 x 64 x 64': ('Conv2D', dict(filters=64, kernel_size=3), (None, 32, 32, 64)),
 }
-# Name -> the layers' prefix, their arguments, which factors move.
+# Name -> the layers' prefix, their arguments, which factors are trained.
 FAMILIES = {
   'low rank': ('LowRank', {}, lambda name: True),
   'fedpara': ('FedPara', {}, lambda name: True),
@@ -37,7 +38,7 @@ FAMILIES = {
 def movement(
   kernel: kernel_lib.FactoredKernel, moves: Callable[[str], bool] = lambda name: True
 ) -> tuple[float, float]:
-  """The largest and the mean eigenvalue of J J^T, of the trained factors that `moves` names."""
+  """The largest and the mean eigenvalue of J J^T, for the trained factors that `moves` names."""
   factors = [v for name, v in kernel.factors.items() if v.trainable and moves(name)]
 
   @tf.function

@@ -1,14 +1,14 @@
-"""Times training steps of factorised layers against their plain twins, and counts their memory.
+"""Measures time and memory of training steps of factorised layers, relative to plain layers.
 
   python -m benchmarks.layer_time --gamma=0.1 --only=dense,conv
 
-Each case is a stack of equal layers. Of a training step (outputs and all gradients): the median
-seconds of the plain stack, and as ratios to it those of FedPara, with the kernels recomputed in
-the backward pass or not, of pFedPara and of the low-rank stack of equal budget. `composed` is the
-forward pass of the stack that `layers.compose` makes of FedPara's, against the plain one's.
-Memory is what XLA allocates for the whole step compiled with it, in MiB: `kept` with all composed
-kernels kept for the backward pass, `recomputed` otherwise. Runs in turns, so that other work on
-the machine slows all alike.
+Each case is a stack of equal layers. For a training step (outputs and all gradients), prints the
+median seconds of the plain stack, and relative to it those of FedPara (with kernels recomputed in
+the backward pass or not), of pFedPara, and of the low-rank stack of equal size. `composed` is the
+forward pass of FedPara's stack after `layers.compose`, relative to the plain one. Memory is what
+XLA allocates for the whole compiled step, in MiB: `kept` with all composed kernels kept for the
+backward pass, `recomputed` otherwise. Stacks take turns, so that other work on the machine slows
+all of them equally.
 """
 
 import functools
@@ -29,7 +29,7 @@ from tff_lowrank import layers
 _GAMMA = flags.DEFINE_float('gamma', 0.1, "FedPara's hyper-parameter.", 0.0, 1.0)
 flags.register_validator('gamma', lambda gamma: 0 <= gamma <= 1, 'must be in [0, 1]')  # Nor `nan`.
 _ONLY = flags.DEFINE_list('only', [], 'Substrings of the names of the cases to run; all if empty.')
-_REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed steps of each stack.', lower_bound=1)
+_REPEATS = flags.DEFINE_integer('repeats', 15, 'Timed steps per stack.', lower_bound=1)
 
 # Name -> the layer, its arguments, the shape of a batch, the number of layers.
 CASES = {
@@ -60,7 +60,7 @@ VARIANTS = {
 
 
 def build(case: str, variant: str) -> tf.keras.Sequential:
-  """The stack of a case in a variant."""
+  """The stack of layers of a case, in a variant."""
   kind, arguments, shape, depth = CASES[case]
   module, prefix, options = VARIANTS[variant]
   if prefix:
@@ -71,7 +71,7 @@ def build(case: str, variant: str) -> tf.keras.Sequential:
 
 
 def train_step(model: tf.keras.Sequential, x: tf.Tensor) -> list[tf.Tensor]:
-  """All gradients of the mean square of the outputs."""
+  """All gradients of the outputs' mean square."""
   with tf.GradientTape() as tape:
     loss = tf.reduce_mean(model(x, training=True) ** 2)
   return [tf.convert_to_tensor(g) for g in tape.gradient(loss, model.trainable_variables)]
@@ -90,7 +90,7 @@ def seconds_in_turns(functions: dict, x: tf.Tensor) -> dict[str, float]:
 
 
 def megabytes(model: tf.keras.Sequential, x: tf.Tensor, dump: pathlib.Path) -> float:
-  """What XLA allocates for one training step, in MiB, from the report that it leaves in `dump`."""
+  """The memory that XLA allocates for one training step, in MiB, from its report in `dump`."""
   before = set(dump.glob('*buffer-assignment.txt'))
   tf.function(functools.partial(train_step, model), jit_compile=True)(x)
   reports = [path.read_text() for path in set(dump.glob('*buffer-assignment.txt')) - before]

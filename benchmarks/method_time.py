@@ -2,9 +2,9 @@
 
   python -m benchmarks.method_time [--methods='look_back; top_k(0.1); apf'] [--rounds=7]
 
-The CNN of LBGM's paper on 10 clients of 600 random images in batches of 20. Rounds of all
-processes alternate; what is printed are medians, and the median of each round's ratio to the
-FedAvg round beside it. FedAvg is there twice: its second time, as `identity`, shows the noise.
+The CNN of LBGM's paper on 10 clients with 600 random images each, in batches of 20. Rounds of all
+processes alternate. Prints medians, and the median ratio of each round to the FedAvg round next to
+it. FedAvg runs twice: the second time, as `identity`, shows the noise.
 """
 
 from collections.abc import Sequence
@@ -26,16 +26,16 @@ _METHODS = flags.DEFINE_string(
   'methods',
   'identity; look_back; top_k(0.1); error_feedback(top_k(0.1)); sign_sgd; qsgd; float16; drive; '
   'random_k(0.1); truncated_svd(2); power_sgd(2); look_back(error_feedback(top_k(0.1))); apf',
-  "What to time, by semicolons: `apf`, or the codec of FedAvg's uplink.",
+  "Methods to time, separated by semicolons: `apf`, or the codec of FedAvg's uplink.",
 )
-_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed rounds of each.', lower_bound=1)
-_CLIENTS = flags.DEFINE_integer('clients', 10, 'Clients in a round.', lower_bound=1)
+_ROUNDS = flags.DEFINE_integer('rounds', 7, 'Timed rounds per method.', lower_bound=1)
+_CLIENTS = flags.DEFINE_integer('clients', 10, 'Clients per round.', lower_bound=1)
 
 EXAMPLES, BATCH = 600, 20
 
 
 class Training:
-  """A process with its state, to be advanced round by round."""
+  """A process with its state, run round by round."""
 
   def __init__(self, model: tff.learning.models.FunctionalModel, method: str):
     sgd = tff.learning.optimizers.build_sgdm(0.05)
@@ -82,9 +82,11 @@ def main(argv: Sequence[str]) -> None:
       ]
       for training, spent in zip(trainings, times, strict=True):
         seconds = training.seconds(data)
-        if number >= 0:  # The first ones trace and compile, and look-back sends all in full.
+        if (
+          number >= 0
+        ):  # The first rounds trace and compile, and look-back sends everything in full.
           spent.append(seconds)
-  print('| method | seconds a round | relative to FedAvg |')
+  print('| method | seconds per round | relative to FedAvg |')
   print('|---|---:|---:|')
   for method, spent in list(zip(methods, times, strict=True))[1:]:
     ratio = statistics.median(a / b for a, b in zip(spent, times[0], strict=True))

@@ -1,12 +1,12 @@
-"""Whether runs on a Ray cluster are equal to the bit to runs in one process, whatever happens.
+"""Checks that runs on a Ray cluster are bit-identical to runs in one process, even with failures.
 
   python -m benchmarks.ray_equality --workers=1,2,4 --nodes=2 --kills=10 --json=DIR/equality.jsonl
 
-Runs methods on the embedded digits, and on MNIST with --mnist_dir, on the local context, and
-again on clusters with so many workers, and on one of two nodes. Then, with --kills, it ends a
-worker or a node with SIGKILL at random moments, one in each of so many runs. Compared are the
-metrics and the ledger of each round, and the server's and clients' state in the checkpoint.
-It prints a line a run and ends with status 1 if one differs.
+Runs methods on the embedded digits, and on MNIST with --mnist_dir, in the local context, then on
+clusters with --workers workers, and on a cluster with --nodes nodes. Then it kills a worker or a
+node with SIGKILL at a random moment, once in each of --kills runs. Compares the metrics and the
+ledger of each round, and the server's and clients' state in the checkpoint. Prints one line per
+run; the exit status is 1 if one differs.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +23,7 @@ import threading
 import time
 from typing import Any
 
-# As the binaries have it: sums of TensorFlow can depend on the number of threads.
+# As in the commands: sums of TensorFlow can depend on the number of threads.
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
 
 from absl import app
@@ -34,13 +34,19 @@ import pyarrow.parquet
 from tff_lowrank import runs
 from tff_lowrank.runs import contexts
 
-_WORKERS = flags.DEFINE_list('workers', '1,2,4', 'Numbers of workers to run with.')
-_NODES = flags.DEFINE_integer('nodes', 2, 'Nodes of another cluster, of a worker each; 0 is none.')
-_KILLS = flags.DEFINE_integer('kills', 0, 'Runs in which a worker, and a node, are ended.')
-_METHODS = flags.DEFINE_list('methods', None, 'Of those below; all by default.')
-_MNIST_DIR = flags.DEFINE_string('mnist_dir', None, 'Where MNIST is, to run it as well.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Decides when what is ended.')
-_JSON = flags.DEFINE_string('json', None, 'Where to append a line a run.')
+_WORKERS = flags.DEFINE_list('workers', '1,2,4', 'Numbers of workers of the clusters.')
+_NODES = flags.DEFINE_integer(
+  'nodes', 2, 'Nodes of another cluster, with one worker each; 0: no such cluster.'
+)
+_KILLS = flags.DEFINE_integer(
+  'kills', 0, 'Runs in which a worker is killed, and runs in which a node is.'
+)
+_METHODS = flags.DEFINE_list('methods', None, 'Methods to run, of those below; all by default.')
+_MNIST_DIR = flags.DEFINE_string(
+  'mnist_dir', None, "Folder with MNIST's files, to run on MNIST as well."
+)
+_SEED = flags.DEFINE_integer('seed', 0, 'Seeds what is killed, and when.')
+_JSON = flags.DEFINE_string('json', None, 'File to append one line per run to.')
 
 _COMMON = dict(rounds=8, num_clients=12, clients_per_round=9, batch_size=16, eval_every=2)
 _SETTINGS: dict[str, dict[str, Any]] = dict(
@@ -61,7 +67,7 @@ def _run(task: str, method: str, folder: pathlib.Path, **context: Any) -> runs.R
 
 
 def _facts(folder: pathlib.Path) -> dict[str, Any]:
-  """All that a run gives, but for times."""
+  """All results of a run except times."""
   with open(folder / 'metrics.csv') as file:
     rows = [{k: v for k, v in row.items() if 'seconds' not in k} for row in csv.DictReader(file)]
   last = max((folder / 'checkpoints').iterdir())
@@ -78,7 +84,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 class _Report:
-  """Prints a line a run, and keeps whether all were equal."""
+  """Prints one line per run, and records whether all were equal."""
 
   def __init__(self):
     self.is_equal = True
@@ -95,7 +101,7 @@ class _Report:
 
 @contextlib.contextmanager
 def _cluster(nodes: int) -> Iterator[Any]:
-  """A cluster of processes on this machine: a head without workers, and nodes with one each."""
+  """A cluster of processes on this machine: a head without workers, and nodes with one worker."""
   from ray import cluster_utils
 
   cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=dict(num_cpus=0))
@@ -117,7 +123,7 @@ def _rounds_done(folder: pathlib.Path) -> int:
 def _in_round(
   folder: pathlib.Path, number: int, seconds: float, what: Callable[[], None]
 ) -> Iterator[None]:
-  """Calls `what`, in a thread, so long after so many rounds of the run in `folder` were done."""
+  """Calls `what` in a thread, after a number of rounds of the run in `folder`, plus a delay."""
   is_over = threading.Event()
 
   def wait() -> None:
@@ -136,7 +142,7 @@ def _in_round(
 
 
 class _Moments:
-  """Draws moments in rounds after the first, whose length is that of an undisturbed run."""
+  """Draws moments in rounds after the first, based on the times of an undisturbed run."""
 
   def __init__(self):
     self._rng = np.random.default_rng(_SEED.value)
@@ -151,7 +157,7 @@ class _Moments:
     return case in self._seconds
 
   def draw(self, case: Any) -> tuple[int, float]:
-    """How many rounds are done, and the seconds since."""
+    """The number of finished rounds, and the delay in seconds."""
     rounds = (_COMMON | (_MNIST if case[0] == 'mnist' else {}))['rounds']
     return int(self._rng.integers(1, rounds)), float(self._rng.uniform(0, self._seconds[case]))
 

@@ -1,17 +1,18 @@
-"""Where rounds on a cluster saturate: a simulation with hundreds of logical workers.
+"""Simulates rounds on a cluster with hundreds of workers, to find where they saturate.
 
   python -m benchmarks.ray_scaling --measure
   python -m benchmarks.ray_scaling --output_dir=benchmarks/results
 
-The schedule and the tree of partial aggregates are those of `execution.schedule`. What takes time
-is simulated: workers, the program's one thread, and the links of its machine and of the nodes, each
-of which does one thing after the other. Seconds are measured ones: of a client's steps by
-`benchmarks.ray_time`, of what the program does for a block and a client with --measure, which runs
-clients with nothing to do on real workers of this machine. Written are a table and a figure.
+Uses the schedule and the tree of partial aggregates of `execution.schedule`. Simulates everything
+that takes time: workers, the program's single thread, and the network links of its machine and of
+the nodes, each of which does one thing at a time. The times are measured: those of a client's steps
+by `benchmarks.ray_time`, those of the program per block and per client with --measure, which runs
+clients without work on real workers of this machine. Writes a table and a figure.
 
-The model goes from node to node, each that has it giving it to one more at a time, as Ray does. A
-client's memory is as large as the model, is where the client ran last with the probability that
-blocks of a new random cohort find it there, else it is fetched, and is copied to a second node.
+The model is sent from node to node: each node that has it sends it to one other at a time, as in
+Ray. A client's state is as large as the model. It is on the node where the client ran last; whether
+a block of a new random cohort runs there is random, else the state is fetched. It is also copied to
+a second node.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,25 +32,31 @@ from tff_lowrank.execution import block_results
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import schedule
 
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Where the table and the figure go.')
-_MEASURE = flags.DEFINE_boolean('measure', False, 'Measure what the program does for a block.')
-_GBPS = flags.DEFINE_float('gbps', 10.0, 'Of each link, in 10^9 bits a second.')
-_WORKERS_PER_NODE = flags.DEFINE_integer('workers_per_node', 8, 'Workers of a node.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', None, 'Folder for the table and the figure.')
+_MEASURE = flags.DEFINE_boolean('measure', False, "Measure the program's time per block.")
+_GBPS = flags.DEFINE_float('gbps', 10.0, 'Bandwidth of each link, in 10^9 bits per second.')
+_WORKERS_PER_NODE = flags.DEFINE_integer('workers_per_node', 8, 'Workers per node.')
 _NUMBERS_SECONDS = flags.DEFINE_float(
-  'numbers_seconds', 1.25e-8, 'A step of a client on one core, by number of the model.'
+  'numbers_seconds', 1.25e-8, 'Seconds of a client step on one core, per number in the model.'
 )
-_STEPS = flags.DEFINE_float('steps', 6, 'Steps of a client on average, log-normal of sigma 0.7.')
-_BLOCK_SECONDS = flags.DEFINE_float('block_seconds', 0.0035, "The program's for a block.")
-_CLIENT_SECONDS = flags.DEFINE_float('client_seconds', 0.000075, "The program's for a client.")
-_MERGE_BYTES = flags.DEFINE_float('merge_bytes', 2e9, 'Bytes a second that a worker merges.')
+_STEPS = flags.DEFINE_float(
+  'steps', 6, 'Mean number of steps per client, log-normal with sigma 0.7.'
+)
+_BLOCK_SECONDS = flags.DEFINE_float('block_seconds', 0.0035, "The program's seconds per block.")
+_CLIENT_SECONDS = flags.DEFINE_float(
+  'client_seconds', 0.000075, "The program's seconds per client."
+)
+_MERGE_BYTES = flags.DEFINE_float('merge_bytes', 2e9, 'Bytes per second that a worker merges.')
 _WINDOW_BYTES = flags.DEFINE_float(
-  'window_bytes', 0.3 * 64e9, 'Partial aggregates that may wait, by node, as the context has it.'
+  'window_bytes',
+  0.3 * 64e9,
+  'Partial aggregates that may wait per node, in bytes, as in the context.',
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-  """What is simulated. model: how many float32 numbers it has."""
+  """The simulated round. model: its number of float32 numbers."""
 
   workers: int
   clients: int
@@ -59,14 +66,14 @@ class Round:
 
 
 class Links:
-  """Of each machine two, in and out; 0 is the program's. Each carries one thing at a time."""
+  """Two links per machine, in and out; 0 is the program's. Each carries one message at a time."""
 
   def __init__(self, machines: int):
     self._free = np.zeros((machines, 2))
     self.busy = np.zeros((machines, 2))
 
   def send(self, now: float, source: int, target: int, size: float) -> float:
-    """When `size` bytes have arrived."""
+    """The time when `size` bytes have arrived."""
     if source == target:
       return now
     seconds = size * 8 / (_GBPS.value * 1e9)
@@ -101,11 +108,11 @@ class Simulation:
     self._worker_busy = 0.0
     self._most_waiting = 0
     self._copied = 0.0  # When the last copy has arrived.
-    self._starved = 0.0  # Seconds of workers that had to wait for room for results.
+    self._starved = 0.0  # Seconds of workers that waited for room for results.
     self._tail = 0.0  # Seconds of workers for which no block was left.
 
   def _program(self, now: float, seconds: float) -> float:
-    """When the program's thread has done something that it may begin at `now`."""
+    """The time when the program's thread has finished a task that can start at `now`."""
     self._program_free = max(now, self._program_free) + seconds
     self._program_busy += seconds
     return self._program_free
@@ -114,7 +121,7 @@ class Simulation:
     return 1 + worker // _WORKERS_PER_NODE.value
 
   def _broadcast(self) -> list[float]:
-    """When each node has the model."""
+    """The time when each node has the model."""
     has, times = [(0.0, 0)], [0.0] * (self._nodes + 1)
     for node in range(1, self._nodes + 1):
       _, source = heapq.heappop(has)
@@ -124,7 +131,7 @@ class Simulation:
     return times
 
   def _block(self, now: float, worker: int, block: int) -> float:
-    """When a worker has done a block that it is given at `now`."""
+    """The time when a worker has finished a block that it gets at `now`."""
     clients, node = self._sizes[block], self._node(worker)
     start = self._program(now, _BLOCK_SECONDS.value + clients * _CLIENT_SECONDS.value)
     seconds = self._steps[block] * _NUMBERS_SECONDS.value * self._what.model
@@ -132,11 +139,11 @@ class Simulation:
     if not self._what.has_memory or self._nodes == 1:
       return start + seconds
     other = 1 + (node + int(self._rng.integers(self._nodes - 1))) % self._nodes
-    away = clients * (1 - 1 / self._nodes) * self._bytes  # Of clients whose memory is elsewhere.
+    away = clients * (1 - 1 / self._nodes) * self._bytes  # Clients whose state is on other nodes.
     return self._links.send(start, other, node, away) + seconds
 
   def _copy(self, now: float, worker: int, block: int) -> None:
-    """Copies what a block's clients remember to another node, while the worker goes on."""
+    """Copies the state of a block's clients to another node, while the worker continues."""
     node = self._node(worker)
     other = 1 + (node + int(self._rng.integers(self._nodes - 1))) % self._nodes
     self._copied = max(
@@ -165,7 +172,7 @@ class Simulation:
       self._to_fold.append(parent)
 
   def run(self) -> dict[str, Any]:
-    """Seconds of the round, and what was busy for how long."""
+    """The seconds of the round, and how long each part was busy."""
     ready = self._broadcast()
     order = itertools.count()
     events = [(ready[self._node(w)], next(order), w, None) for w in range(self._what.workers)]
@@ -223,7 +230,7 @@ class Simulation:
 
 
 def limit(row: dict[str, Any]) -> str:
-  """What keeps workers from training: what is busiest, or what they wait for."""
+  """The bottleneck: the busiest part, or what workers wait for."""
   if row['efficiency'] > 0.8:
     return 'workers'
   candidates = dict(
@@ -274,14 +281,14 @@ def _draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     axes.set(xscale='log', xlabel='workers')
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-  left.set_ylabel('part of the time that workers train')
+  left.set_ylabel('fraction of time that workers train')
   left.set_ylim(0, 1.02)
   figure.tight_layout()
   figure.savefig(path, dpi=150)
 
 
 def _measure() -> None:
-  """Prints the program's seconds for a block and a client, by rounds of clients without work."""
+  """Prints the program's seconds per block and per client, from rounds of clients without work."""
   import tensorflow_federated as tff
 
   from tff_lowrank import execution
@@ -303,7 +310,7 @@ def _measure() -> None:
       seconds[clients] = float(np.median(times))
       blocks = len(cohort.partition(clients))
       print(f'{clients} clients in {blocks} blocks: {seconds[clients]:.4f} s', flush=True)
-  # Four blocks have the same overhead with one client or with 32; what is left is by block.
+  # Four blocks have the same overhead with one client or with 32; the rest is per block.
   by_block = (seconds[32000] - seconds[512]) / (1000 - 16)
   print(f'{by_block * 1e3:.3f} ms a block of 32 clients, merging included')
 

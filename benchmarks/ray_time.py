@@ -1,12 +1,12 @@
-"""Seconds per round on the workers of a Ray cluster, beside the local context.
+"""Measures seconds per round on the workers of a Ray cluster and in the local context.
 
   python -m benchmarks.ray_time --workloads=A,B,C --workers=2 --rounds=20 --json=DIR/ray_time.jsonl
 
 The workloads are those of `benchmarks.round_time`. The local context runs as many clients at a time
-as the cluster has workers. Each of both is in a process of its own, and they take turns, a round
-each, so that both meet the same machine. The cluster is one that the context starts here. Printed
-are medians, how long it takes until the workers are there, and the bytes of arrays that pass
-through the program in a round.
+as the cluster has workers. Each context has its own process, and they take turns, one round each,
+so that both run under the same load. The context starts the cluster on this machine. Prints
+medians, the time until the workers are ready, and the bytes of arrays that pass through the program
+in a round.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,12 @@ from absl import flags
 from benchmarks import contender
 from benchmarks import workloads
 
-_WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C', 'Which to run.')
-_WORKERS = flags.DEFINE_integer('workers', 2, 'Workers, and clients at a time.', lower_bound=1)
-_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed rounds of each context.', lower_bound=1)
-_JSON = flags.DEFINE_string('json', None, 'Where to append a line a workload and context.')
+_WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C', 'Workloads to run.')
+_WORKERS = flags.DEFINE_integer(
+  'workers', 2, 'Number of workers, and of clients at a time.', lower_bound=1
+)
+_ROUNDS = flags.DEFINE_integer('rounds', 20, 'Timed rounds per context.', lower_bound=1)
+_JSON = flags.DEFINE_string('json', None, 'File to append one line per workload and context to.')
 
 CONTEXTS = ('local', 'ray')
 

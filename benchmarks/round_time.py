@@ -1,4 +1,4 @@
-"""Seconds per round of federated averaging: TFF's stock context, the local one, and the floor.
+"""Measures seconds per round of federated averaging: TFF's stock context, the local one, a floor.
 
   python -m benchmarks.round_time --workloads=A,B,C,D --rounds=10 --json=DIR/times.jsonl
 
@@ -7,12 +7,12 @@ all meet the same machine. The floor is the same training as one hand-written pr
 TFF on all cores: the fastest of `benchmarks.floors`. Workloads:
 
   A  the EMNIST CNN: 5x5 convolutions of 32 and 64 channels with pooling, dense 512 and 62;
-     10 clients of 100 examples in batches of 20
-  B  an MLP 784-200-10; 50 clients of 60 examples in batches of 10
+     10 clients with 100 examples each, in batches of 20
+  B  an MLP 784-200-10; 50 clients with 60 examples each, in batches of 10
   C  as B with 500 clients
   D  next-word prediction with TFF's own recurrent model (masked LSTM of 64 units, embedding of
-     32, 504 words, a `tff.learning.models.from_keras_model`); 10 clients of 100 sentences of
-     20 words in batches of 10
+     32, 504 words, a `tff.learning.models.from_keras_model`); 10 clients with 100 sentences of
+     20 words each, in batches of 10
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ from benchmarks import contender
 from benchmarks import floors
 from benchmarks import workloads
 
-_WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C,D', 'Which to run.')
-_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed rounds of each context.', lower_bound=1)
-_JSON = flags.DEFINE_string('json', None, 'Where to append a line per workload and context.')
+_WORKLOADS = flags.DEFINE_list('workloads', 'A,B,C,D', 'Workloads to run.')
+_ROUNDS = flags.DEFINE_integer('rounds', 10, 'Timed rounds per context.', lower_bound=1)
+_JSON = flags.DEFINE_string('json', None, 'File to append one line per workload and context to.')
 _COMPILE = flags.DEFINE_string('compile', 'auto', 'The local context: auto, tensorflow or xla.')
 
 

@@ -1,13 +1,13 @@
-"""Two rounds of every method, codec and task at its real size: what runs, what it takes.
+"""Runs two rounds of every method, codec and task at full size; reports time and memory.
 
   python -m benchmarks.sweep [--cases=methods,codecs,tasks] [--only=TEXT] [--sweep_data_dir=DIR]
 
-`methods` and `codecs` train a model with a dense weight of 25 million numbers, 50,000 x 500, by
-every --method, and by FedAvg with every codec of the grammar as --uplink. `tasks` trains every
-task's own model by every method, on the data of `--sweep_data_dir`, or where it is not there on
-data made up at full shape. Three clients take part in each round, two at a time. A row is a case:
-its outcome, seconds for both rounds, with building and compiling, and the peak memory of the
-process so far. A case that fails, or ends its process, makes the exit status 1.
+`methods` and `codecs` train a model with a dense weight of 25 million numbers, 50,000 x 500, with
+every --method, and with FedAvg and every codec of the grammar as --uplink. `tasks` trains every
+task's own model with every method, on the data of `--sweep_data_dir`, or on synthetic data of the
+same shapes if it is missing. Three clients take part in each round, two at a time. Each case is a
+row: its outcome, the seconds of both rounds including building and compiling, and the peak memory
+of the process so far. The exit status is 1 if a case fails, or ends its process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +25,9 @@ from absl import flags
 
 from tff_lowrank.cli import entry
 
-_CASES = flags.DEFINE_list('cases', 'methods,codecs,tasks', 'Which to run.')
-_ONLY = flags.DEFINE_string('only', '', 'Runs only cases with this text in their name.')
-_DIR = flags.DEFINE_string('sweep_data_dir', None, 'Where data sets are.')
+_CASES = flags.DEFINE_list('cases', 'methods,codecs,tasks', 'Cases to run.')
+_ONLY = flags.DEFINE_string('only', '', 'Run only cases with this text in their name.')
+_DIR = flags.DEFINE_string('sweep_data_dir', None, 'Folder with data sets.')
 
 CLIENTS, IN_FLIGHT, ROUNDS = 3, 2, 2
 # 25 million numbers.
@@ -57,7 +57,7 @@ CODECS = (
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """task: None for the wide model. settings: of a run."""
+  """task: None for the wide model. settings: the settings of a run."""
 
   task: str | None
   method: str
@@ -68,7 +68,7 @@ class Case:
 
 
 class Folders(NamedTuple):
-  """data: the user's data sets, or None. made_up: Stack Overflow's files, made up."""
+  """data: the user's data sets, or None. made_up: synthetic files of Stack Overflow."""
 
   data: str | None
   made_up: str
@@ -108,7 +108,7 @@ def _wide_task() -> Any:
 
 
 def _write_stackoverflow(folder: pathlib.Path) -> None:
-  """Files of Stack Overflow's names and form, with as many words and tags, and few sentences."""
+  """Synthetic files in Stack Overflow's format, with as many words and tags, but few sentences."""
   import h5py
   import numpy as np
 
@@ -157,7 +157,7 @@ def _task(name: str, folders: Folders, family: str, gamma: float | None) -> Any:
 
 
 def _run(case: Case, folders: Folders) -> str:
-  """Two rounds of a case, on the context in place: `runs`, or why it is refused."""
+  """Runs two rounds of a case in the current context: `runs`, or the reason why it is refused."""
   from tff_lowrank import client_state
   from tff_lowrank import methods
   from tff_lowrank.models import keyed
@@ -167,7 +167,7 @@ def _run(case: Case, folders: Folders) -> str:
   from tff_lowrank.simulation import rounds
 
   settings = dict(rounds=ROUNDS, clients_per_round=CLIENTS, uplink=case.uplink)
-  if methods.find(case.method).is_personal:  # They want examples to test clients' models on.
+  if methods.find(case.method).is_personal:  # These need examples to test clients' models on.
     settings['client_test_fraction'] = 0.2
   spec = spec_lib.make(case.method, settings)
   if case.task is None:
@@ -181,7 +181,7 @@ def _run(case: Case, folders: Folders) -> str:
   model = task.build_model(1)
   try:
     process = processes.build_process(spec, model, task.keras_model_fn, len(clients))
-  except ValueError as e:  # A method that has no effect on the model says so.
+  except ValueError as e:  # Methods raise this if they have no effect on the model.
     return f'refused: {e}'
   cut = batches.ClientBatches(1, 4, 1, 8, dropout_keys=keyed.is_keyed(model))
   finished = []
@@ -195,12 +195,12 @@ def _run(case: Case, folders: Folders) -> str:
     finished.append,
   )
   for done in finished:
-    assert len(done.client_ids) == len(clients), f'left out: {done.absent}'
+    assert len(done.client_ids) == len(clients), f'excluded: {done.absent}'
   return 'runs'
 
 
 def _work(cases: Sequence[tuple[int, Case]], folders: Folders, results: Any) -> None:
-  """In a process of its own."""
+  """Runs in a separate process."""
   from tff_lowrank import execution
 
   execution.set_local_context(max_clients_in_flight=IN_FLIGHT)
@@ -215,13 +215,13 @@ def _work(cases: Sequence[tuple[int, Case]], folders: Folders, results: Any) -> 
 
 
 def _run_all(todo: list[tuple[int, Case]], folders: Folders) -> int:
-  """Prints a row for each case, and returns how many failed."""
+  """Prints one row per case, and returns the number of failures."""
   spawn = multiprocessing.get_context('spawn')
   failures = 0
   print('| task | method | uplink | outcome | seconds | peak MB |', flush=True)
   print('|---|---|---|---|---:|---:|', flush=True)
   while todo:
-    # The wide model's cases each in a process of their own, for their peak memory.
+    # Each case of the wide model in its own process, to measure its peak memory.
     is_alone = todo[0][1].task is None
     group = [c for c in todo if c[1].task == todo[0][1].task][: 1 if is_alone else None]
     results = spawn.SimpleQueue()

@@ -1,13 +1,13 @@
-"""One update of a client, as every codec sends it and as every convention counts it.
+"""Compares the size of a client update for every codec, by the ledger and by the papers' counts.
 
   python -m benchmarks.wire [--task=digits] [--data_dir=DIR] [--codecs='top_k(0.1);sign_sgd']
 
-A client trains twice in a row; the second update is priced, after the first one was sent (so
-that codecs with memory have one). Prints a table:
-  priced    bytes by the ledger, with what part of them is indices, flags and scalars
+A client trains twice in a row. The second update is measured, after the first one was sent, so
+that codecs with memory have some. Prints a table:
+  ledger    bytes in the ledger; the next column has the bytes of indices, flags and scalars in it
   packed    bytes of the packed message
-  zstd      bytes of that after zstandard at level 19: what an entropy coder would still save
-  official  the count by the convention of the method's paper, in its unit
+  zstd      bytes after zstandard at level 19: what an entropy coder would still save
+  official  the size as the method's paper counts it, in its unit
 """
 
 from collections.abc import Sequence
@@ -29,22 +29,22 @@ from tff_lowrank import tasks
 from tff_lowrank.models import keyed
 from tff_lowrank.simulation import batches as batches_lib
 
-_TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'Whose model and data.')
-_DATA_DIR = flags.DEFINE_string('data_dir', None, "Where the data set's files are.")
+_TASK = flags.DEFINE_enum('task', 'digits', tasks.NAMES, 'Task with the model and data.')
+_DATA_DIR = flags.DEFINE_string('data_dir', None, "Folder with the data set's files.")
 _CODECS = flags.DEFINE_string(
   'codecs',
   'identity; float16; qsgd(127, max); terngrad; sign_sgd; drive; top_k(0.1); '
   'top_k(0.1, qsgd(7)); random_k(0.1); truncated_svd(2); power_sgd(2); gaia(0.01); '
   'look_back(identity, 0.5); look_back(top_k(0.1), 0.9)',
-  'What to price, by semicolons; see codecs.parse.',
+  'Codecs to compare, separated by semicolons; see codecs.parse.',
 )
-_SEED = flags.DEFINE_integer('seed', 1, 'Decides data and initial weights.')
+_SEED = flags.DEFINE_integer('seed', 1, 'Seeds data and initial weights.')
 
 BITS = ('sign_sgd', 'drive')
 
 
 def two_updates(task: tasks.Task, seed: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-  """(weights before the second update, two updates in a row) of the first client."""
+  """(weights before the second update, two successive updates) of the first client."""
   model = task.build_model(seed)
   sgd = tff.learning.optimizers.build_sgdm(0.05)
   process = learning.build_fed_avg(model, sgd)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
       _TASK.value, partition='iid', num_clients=100, seed=_SEED.value, data_dir=_DATA_DIR.value
     )
     weights, updates = two_updates(task, _SEED.value)
-  print('| codec | priced | besides payload | packed | zstd | official |')
+  print('| codec | ledger | without payload | packed | zstd | official |')
   print('|---|---:|---:|---:|---:|---:|')
   for text in texts:
     print(price_row(text, weights, updates))

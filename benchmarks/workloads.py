@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 RATE = 0.1
-# Rounds before those that are timed, in which programs are compiled.
+# Rounds before the timed ones, in which programs are compiled.
 WARM_UP = 3
 
 
 def settings(workload: str) -> tuple[int, int, int]:
-  """Clients, examples a client, batch size."""
+  """Number of clients, examples per client, batch size."""
   return dict(A=(10, 100, 20), B=(50, 60, 10), C=(500, 60, 10), D=(10, 100, 10))[workload]
 
 
@@ -42,7 +42,7 @@ def keras_model(workload: str) -> Any:
 
 
 def arrays(workload: str) -> list[tuple[Any, Any]]:
-  """Each client's examples, random: times do not depend on them."""
+  """Random examples of each client: times do not depend on them."""
   import numpy as np
 
   rng = np.random.default_rng(0)
@@ -61,7 +61,7 @@ def arrays(workload: str) -> list[tuple[Any, Any]]:
 
 
 def tff_round(workload: str) -> Callable[[], None]:
-  """A function that runs a round of the workload on the context in place."""
+  """A function that runs a round of the workload in the current context."""
   import tensorflow as tf
   import tensorflow_federated as tff
 

@@ -1,1 +1,1 @@
-"""The binaries, for a checkout: `python -m experiments.train` is `tff-lowrank train`."""
+"""The commands, for use in a checkout: `python -m experiments.train` is `tff-lowrank train`."""

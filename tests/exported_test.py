@@ -62,7 +62,9 @@ def test_other_random_numbers_are_refused(tmp_path):
   wrong = write(
     tmp_path, [entry('a', (5,), 'float32', random=random | dict(checksum=made + 1))], [], {}
   )
-  with pytest.raises(ValueError, match="a comes out otherwise here: NumPy's generators differ"):
+  with pytest.raises(
+    ValueError, match="a cannot be reproduced here: NumPy's random generators differ"
+  ):
     wrong.arguments()
 
 

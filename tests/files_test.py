@@ -98,6 +98,8 @@ def test_archives_are_checked_to_their_end(tmp_path):
       with files.opening_tar(path, 1 << 20) as archive:
         assert archive.extractfile(archive.next()).read().endswith(b'ello')
     except files.FileError as e:
-      assert content != whole and 'expected a whole tar archive, found BadGzipFile: CRC' in str(e)
+      assert content != whole and 'expected a complete tar archive, found BadGzipFile: CRC' in str(
+        e
+      )
     else:
       assert content == whole

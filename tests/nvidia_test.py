@@ -73,7 +73,7 @@ def test_nvidia_smi_that_does_not_know_compute_capabilities():
 @pytest.mark.parametrize(
   ['capability', 'level', 'advice'],
   [
-    ('3.7', findings.PROBLEM, 'no code'),
+    ('3.7', findings.PROBLEM, 'does not support it'),
     ('5.2', findings.OK, ''),
     ('8.9', findings.OK, ''),
     ('12.0', findings.WARNING, 'export_programs'),
@@ -88,14 +88,14 @@ def test_compute_capabilities(capability, level, advice):
 def test_memory_that_others_use():
   _, card = nvidia.check_driver(smi(0, 'NVIDIA T4, 535.104.05, 15360, 15000, 7.5'))
   assert card.level == findings.WARNING
-  assert '15000 of 15360 MiB used' in card.found and 'Others use its memory' in card.advice
+  assert '15000 of 15360 MiB used' in card.found and 'Other processes use its memory' in card.advice
 
 
 def test_no_driver():
   assert nvidia.check_driver(smi(127, ''), in_machine=False) == []
   (missing,) = nvidia.check_driver(smi(127, ''), in_machine=True)
   assert missing.level == findings.WARNING
-  assert 'though there is an NVIDIA card' in missing.found
+  assert 'although there is an NVIDIA GPU' in missing.found
   assert 'Install a driver of version 525.60.13' in missing.advice
 
 
@@ -245,12 +245,12 @@ def test_plug_in_that_is_not_there(tmp_path, monkeypatch):
     ("Can't find ptxas binary.", 'a library was not found', 'tff-lowrank[gpu]'),
     (
       'no kernel image is available for execution on the device',
-      'there is no code for this GPU',
+      'this GPU is not supported',
       '5.2 to 9.0',
     ),
     (
       "Unable to initialize backend 'cuda': FAILED_PRECONDITION: No visible GPU devices.",
-      'no GPU can be seen',
+      'no GPU is visible',
       'CUDA_VISIBLE_DEVICES',
     ),
   ],
@@ -294,4 +294,4 @@ def test_arithmetic_runs_on_a_device(monkeypatch):
 def test_no_gpu_can_be_seen_here(monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   finding = nvidia.check_arithmetic(run)
-  assert finding.level == findings.PROBLEM and 'no GPU can be seen' in finding.found
+  assert finding.level == findings.PROBLEM and 'no GPU is visible' in finding.found

@@ -1,11 +1,11 @@
-"""Checks of arguments: one sentence that says what was expected and what was found."""
+"""Checks of arguments; errors say what was expected and what was found."""
 
 from collections.abc import Collection
 from typing import Any
 
 
 def check_type(name: str, value: Any, expected: type | tuple[type, ...]) -> None:
-  """Raises TypeError unless `value` is an instance of `expected`; a bool is not a number."""
+  """Raises TypeError unless `value` is an instance of `expected`; a bool is not a number here."""
   kinds = expected if isinstance(expected, tuple) else (expected,)
   if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
     names = ' or '.join(f'`{kind.__name__}`' for kind in kinds)
@@ -15,7 +15,7 @@ def check_type(name: str, value: Any, expected: type | tuple[type, ...]) -> None
 def check_in_range(name: str, value: Any, low: float, high: float) -> None:
   """Raises unless `value` is a number with `low <= value <= high`."""
   check_type(name, value, (int, float))
-  if not low <= value <= high:  # Also refuses NaN.
+  if not low <= value <= high:  # Also rejects NaN.
     raise ValueError(f'`{name}` must be in [{low}, {high}], found {value!r}.')
 
 

@@ -1,9 +1,9 @@
-"""Checks an installation: versions, devices, a small round, and TFF's stock runtime.
+"""Checks the installation: versions, devices, a small round, and TFF's stock runtime.
 
   python -m tff_lowrank.doctor
 
-Prints a line for each check, with what to do unless all is well. The exit status is 1 if there
-is a PROBLEM. Packages are loaded by the checks themselves, so that a broken one is reported.
+Prints one line per check, with advice if there is a problem. The exit status is 1 if there is a
+PROBLEM. Packages are imported by the checks themselves, so that a broken package is reported.
 """
 
 import collections
@@ -26,15 +26,15 @@ from tff_lowrank.findings import Finding
 
 OK, WARNING, PROBLEM = findings.OK, findings.WARNING, findings.PROBLEM
 
-# Package -> the versions that fit, and why not others. As in pyproject.toml where that names it.
+# Package -> the supported versions, and the reason. As in pyproject.toml if it names the package.
 REQUIRED = {
-  'tensorflow-federated': ('==0.87.0', 'tff_lowrank is written for it'),
+  'tensorflow-federated': ('==0.87.0', 'tff_lowrank supports only this version'),
   'tensorflow': ('>=2.14,<2.15', 'TensorFlow Federated 0.87.0 needs it'),
-  'jax': ('==0.4.23', 'later ones do not take programs from TensorFlow 2.14'),
+  'jax': ('==0.4.23', 'later versions cannot read programs from TensorFlow 2.14'),
   'jaxlib': ('==0.4.23', 'it must be of the version of jax'),
   'numpy': ('>=1.25,<1.26', 'TensorFlow Federated 0.87.0 needs it'),
   'setuptools': ('<81', 'tensorboard 2.14 imports pkg_resources'),
-  'pyarrow': ('>=21,<26', 'others do not go with this numpy'),
+  'pyarrow': ('>=21,<26', 'other versions do not work with this numpy'),
   'importlib-resources': ('>=5.12', 'tensorflow-datasets imports it'),
   'protobuf': ('>=4.25.2,<5', 'TensorFlow 2.14 and tensorflow-metadata need it'),
   'jax-cuda12-plugin': ('==0.4.23', 'it must be of the version of jax'),
@@ -42,7 +42,7 @@ REQUIRED = {
 }
 GPU_PLUGINS = {'jax-cuda12-plugin', 'jax-cuda12-pjrt'}
 
-_REPORT = 'Please report it, with these lines.'
+_REPORT = 'Please report this, with these lines.'
 _STOCK_PROBE = """
 import numpy as np
 import tensorflow_federated as tff
@@ -57,7 +57,7 @@ with execution.stock_context():
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-  """Where and by what clients' loops run; `reason` says why not by XLA, or not at its best."""
+  """Device and engine of the clients' training loops; `reason`: why not XLA, or not optimal."""
 
   device: str
   engine: str
@@ -75,7 +75,7 @@ def check_python(version: tuple[Any, ...]) -> Finding:
 
 
 def installed_versions() -> dict[str, str]:
-  """Package -> its version, of those that matter and are there."""
+  """Package -> its version, for the relevant packages that are installed."""
   versions = {}
   for package in REQUIRED:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -84,7 +84,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def check_versions(versions: Mapping[str, str]) -> list[Finding]:
-  """Compares versions with those that fit; the GPU plug-ins may be absent."""
+  """Compares versions with the supported ones; the GPU plug-ins may be absent."""
   from packaging import specifiers
 
   findings = []
@@ -101,11 +101,11 @@ def check_versions(versions: Mapping[str, str]) -> list[Finding]:
 
 
 def check_import(module: str) -> Finding:
-  """Whether a package loads."""
+  """Checks that a package can be imported."""
   try:
     importlib.import_module(module)
   except Exception as e:
-    advice = 'Install tff-lowrank anew, in a fresh environment.'
+    advice = 'Reinstall tff-lowrank in a new environment.'
     return Finding(f'import {module}', PROBLEM, _error(e), advice)
   return Finding(f'import {module}', OK, 'loads')
 
@@ -118,7 +118,7 @@ def check_tensorflow_devices() -> Finding:
 
 
 def check_gpus(has_driver: bool) -> Finding:
-  """jaxlib's GPUs, which rounds run on; that there is none is amiss where there is a driver."""
+  """Checks jaxlib's GPUs, on which rounds run; none is a problem only if there is a driver."""
   from tff_lowrank.execution import native
 
   name, found = "jaxlib's GPUs", 'none, though there is an NVIDIA driver'
@@ -131,7 +131,9 @@ def check_gpus(has_driver: bool) -> Finding:
     return Finding(name, WARNING, found, 'Unset CUDA_VISIBLE_DEVICES, which hides all GPUs.')
   if not GPU_PLUGINS <= installed_versions().keys():
     return Finding(name, WARNING, found, "Run pip install 'tff-lowrank[gpu]' to use the GPU.")
-  return Finding(name, WARNING, found, 'The lines on NVIDIA, CUDA and arithmetic say why.')
+  return Finding(
+    name, WARNING, found, 'See the lines on NVIDIA, CUDA and arithmetic for the reason.'
+  )
 
 
 def are_gpus_hidden() -> bool:
@@ -139,7 +141,7 @@ def are_gpus_hidden() -> bool:
 
 
 def check_nvidia(run: nvidia.Run | None = None) -> list[Finding]:
-  """The driver, the cards, and where the GPU plug-ins are installed all that these load.
+  """Checks the driver, the GPUs and, if the GPU plug-ins are installed, their libraries.
 
   Without the plug-ins nothing is a problem: rounds run on the CPU.
   """
@@ -157,7 +159,7 @@ def check_nvidia(run: nvidia.Run | None = None) -> list[Finding]:
 
 
 def placements(context: Any, computation: Any) -> list[Placement]:
-  """Where clients' loops run, of a computation that a local context has run."""
+  """The placements of clients' loops in a computation that a local context has run."""
   result = []
   for stage in context.plan(computation).stages:
     steps = [*stage.clients, *(a.value for a in stage.aggregations)]
@@ -177,7 +179,7 @@ def placements(context: Any, computation: Any) -> list[Placement]:
 
 
 def check_round() -> Finding:
-  """Runs two small rounds of federated averaging, and says where they ran."""
+  """Runs two small rounds of federated averaging, and reports where they ran."""
   import numpy as np
   import tensorflow as tf
   import tensorflow_federated as tff
@@ -208,7 +210,7 @@ def check_round() -> Finding:
 
 
 def judge_round(ran: Sequence[Placement], losses: Sequence[float], has_gpu: bool) -> Finding:
-  """Whether two rounds with these losses learnt, and used the GPU that there is."""
+  """Checks that the loss fell over two rounds, and that the GPU was used if there is one."""
   name = 'federated averaging'
   found = f'{", ".join(map(str, ran))}; loss {losses[0]:.3f}, then {losses[1]:.3f}'
   if not losses[1] < losses[0]:
@@ -219,9 +221,9 @@ def judge_round(ran: Sequence[Placement], losses: Sequence[float], has_gpu: bool
 
 
 def run_with_deadline(command: Sequence[str], seconds: float) -> tuple[int | None, str]:
-  """Runs a command in a session of its own, and ends by their ids all that it started.
+  """Runs a command in its own session, then ends all processes that it started.
 
-  Returns its exit status, None if it was still running after `seconds`, and its output.
+  Returns its exit status (None if it was still running after `seconds`) and its output.
   """
   import psutil
 
@@ -235,11 +237,11 @@ def run_with_deadline(command: Sequence[str], seconds: float) -> tuple[int | Non
         status = child.wait(seconds)
     finally:
       if child.poll() is None:
-        child.send_signal(signal.SIGSTOP)  # So that it starts no more.
+        child.send_signal(signal.SIGSTOP)  # So that it cannot start more processes.
         started.update(psutil.Process(child.pid).children(recursive=True))
       for process in psutil.process_iter():
         with contextlib.suppress(OSError, psutil.NoSuchProcess):
-          # What outlives its parent is still of the session.
+          # Processes that outlive their parent are still in the session.
           if process.pid != child.pid and (
             process in started or os.getsid(process.pid) == child.pid
           ):
@@ -251,7 +253,7 @@ def run_with_deadline(command: Sequence[str], seconds: float) -> tuple[int | Non
 
 
 def check_stock_runtime(seconds: float = 60.0, probe: str = _STOCK_PROBE) -> Finding:
-  """Whether TFF's own worker process answers."""
+  """Checks that TFF's own worker process answers."""
   status, output = run_with_deadline([sys.executable, '-c', probe], seconds)
   if status == 0:
     return Finding("TFF's stock runtime", OK, 'answers')
@@ -262,7 +264,7 @@ def check_stock_runtime(seconds: float = 60.0, probe: str = _STOCK_PROBE) -> Fin
     found = f'fails with status {status}: {lines[-1][:200]}'
   advice = 'Use the local context, which needs no worker: execution.set_local_context().'
   if {'http_proxy', 'https_proxy', 'grpc_proxy'} & os.environ.keys():
-    advice += ' Or set no_proxy=localhost, so that the proxy is not asked for the worker.'
+    advice += ' Or set no_proxy=localhost, so that the connection does not use the proxy.'
   return Finding("TFF's stock runtime", WARNING, found, advice)
 
 
@@ -271,7 +273,7 @@ def _error(e: Exception) -> str:
 
 
 def run_checks() -> Iterator[Finding]:
-  """All checks; one that cannot be made is a problem by itself."""
+  """Runs all checks; a check that fails to run is a problem, too."""
   checks: dict[str, Callable[[], Iterable[Finding]]] = {
     'Python': lambda: [check_python(sys.version_info)],
     'versions': lambda: check_versions(installed_versions()),
@@ -288,7 +290,7 @@ def run_checks() -> Iterator[Finding]:
     except Exception as e:
       meaning = nvidia.fault(str(e))
       found = f'{meaning[0]}: {_error(e)}' if meaning else _error(e)
-      advice = meaning[1] if meaning else 'See to the lines above first.'
+      advice = meaning[1] if meaning else 'Fix the problems above first.'
       yield Finding(name, PROBLEM, found, advice)
 
 
@@ -305,5 +307,5 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  # Not by absl's app.run: TensorFlow loaded inside of that builds no Keras models.
+  # Without absl's app.run: TensorFlow imported inside it cannot build Keras models.
   sys.exit(main())

@@ -1,12 +1,12 @@
-"""Runs the programs that `execution.export_programs` wrote; needs NumPy and jax, nothing else.
+"""Runs the programs that `execution.export_programs` wrote; needs only NumPy and jax.
 
   python -m tff_lowrank.exported run FOLDER [--device=gpu] [--tolerance=1e-4] [--repeats=5]
   python -m tff_lowrank.exported show FOLDER
 
-`run` compiles each program, runs it on the inputs that lie in the folder, and prints a line: its
-time, how far its results are from those in the folder, and whether a second run gave the same
-bits. The exit status is 1 if a program fails or is further off than the tolerance. A folder has
-a copy of this file, for machines without the package: `python FOLDER/exported.py run FOLDER`.
+`run` compiles each program, runs it on the inputs in the folder, and prints a line: its time, the
+difference of its results from those in the folder, and whether a second run gave the same bits.
+The exit status is 1 if a program fails or a difference exceeds the tolerance. The folder has a
+copy of this file, for machines without the package: `python FOLDER/exported.py run FOLDER`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 
 FORMAT = 1
 MANIFEST = 'manifest.json'
-# Entries of a long result are kept as this many sums of them, with random signs.
+# A long result is stored as this many sums of its entries with random signs.
 SKETCH_SIZE = 512
 
 
@@ -34,11 +34,11 @@ SKETCH_SIZE = 512
 class Program:
   """A program in a folder.
 
-  folder: where its files lie.
-  entry: what the manifest says of it: `name`, `file`, `stage` (of the computation, from 1),
-    `batched` (whether each of its operations is of all clients of a block), `num_calls` (in a
-    run of the computation), `precision` (of its products and convolutions), and of its
-    `arguments` and `results` each `name`, `shape` and `dtype`.
+  folder: the folder of its files.
+  entry: its entry in the manifest: `name`, `file`, `stage` (of the computation, from 1),
+    `batched` (whether its operations are batched over the clients of a block), `num_calls` (in a
+    run of the computation), `precision` (of its products and convolutions), and `name`, `shape`
+    and `dtype` of its `arguments` and `results`.
   """
 
   folder: pathlib.Path
@@ -54,15 +54,15 @@ class Program:
     return (self.folder / self.entry['file']).read_bytes()
 
   def arguments(self) -> list[np.ndarray]:
-    """The inputs to run it on. Raises ValueError if there are none, or they are not as written."""
+    """The inputs to run it on. Raises ValueError if they are missing or differ from the export."""
     arrays = self._arrays()
     return [argument(entry, arrays) for entry in self.entry['arguments']]
 
   def differences(self, results: Sequence[np.ndarray]) -> list[float]:
-    """How far results are from those written, one for each, relative to their norm.
+    """The differences of results from the stored ones, relative to the norm of each.
 
-    Results that are no floats are off by 0 or by 1. Of a long result it is an estimate, from
-    sums of its entries.
+    For results that are not floats, 0 or 1. For a long result it is an estimate from sums of its
+    entries.
     """
     arrays, found = self._arrays(), []
     for entry, got in zip(self.entry['results'], results, strict=True):
@@ -88,7 +88,7 @@ class Program:
 
 
 def load(folder: str | pathlib.Path) -> list[Program]:
-  """The programs of a folder. Raises ValueError if it is not one that was exported."""
+  """The programs in a folder. Raises ValueError if it was not written by the export."""
   folder = pathlib.Path(folder)
   path = folder / MANIFEST
   if not path.exists():
@@ -150,12 +150,14 @@ def argument(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray
     return array
   array = generate(entry['random'], entry['shape'], entry['dtype'])
   if checksum(array) != entry['random']['checksum']:
-    raise ValueError(f"{entry['name']} comes out otherwise here: NumPy's generators differ.")
+    raise ValueError(
+      f"{entry['name']} cannot be reproduced here: NumPy's random generators differ."
+    )
   return array
 
 
 def _all_bits() -> contextlib.AbstractContextManager:
-  """Inside, arrays of 64 bits stay so on their way to a device."""
+  """Inside, 64-bit arrays keep their dtype on a device."""
   import jax
 
   if hasattr(jax, 'enable_x64'):
@@ -166,7 +168,7 @@ def _all_bits() -> contextlib.AbstractContextManager:
 
 
 def compile_options(device: Any) -> Any:
-  """jaxlib's, with the folder in which pip put `ptxas` and libdevice, as `jax.jit` sets them.
+  """jaxlib's options with the folder where pip installed `ptxas` and libdevice, as `jax.jit`.
 
   On the CPU a product runs in one thread: in several, the order of its sums, and so its digits,
   would depend on the number of cores.
@@ -189,7 +191,7 @@ def compile_options(device: Any) -> Any:
 class Executable:
   """A program compiled for a device.
 
-  compile_seconds: what that took.
+  compile_seconds: the time of compilation.
   """
 
   def __init__(self, artifact: bytes, device: Any):
@@ -211,21 +213,21 @@ class Executable:
 
   @property
   def temporary_bytes(self) -> int | None:
-    """Of device memory for what it computes on the way; None if XLA does not say."""
+    """Bytes of device memory for intermediate results; None if XLA does not report it."""
     try:
       return self._executable.get_compiled_memory_stats().temp_size_in_bytes
     except Exception:
       return None
 
   def put(self, arrays: Sequence[np.ndarray]) -> list[Any]:
-    """Arrays on the device, when they are there."""
+    """Copies arrays to the device, and waits for it."""
     import jax
 
     with _all_bits():
       return jax.block_until_ready([jax.device_put(a, self._device) for a in arrays])
 
   def __call__(self, arguments: Sequence[Any]) -> list[Any]:
-    """Runs on what `put` gave; returns the results on the device, when they are there."""
+    """Runs on the result of `put`; waits, and returns the results on the device."""
     import jax
 
     return jax.block_until_ready(self._executable.execute(list(arguments)))
@@ -236,7 +238,7 @@ def to_host(arrays: Sequence[Any]) -> list[np.ndarray]:
 
 
 def are_same(some: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> bool:
-  """Whether arrays are equal to the bit."""
+  """Whether arrays are bit-identical."""
   return all(a.tobytes() == b.tobytes() for a, b in zip(some, others, strict=True))
 
 
@@ -305,8 +307,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_near = line['worst'] <= flags.tolerance  # Not with NaN.
     has_failed |= not is_near
     print(
-      f'{line["name"]}: {"ok" if is_near else "TOO FAR OFF"}, compiled in '
-      f'{line["compile_seconds"]:.2f} s, {line["ms"]:.3f} ms, off by {line["worst"]:.1e}, '
+      f'{line["name"]}: {"ok" if is_near else "DIFFERS"}, compiled in '
+      f'{line["compile_seconds"]:.2f} s, {line["ms"]:.3f} ms, difference {line["worst"]:.1e}, '
       f'{"repeatable" if line["is_repeatable"] else "not repeatable"}',
       flush=True,
     )

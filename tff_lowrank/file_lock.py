@@ -1,4 +1,4 @@
-"""A file that one process at a time holds."""
+"""A lock file, held by one process at a time."""
 
 import fcntl
 import os
@@ -6,9 +6,9 @@ import pathlib
 
 
 class InUseError(BlockingIOError):
-  """Another holds the file.
+  """Another process holds the file.
 
-  holder: the number of its process, or `unknown`.
+  holder: its process id, or `unknown`.
   """
 
   def __init__(self, path: pathlib.Path, holder: str):
@@ -17,7 +17,7 @@ class InUseError(BlockingIOError):
 
 
 def hold(path: pathlib.Path) -> int:
-  """Holds `path`, made if needed, until the returned descriptor is closed or the process ends.
+  """Locks `path`, created if needed, until the returned descriptor is closed or the process ends.
 
   Raises InUseError if another descriptor holds it, OSError if it cannot be written.
   """

@@ -1,7 +1,7 @@
-"""Files that people hand us: one error for all that can be wrong with them.
+"""Reading users' files: any error in the content becomes a `FileError`.
 
-Every reader of a user's file opens it inside `reading`, so that whatever the parser raises
-becomes a `FileError`, which names the file, what was expected of it, and what was found.
+Every reader of a user's file opens it inside `reading`, so that any error of the parser becomes a
+`FileError`, which says which file it is, what was expected, and what was found.
 """
 
 import bz2
@@ -17,7 +17,7 @@ import stat
 import tarfile
 from typing import Any
 
-_MAX_FOUND = 300  # Characters of what was found: parsers may quote all that they were given.
+_MAX_FOUND = 300  # Characters of `found`: parsers may quote their whole input.
 _OPENERS: dict[str, Callable[..., Any]] = {'.gz': gzip.open, '.bz2': bz2.open, '.lzma': lzma.open}
 
 
@@ -25,8 +25,8 @@ class FileError(ValueError):
   """A file that cannot be used.
 
   path: the file.
-  expected: what it should hold, as part of a sentence: `'a NumPy archive'`.
-  found: what it holds, or what went wrong in reading it.
+  expected: the expected content, as part of a sentence: `'a NumPy archive'`.
+  found: the actual content, or the error in reading it.
   """
 
   def __init__(self, path: str | os.PathLike[str], expected: str, found: str):
@@ -51,16 +51,16 @@ def check_regular(path: str | os.PathLike[str], expected: str) -> None:
       stat.S_IFCHR: 'a device',
       stat.S_IFBLK: 'a device',
     }
-    raise FileError(path, expected, kinds.get(stat.S_IFMT(mode), 'no regular file'))
+    raise FileError(path, expected, kinds.get(stat.S_IFMT(mode), 'not a regular file'))
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
-  """Inside, whatever is raised about the content of `path` becomes a `FileError`.
+  """Inside, any error about the content of `path` becomes a `FileError`.
 
-  An OSError of the system (no such file, no permission, a full disk) passes as it is: it names
-  the file and says what is wrong. One that the content led to does not: it has no number, or that
-  of a place where no file has anything. An ImportError, which names a module, passes too.
+  An OSError of the operating system (no such file, no permission, a full disk) is passed on: it
+  names the file and the reason. An OSError caused by the content is not: it has no errno, or that
+  of an invalid position. An ImportError, which names a module, is passed on, too.
   """
   check_regular(path, expected)
   try:
@@ -76,7 +76,7 @@ def reading(path: str | os.PathLike[str], expected: str) -> Iterator[None]:
 
 
 class _Bounded(io.RawIOBase):
-  """Reads a stream, and raises `too_long` once more than `max_bytes` came out of it."""
+  """Reads a stream, and raises `too_long` after more than `max_bytes`."""
 
   def __init__(self, stream: Any, max_bytes: int, too_long: FileError):
     self._stream, self._left, self._too_long = stream, max_bytes, too_long
@@ -98,8 +98,8 @@ def opening(
 ) -> Iterator[io.BufferedReader]:
   """A file as a stream of bytes, inside `reading`; `.gz`, `.bz2` and `.lzma` are decompressed.
 
-  Raises FileError once the stream is longer than `max_bytes`, which bounds what a small file can
-  be made to hold.
+  Raises FileError if the stream is longer than `max_bytes`: a small file can decompress to a huge
+  one.
   """
   too_long = FileError(path, expected, f'more than {max_bytes:,} bytes')
   with (
@@ -112,12 +112,12 @@ def opening(
 
 @contextlib.contextmanager
 def opening_tar(path: str | os.PathLike[str], max_bytes: int) -> Iterator[tarfile.TarFile]:
-  """An archive whose members are read in their order, inside `reading`, bounded as in `opening`.
+  """An archive whose members are read in order, inside `reading`, bounded as in `opening`.
 
-  At the end all of the file is read, with its checksum where it is compressed. A member may say
-  that it is longer than the archive: it is for the caller to look at `size` before reading it.
+  At the end the rest of the file is read, which checks the checksum of a compressed file. A member
+  may claim to be longer than the archive: the caller must check `size` before reading it.
   """
-  with opening(path, 'a whole tar archive', max_bytes) as stream:
+  with opening(path, 'a complete tar archive', max_bytes) as stream:
     with tarfile.open(fileobj=stream, mode='r|') as archive:
       yield archive
     while stream.read(1 << 20):

@@ -1,4 +1,4 @@
-"""What a check of an installation finds."""
+"""The result of a check of the installation."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ OK, WARNING, PROBLEM = 'ok', 'warning', 'PROBLEM'
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """What a check found, and unless the level is `OK`, what to do."""
+  """The result of a check and, unless the level is `OK`, advice."""
 
   name: str
   level: str

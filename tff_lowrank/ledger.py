@@ -1,13 +1,13 @@
-"""The price of a message, and the book that every round's messages are entered in.
+"""The cost of a message in bits, and the ledger that records all messages.
 
-A *price* is an `OrderedDict` from kind to bits, int64 []:
-  payload         numbers of the model, or what stands for them
-  index_or_mask   which numbers those are
+A *price* is the cost of a message: an `OrderedDict` from kind to bits, int64 []:
+  payload         numbers of the model, or their codes
+  index_or_mask   which numbers these are
   flag            one-bit decisions
   scalar          single coefficients
-  catch_up        what a client that missed rounds must fetch before it can take part
-Only payload is counted, no transport headers. Floats are 32 bits unless a codec says otherwise.
-Every message travels alone, so its bits are rounded up to whole bytes once.
+  catch_up        what a client that missed rounds must download before it can take part
+Transport headers are not counted. Floats are 32 bits unless a codec says otherwise. Each message
+is sent on its own, so its bits are rounded up to whole bytes once.
 """
 
 import collections
@@ -45,7 +45,7 @@ def price(**bits: Any) -> Price:
 
 
 def dense_price(value: Any) -> Price:
-  """The price of tensors (or specs of static shape) sent as they are, at their dtype's width."""
+  """The price of tensors (or specs of static shape) sent uncompressed, in their own dtype."""
   leaves = tf.nest.flatten(value)
   return price(
     payload=sum(structures.num_elements(x) * tf.as_dtype(x.dtype).size * 8 for x in leaves)
@@ -55,8 +55,7 @@ def dense_price(value: Any) -> Price:
 def selected_price(mask: Any, value: Any) -> Price:
   """The price of the numbers of `value`, tensors or specs, for which `mask` is true.
 
-  `mask` is that of `structures.count`.
-  Which numbers they are is not in the price.
+  `mask` is that of `structures.count`. The price does not include the mask itself.
   """
   bits = (
     structures.count([chosen], leaf) * tf.as_dtype(leaf.dtype).size * 8
@@ -74,14 +73,14 @@ def bit_length(n: Any) -> tf.Tensor:
 
 
 def index_width(num_elements: Any) -> tf.Tensor:
-  """int64 []: ceil(log2), and at least 1, the bits of one of `num_elements` indices."""
+  """int64 []: the bits of an index of `num_elements`: ceil(log2), and at least 1."""
   return bit_length(tf.maximum(tf.cast(num_elements, tf.int64) - 1, 1))
 
 
 def index_set_bits(num_chosen: Any, num_elements: Any) -> tf.Tensor:
-  """int64 []: the bits that tell `num_chosen` of `num_elements` elements, both integers.
+  """int64 []: the bits of a set of `num_chosen` of `num_elements` elements, both integers.
 
-  The smaller of a bitmap and of an index for each; nothing for an empty set.
+  A bitmap or one index per chosen element, whichever is smaller; 0 for an empty set.
   """
   indices = tf.cast(num_chosen, tf.int64) * index_width(num_elements)
   return tf.minimum(tf.cast(num_elements, tf.int64), indices)
@@ -96,31 +95,31 @@ def select(condition: tf.Tensor, if_true: Price, if_false: Price) -> Price:
 
 
 def total(p: Mapping[str, Any]) -> Any:
-  """The bits of all kinds together."""
+  """The sum of the bits of all kinds."""
   return sum(p[kind] for kind in KINDS)
 
 
 def to_bytes(bits: int) -> int:
-  """The length of a message of `bits` bits: whole bytes."""
+  """The length in bytes of a message of `bits` bits."""
   return (int(bits) + 7) // 8
 
 
 def column(kind: str) -> str:
-  """The ledger's column of the bits of one of `KINDS`."""
+  """The ledger's column for the bits of one of `KINDS`."""
   return f'{kind}_bits'
 
 
 class Ledger:
-  """What crossed the wire, an entry per round, client and direction.
+  """A record of all messages, one entry per round, client and direction.
 
   Entries are kept in memory until they are drained.
   Columns of `to_table()`: `round`, `client`, `direction`, the bits of each kind as `payload_bits`
-  and so on, `bytes`, and `official_units`, the same message in the unit and by the convention of
-  its method's paper. The metadata of each field of the schema has its `unit`.
+  and so on, `bytes`, and `official_units`: the size of the message as the method's paper counts
+  it. The metadata of each field of the schema has its `unit`.
   """
 
   def __init__(self, total_bytes: Mapping[str, int] | None = None):
-    """Creates a ledger that goes on from `total_bytes` by direction; from nothing if None."""
+    """Creates a ledger whose totals start at `total_bytes` by direction; at 0 if None."""
     self._columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     self._total_bytes = {UPLINK: 0, DOWNLINK: 0} | dict(total_bytes or {})
 
@@ -159,7 +158,7 @@ class Ledger:
       pq.write_table(self.to_table(), target)
 
   def drain(self) -> bytes:
-    """Takes the entries out, as what `write_drained` finds in a stream; totals stay."""
+    """Removes the entries, and returns them for the stream of `write_drained`; totals stay."""
     (batch,) = self.to_table().to_batches() or [pa.RecordBatch.from_pylist([], _SCHEMA)]
     for cells in self._columns.values():
       cells.clear()
@@ -167,16 +166,16 @@ class Ledger:
 
 
 def stream_header() -> bytes:
-  """What precedes the drained entries in a stream: then it is an Arrow IPC stream."""
+  """The bytes before the drained entries that make the stream an Arrow IPC stream."""
   return _SCHEMA.serialize().to_pybytes()
 
 
 def write_drained(stream: str, path: str) -> None:
-  """Writes a stream's entries as the parquet file that `Ledger.write` writes, piece by piece.
+  """Writes a stream's entries as a Parquet file, as `Ledger.write`, piece by piece.
 
-  Columns are known by their order: in streams of earlier versions some are called otherwise.
+  Columns are identified by position: earlier versions had other names for some.
   """
-  # Opened here: pyarrow takes some paths for addresses.
+  # Opened here, since pyarrow interprets some paths as addresses.
   with open(stream, 'rb') as source, open(path, 'wb') as target:
     with pq.ParquetWriter(target, _SCHEMA) as writer:
       if source.peek(1):

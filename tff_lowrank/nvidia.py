@@ -1,8 +1,8 @@
-"""Checks of what a GPU needs: a driver, a card that is new enough, CUDA's libraries, memory.
+"""Checks for GPUs: the driver, the compute capability, the CUDA libraries, memory.
 
-The usual faults are told apart, from what `nvidia-smi` says, from what the libraries of jax's CUDA
-plug-in say of themselves, and from the errors of a small computation on each GPU. These run in
-processes of their own, since a broken library may end the process that loads it.
+Common faults are identified from the output of `nvidia-smi`, from the versions that the libraries
+of jax's CUDA plug-in report, and from the errors of a small computation on each GPU. These run in
+separate processes, since a broken library may end the process that loads it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ import subprocess
 
 from tff_lowrank import findings
 
-# https://docs.nvidia.com/cuda/cuda-toolkit-release-notes: the oldest that runs CUDA 12.
+# https://docs.nvidia.com/cuda/cuda-toolkit-release-notes: the oldest driver for CUDA 12.
 MIN_DRIVER = (525, 60, 13)
-# What jaxlib 0.4.23 was built for: from Maxwell, by NVIDIA's names, to Hopper.
+# The compute capabilities that jaxlib 0.4.23 was built for: Maxwell to Hopper.
 MIN_CAPABILITY, MAX_CAPABILITY = (5, 2), (9, 0)
 MIN_FREE_MB = 1000
 
@@ -25,7 +25,7 @@ _DRIVER, _LIBRARIES, _ARITHMETIC = 'NVIDIA driver', 'CUDA libraries', 'arithmeti
 _NEW_DRIVER = f'Install a driver of version {".".join(map(str, MIN_DRIVER))} or newer'
 _EXTRA = "pip install 'tff-lowrank[gpu]'"
 
-# Answers of a command: its exit status, None if it did not end; and its output.
+# The result of a command: its exit status, None if it did not end; and its output.
 Run = Callable[[Sequence[str]], tuple[int | None, str]]
 
 
@@ -47,7 +47,7 @@ class Card:
 
 
 def run_command(command: Sequence[str]) -> tuple[int | None, str]:
-  """Runs a command for a minute at most; status 127 if there is none of this name."""
+  """Runs a command for at most a minute; status 127 if it does not exist."""
   try:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, errors='replace')
   except FileNotFoundError:
@@ -71,12 +71,12 @@ def has_card(pci: pathlib.Path = pathlib.Path('/sys/bus/pci/devices')) -> bool:
 
 
 def has_driver() -> bool:
-  """Whether there are traces of a driver, that may not work."""
+  """Whether a driver seems to be installed; it may not work."""
   return pathlib.Path('/proc/driver/nvidia').exists() or shutil.which('nvidia-smi') is not None
 
 
 def check_driver(run: Run = run_command, in_machine: bool | None = None) -> list[findings.Finding]:
-  """The driver and the cards that it sees; nothing if there is neither driver nor card."""
+  """Checks the driver and the GPUs that it sees; no findings without driver and GPU."""
   fields = ['name', 'driver_version', 'memory.total', 'memory.used', 'compute_cap']
   query = lambda names: run(  # noqa: E731
     ['nvidia-smi', f'--query-gpu={",".join(names)}', '--format=csv,noheader,nounits']
@@ -85,23 +85,23 @@ def check_driver(run: Run = run_command, in_machine: bool | None = None) -> list
   if status == 127:
     if not (has_card() if in_machine is None else in_machine):
       return []
-    found = 'none, though there is an NVIDIA card'
+    found = 'none, although there is an NVIDIA GPU'
     return [findings.Finding(_DRIVER, findings.WARNING, found, f'{_NEW_DRIVER} to use it.')]
   if status is not None and 'compute_cap' in output and 'not a valid field' in output:
-    status, output = query(fields[:-1])  # So does an old one.
+    status, output = query(fields[:-1])  # An old driver reports this.
   if status != 0:
     return [_broken_driver(status, output)]
   cards = _cards(output)
   if not cards:
-    advice = 'See whether the machine, or the container, was given a GPU (docker run --gpus all).'
-    return [findings.Finding(_DRIVER, findings.WARNING, 'there, but it sees no GPU', advice)]
+    advice = 'Check that the machine or container has access to a GPU (docker run --gpus all).'
+    return [findings.Finding(_DRIVER, findings.WARNING, 'installed, but it sees no GPU', advice)]
   return [_check_driver_version(cards[0].driver), *map(_check_card, range(len(cards)), cards)]
 
 
 def _broken_driver(status: int | None, output: str) -> findings.Finding:
   text = ' '.join(output.split())[:300]
   if 'version mismatch' in text:
-    advice = 'The driver was renewed while it was in use: restart the machine.'
+    advice = 'The driver was updated while it was in use: restart the machine.'
   elif "couldn't communicate" in text or 'No devices were found' in text:
     advice = f'The driver is not running: load it (modprobe nvidia), or restart. {_NEW_DRIVER}.'
   else:
@@ -136,15 +136,15 @@ def _check_card(index: int, card: Card) -> findings.Finding:
   name = f'NVIDIA GPU {index}'
   if card.capability and card.capability < MIN_CAPABILITY:
     advice = (
-      'This jaxlib has no code for it: set CUDA_VISIBLE_DEVICES to the other GPUs, or to none.'
+      'This jaxlib does not support it: set CUDA_VISIBLE_DEVICES to the other GPUs, or to none.'
     )
     return findings.Finding(name, findings.PROBLEM, f'{card}, too old', advice)
   if card.total_mb - card.used_mb < MIN_FREE_MB:
-    advice = 'Others use its memory: nvidia-smi says who. End them, or use another GPU.'
+    advice = 'Other processes use its memory (see nvidia-smi). End them, or use another GPU.'
     return findings.Finding(name, findings.WARNING, str(card), advice)
   if card.capability > MAX_CAPABILITY:
     advice = (
-      'It is newer than this jaxlib and cuDNN 8.9, which may have no code for it. If arithmetic '
+      'It is newer than this jaxlib and cuDNN 8.9, which may not support it. If arithmetic '
       'fails below, export programs (execution.export_programs) to a current jax.'
     )
     return findings.Finding(name, findings.WARNING, str(card), advice)
@@ -153,7 +153,7 @@ def _check_card(index: int, card: Card) -> findings.Finding:
 
 @dataclasses.dataclass(frozen=True)
 class _Library:
-  """A library of CUDA; `decode` makes its own number of a version into parts."""
+  """A CUDA library; `decode` splits its version number into parts."""
 
   package: str
   decode: Callable[[int], tuple[int, int, int]]
@@ -184,8 +184,8 @@ _OF_CUDA = {
   'cusparse': _Library('nvidia-cusparse-cu12', _thousands),
 }
 
-# The plug-in's own module of versions, which its start-up checks use; there is no public one. Each
-# is asked for in a process of its own: those of a library that is not there end it.
+# Reads the versions from the plug-in's private module, which its start-up checks use; there is no
+# public one. Each in a separate process, since a missing library ends the process.
 LIBRARIES_PROBE = """
 import importlib, json, os, pathlib, shutil
 versions = importlib.import_module('jax_cuda12_plugin._versions')
@@ -205,9 +205,9 @@ print(json.dumps({'ptxas': str(ptxas) if ptxas.exists() else shutil.which('ptxas
 
 
 def check_libraries(probe: Callable[[str], tuple[int | None, str]]) -> findings.Finding:
-  """The versions of CUDA, cuDNN and the others that jax's plug-in loads.
+  """Checks the versions of CUDA, cuDNN and the other libraries that jax's plug-in loads.
 
-  `probe` runs a program in a process of its own; returns its status and output.
+  `probe` runs a program in a separate process, and returns its status and output.
   """
   status, output = probe(LIBRARIES_PROBE)
   if status != 0:
@@ -221,7 +221,7 @@ def check_libraries(probe: Callable[[str], tuple[int | None, str]]) -> findings.
 
 
 def judge_libraries(found: Mapping[str, int | str | None]) -> findings.Finding:
-  """Whether all libraries were found, of versions not older than the plug-in was built with."""
+  """Checks that all libraries were found, and are not older than those of the plug-in's build."""
   versions, missing, old = [], [], []
   driver = found.get('cuda_driver_get_version')
   if isinstance(driver, int) and driver:  # 0 without a driver.
@@ -245,7 +245,8 @@ def judge_libraries(found: Mapping[str, int | str | None]) -> findings.Finding:
   if missing or old:
     packages = ' '.join(f"'{package}'" for _, package in [*missing, *old])
     advice = (
-      f'Run {_EXTRA}, or pip install -U {packages}; LD_LIBRARY_PATH may name others: unset it.'
+      f'Run {_EXTRA}, or pip install -U {packages}; LD_LIBRARY_PATH may point to other versions: '
+      'unset it.'
     )
     return findings.Finding(_LIBRARIES, findings.PROBLEM, text, advice)
   return findings.Finding(_LIBRARIES, findings.OK, text)
@@ -255,7 +256,7 @@ def _text(version: Sequence[int]) -> str:
   return '.'.join(map(str, version))
 
 
-# A product, a convolution and an exponential: cuBLAS, cuDNN, and ptxas with libdevice.
+# A product, a convolution and an exponential need cuBLAS, cuDNN, and ptxas with libdevice.
 ARITHMETIC_PROBE = """
 import jax
 import jax.numpy as jnp
@@ -267,12 +268,12 @@ for device in jax.devices('gpu'):
     print('computed', device.id, device.device_kind, float(y.sum()))
 """
 
-# What is in an error's text -> the fault, and what to do. The first that fits counts.
+# Pattern in the text of an error -> the fault, and advice. The first match is used.
 _FAULTS = (
   (
     r'RESOURCE_EXHAUSTED|OUT_OF_MEMORY|out of memory|failed to allocate',
     'out of memory',
-    'Others may use the GPU (nvidia-smi says who); else take fewer clients at a time '
+    'Other processes may use the GPU (see nvidia-smi). Else use fewer clients at a time '
     '(max_clients_in_flight=1), smaller batches or a smaller model.',
   ),
   (
@@ -284,7 +285,7 @@ _FAULTS = (
   (
     r'no kernel image|NO_BINARY_FOR_GPU|INVALID_PTX|ptxas does not support CC|'
     r'Unsupported .*gpu-name',
-    'there is no code for this GPU',
+    'this GPU is not supported',
     'Its compute capability must be 5.2 to 9.0 for this jaxlib; export programs to a current jax.',
   ),
   (
@@ -296,14 +297,14 @@ _FAULTS = (
   (
     r'No visible GPU|no CUDA-capable device|ERROR_NO_DEVICE|no platforms that are instances of gpu|'
     r"Unknown backend|Unable to initialize backend 'cuda'",
-    'no GPU can be seen',
+    'no GPU is visible',
     'See the lines on the driver above; CUDA_VISIBLE_DEVICES may hide it.',
   ),
 )
 
 
 def fault(error: str) -> tuple[str, str] | None:
-  """What an error of XLA or CUDA means, and what to do; None if it is none of the usual."""
+  """The meaning of an error of XLA or CUDA, and advice; None if it is not a common one."""
   for pattern, name, advice in _FAULTS:
     if re.search(pattern, error):
       return name, advice
@@ -311,7 +312,7 @@ def fault(error: str) -> tuple[str, str] | None:
 
 
 def check_arithmetic(probe: Callable[[str], tuple[int | None, str]]) -> findings.Finding:
-  """A product and a convolution on each GPU; `probe` as in `check_libraries`."""
+  """Computes a product and a convolution on each GPU; `probe` as in `check_libraries`."""
   status, output = probe(ARITHMETIC_PROBE)
   done = [line.split(None, 1)[1] for line in output.splitlines() if line.startswith('computed ')]
   if status == 0 and done:
@@ -321,5 +322,5 @@ def check_arithmetic(probe: Callable[[str], tuple[int | None, str]]) -> findings
   meaning = fault(output)
   how = 'does not end' if status is None else f'fails with status {status}'
   text = f'{how}: {meaning[0] + ": " if meaning else ""}{lines[-1][:200]}'
-  advice = meaning[1] if meaning else 'See to the lines above first.'
+  advice = meaning[1] if meaning else 'Fix the problems above first.'
   return findings.Finding(_ARITHMETIC, findings.PROBLEM, text, advice)

@@ -1,7 +1,7 @@
-"""What tasks minimise and measure: losses and metrics of what models return, mostly logits.
+"""Objectives of tasks: losses and metrics of model outputs, mostly logits.
 
-The metrics of every objective begin with `loss` and `accuracy`, the latter being the task's main
-metric, whatever it is called elsewhere.
+The metrics of every objective start with `loss` and `accuracy`. The latter is the task's main
+metric, whatever its usual name.
 """
 
 import collections
@@ -15,12 +15,12 @@ import tensorflow as tf
 class Objective:
   """A loss and metrics.
 
-  loss: of a batch.
-  metrics: name -> builds a metric; `loss` and `accuracy` first.
-  classes: whether labels are classes, integers from 0 up, or else float32 [batch, outputs].
-  main: what the metric called `accuracy` is, for people and in the columns of metrics.csv.
-  is_fraction: whether it is from 0 to 1.
-  from_logits: whether the loss takes logits, so that a model must not end in a softmax or sigmoid.
+  loss: the loss of a batch.
+  metrics: name -> function that builds a metric; `loss` and `accuracy` first.
+  classes: whether labels are classes (integers from 0 up), or else float32 [batch, outputs].
+  main: the usual name of the metric called `accuracy`, shown to users and in metrics.csv.
+  is_fraction: whether this metric is from 0 to 1.
+  from_logits: whether the loss takes logits, so a model must not end in a softmax or sigmoid.
   """
 
   loss: tf.keras.losses.Loss
@@ -31,7 +31,7 @@ class Objective:
   is_fraction: bool = True
 
   def described(self) -> dict[str, str]:
-    """Name and unit of the main metric, as reports take them."""
+    """Name and unit of the main metric, for reports."""
     return dict(name=self.main, unit='fraction' if self.is_fraction else '')
 
 
@@ -45,7 +45,7 @@ CLASSIFICATION = Objective(
 
 
 def _is_none_of(y_true: tf.Tensor, tokens: Sequence[int]) -> tf.Tensor:
-  """1 where a token counts, 0 where it is one of `tokens`: float32 of the shape of `y_true`."""
+  """0 where a token is one of `tokens`, else 1: float32 of the shape of `y_true`."""
   counts = tf.ones_like(y_true, tf.bool)
   for token in tokens:
     counts &= tf.not_equal(y_true, tf.cast(token, y_true.dtype))
@@ -61,7 +61,7 @@ def _is_correct(y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
 
 
 class _TokenLoss(tf.keras.losses.Loss):
-  """Mean cross-entropy of a batch's tokens, but for those of padding; 0 if there are none."""
+  """Mean cross-entropy of a batch's tokens without padding; 0 if there are none."""
 
   def __init__(self, padding: int):
     super().__init__(name='token_loss')
@@ -75,7 +75,7 @@ class _TokenLoss(tf.keras.losses.Loss):
 
 
 class _TokenMean(tf.keras.metrics.Mean):
-  """The mean of what `measure` finds of each token, but for those that are `ignored`."""
+  """The mean of `measure` over tokens, except those that are `ignored`."""
 
   def __init__(self, measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], ignored: Sequence[int]):
     super().__init__()
@@ -93,14 +93,14 @@ def next_token(
 ) -> Objective:
   """Cross-entropy of the next token; logits [batch, time, num_tokens], labels [batch, time].
 
-  TFF's baseline tasks mask by the input, and so count the padding after the end of a sentence;
-  here labels that are padding never count.
+  TFF's baseline tasks mask by the input, and so count the padding after the end of a sentence.
+  Here labels that are padding are never counted.
 
   Args:
-    padding: Never counts.
-    out_of_vocabulary: If given, does not count in `accuracy` either, but in
+    padding: The padding token, never counted.
+    out_of_vocabulary: If given, this token is not counted in `accuracy`, but in
       `accuracy_with_out_of_vocabulary`.
-    end: Of a sentence; if given, does not count in `accuracy_without_end`, nor does
+    end: The token at the end of a sentence; if given, `accuracy_without_end` counts neither it nor
       `out_of_vocabulary`.
   """
 
@@ -119,7 +119,7 @@ def next_token(
 
 
 class _RecallAt(tf.keras.metrics.Mean):
-  """Of all labels, the share that is among the `k` largest logits of its example."""
+  """The fraction of all labels that are among the `k` largest logits of their example."""
 
   def __init__(self, k: int):
     super().__init__()
@@ -136,7 +136,7 @@ class _RecallAt(tf.keras.metrics.Mean):
 
 
 class _Precision(tf.keras.metrics.Mean):
-  """Of all labels that are given a probability above one half, the share that is right."""
+  """The fraction of correct labels among those with a predicted probability above one half."""
 
   def update_state(
     self, y_true: tf.Tensor, y_pred: tf.Tensor, sample_weight: None = None
@@ -145,8 +145,8 @@ class _Precision(tf.keras.metrics.Mean):
     return super().update_state(y_true, tf.cast(y_pred > 0, tf.float32))
 
 
-# Several labels an example, logits and labels [batch, num_classes]. The loss is the mean over
-# classes, summed over the batch, and `accuracy` the recall at 5, as in TFF's baseline task.
+# Several labels per example; logits and labels [batch, num_classes]. The loss is the mean over
+# classes, summed over the batch; `accuracy` is the recall at 5, as in TFF's baseline task.
 MULTI_LABEL = Objective(
   loss=tf.keras.losses.BinaryCrossentropy(
     from_logits=True, reduction=tf.keras.losses.Reduction.SUM
@@ -162,10 +162,10 @@ MULTI_LABEL = Objective(
 
 
 class _DeterminationCoefficient(tf.keras.metrics.Metric):
-  """R^2: 1 minus the squared errors' sum over that of the labels' deviations from their mean.
+  """R^2: 1 minus the ratio of the sums of squared errors and of squared deviations of labels.
 
-  Of all outputs together, and 0 where all labels are equal. Its sums are float32: labels whose mean
-  is far larger than their deviation lose digits.
+  For all outputs together; 0 if all labels are equal. The sums are float32: labels whose mean is
+  far larger than their deviation lose digits.
   """
 
   def __init__(self) -> None:
@@ -193,9 +193,9 @@ class _DeterminationCoefficient(tf.keras.metrics.Metric):
     return tf.where(deviations > 0, 1 - unexplained, 0.0)
 
 
-# Numbers, predictions and labels [batch, outputs], which should be of about mean 0 and deviation 1.
-# `accuracy` is R^2, at most 1 and below 0 for what is worse than the labels' mean. Of a client with
-# few examples it says little.
+# Regression; predictions and labels [batch, outputs], which should have about mean 0 and standard
+# deviation 1. `accuracy` is R^2: at most 1, and below 0 for predictions worse than the labels'
+# mean. It is not meaningful for a client with few examples.
 REGRESSION = Objective(
   loss=tf.keras.losses.MeanSquaredError(),
   metrics=collections.OrderedDict(

@@ -1,4 +1,4 @@
-"""Python objects of users, named as `package.module:NAME`."""
+"""Users' Python objects, given as `package.module:NAME`."""
 
 import hashlib
 import importlib
@@ -11,18 +11,18 @@ from typing import Any
 
 
 def is_name(text: str) -> bool:
-  """Whether `text` is of the form `package.module:NAME`, whether or not it is there."""
+  """Whether `text` has the form `package.module:NAME`; the object need not exist."""
   module, colon, name = text.partition(':')
   return bool(colon) and all(part.isidentifier() for part in (*module.split('.'), name))
 
 
 def load(text: str) -> Any:
-  """The object that `text` names, of a module in `sys.path` or in the current folder.
+  """The object that `text` names, from a module in `sys.path` or in the current folder.
 
-  The current folder stays in `sys.path`, behind all others, for what is imported later.
+  The current folder stays at the end of `sys.path`, for later imports.
 
-  Raises ValueError if there is no such module or it has no such name. What the module raises
-  itself passes as it is.
+  Raises ValueError if there is no such module or it has no such name. Errors raised by the module
+  itself are passed on.
   """
   if not is_name(text):
     raise ValueError(f'Expected package.module:NAME, found {text!r}.')
@@ -34,12 +34,12 @@ def load(text: str) -> Any:
 
 
 def source(text: str) -> dict[str, str]:
-  """What to record about the module of the object that `text` names, to find it again.
+  """Identifies the version of the module of the object that `text` names.
 
   Returns:
-    `file` and `sha256` of the module's file, and, where it belongs to an installed distribution,
-    the `distribution` and its `version`; nothing for a module without a file. What the module
-    imports is not looked at.
+    `file` and `sha256` of the module's file, and, if it belongs to an installed distribution,
+    the `distribution` and its `version`; empty for a module without a file. The imports of the
+    module are not included.
 
   Raises ValueError as `load`.
   """
@@ -48,19 +48,19 @@ def source(text: str) -> dict[str, str]:
 
 
 def source_of(function: Any) -> dict[str, str]:
-  """As `source`, of the module in which a function was defined."""
+  """As `source`, for the module in which a function was defined."""
   return _source_of_module(getattr(function, '__module__', None) or '')
 
 
 def _source_of_module(module_name: str) -> dict[str, str]:
   file = getattr(sys.modules.get(module_name), '__file__', None)
-  if file is None:  # As of an interactive session.
+  if file is None:  # For example, an interactive session.
     return {}
   path = pathlib.Path(file).resolve()
   found = dict(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
   top_level = module_name.partition('.')[0]
   for distribution in metadata.packages_distributions().get(top_level, ()):
-    # An editable installation has other files than those that are imported.
+    # The files of an editable installation are not the imported ones.
     listed = metadata.files(distribution) or ()
     same_name = (entry.locate() for entry in listed if entry.name == path.name)
     if any(pathlib.Path(entry).resolve() == path for entry in same_name):
@@ -78,7 +78,7 @@ def _import(name: str) -> types.ModuleType:
   except ModuleNotFoundError as e:
     if e.name is not None and f'{name}.'.startswith(f'{e.name}.'):
       raise ValueError(
-        f'There is no module {e.name!r} in sys.path or the current folder, {folder}; a module is '
-        'named as in an import statement, as in `package.module:NAME`.'
+        f'There is no module {e.name!r} in sys.path or the current folder, {folder}. Write modules '
+        'as in an import statement: `package.module:NAME`.'
       ) from e
     raise ValueError(f'The module {name!r} imports {e.name!r}, which cannot be found.') from e

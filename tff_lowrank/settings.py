@@ -1,4 +1,4 @@
-"""Settings as data: fields of frozen dataclasses that say what they mean and what they may be.
+"""Settings as fields of frozen dataclasses, with a description and limits of their values.
 
   >>> import dataclasses
   >>> from tff_lowrank import settings
@@ -12,7 +12,7 @@
     ...
   tff_lowrank.settings.SettingError: lbgm_threshold must be at most 1, found 1.5.
 
-Command-line flags, help, records of runs and tables are made from such fields.
+Command-line flags, help texts, records of runs and tables are generated from such fields.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _LARGEST = 2**31 - 1
 
 
 class SettingError(ValueError):
-  """What was asked for cannot be: a setting has no possible value, or some do not go together."""
+  """The value of a setting is invalid, or settings contradict each other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Setting:
   """One setting of a `Settings` class.
 
   kind: `bool`, `int`, `float` or `str`.
-  about: what it means, for people.
-  is_optional: whether None is a value of it.
+  about: a description, for `--help`.
+  is_optional: whether None is allowed.
   at_least, above, at_most, below: bounds of a number.
-  choices: what a text may be; empty if that is checked elsewhere.
-  is_path: whether a text names a file or folder.
-  by_client: whether it may be, in place of one value for all clients, a function from a client's id
-    to its own, or the `package.module:NAME` of one; whoever calls it has its values `checked`.
-  group: names what belongs together in `--help`.
+  choices: the allowed texts; empty if they are checked elsewhere.
+  is_path: whether a text is the path of a file or folder.
+  by_client: whether a function from a client's id to its value, or its `package.module:NAME`, is
+    allowed in place of one value for all clients; the caller must pass its values to `checked`.
+  group: the group in `--help`.
   """
 
   name: str
@@ -62,7 +62,7 @@ class Setting:
   group: str = ''
 
   def checked(self, value: Any) -> Any:
-    """`value`, as float for a float; raises SettingError unless the setting can have it."""
+    """`value`, converted to float for a float setting; raises SettingError if it is invalid."""
     if (value is None and self.is_optional) or (self.by_client and is_function(value)):
       return value
     kinds: Any = (int, float) if self.kind is float else self.kind
@@ -95,7 +95,7 @@ _KINDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 
 
 
 def is_function(value: Any) -> bool:
-  """Whether a value of a setting is a function, or the `package.module:NAME` of one."""
+  """Whether the value of a setting is a function, or the `package.module:NAME` of one."""
   return callable(value) or (isinstance(value, str) and objects.is_name(value))
 
 
@@ -105,7 +105,7 @@ def field(default: Any, about: str, **limits: Any) -> Any:
 
 
 def of(cls: type['Settings']) -> Mapping[str, Setting]:
-  """The settings of a class by name, in its order."""
+  """The settings of a class by name, in the order of its fields."""
   known: Any = cls  # To mypy 1.10 a class is not hashable.
   return _of(known)
 
@@ -127,7 +127,7 @@ def _of(cls: Any) -> Mapping[str, Setting]:
 
 
 class Settings:
-  """Base of frozen dataclasses of settings, whose values are checked where one is made."""
+  """Base class of frozen dataclasses of settings; checks the values when an object is created."""
 
   __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
@@ -138,4 +138,4 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class NoSettings(Settings):
-  """Of what has none."""
+  """For methods without own settings."""

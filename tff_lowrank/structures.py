@@ -1,4 +1,4 @@
-"""Arithmetic over nested structures of tensors."""
+"""Arithmetic on nested structures of tensors."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ def specs(value: Any) -> Any:
 
 
 def to_numpy(x: Any) -> np.ndarray:
-  """An eager tensor or an array as an array; `np.asarray` fails for a bfloat16 tensor []."""
+  """Converts an eager tensor or array to an array; `np.asarray` fails for a bfloat16 tensor []."""
   return np.asarray(x.numpy() if tf.is_tensor(x) else x)
 
 
@@ -40,12 +40,12 @@ def num_elements(value: Any) -> Any:
 
 
 def divisor(leaf: Any) -> tf.Tensor:
-  """float64 []: the number of scalars, and 1 if there are none, to divide a sum by."""
+  """float64 []: the number of scalars, but at least 1, to divide a sum by."""
   return tf.cast(tf.maximum(tf.cast(size(leaf), tf.int64), 1), tf.float64)
 
 
 def count(mask: list[tf.Tensor], value: Any) -> tf.Tensor:
-  """int64 []: the scalars in tensors or specs for which `mask` is true.
+  """int64 []: the number of scalars in tensors or specs for which `mask` is true.
 
   `mask` has a bool tensor for each leaf, in `tf.nest.flatten` order, shaped as the leaf or [].
   """
@@ -58,32 +58,32 @@ def count(mask: list[tf.Tensor], value: Any) -> tf.Tensor:
 
 
 def all_finite(value: Any) -> tf.Tensor:
-  """bool []: whether no scalar in `value` is NaN or infinite; an integer or a bool never is."""
+  """bool []: whether no scalar in `value` is NaN or infinite; integers and bools are finite."""
   leaves = [tf.convert_to_tensor(leaf) for leaf in tf.nest.flatten(value)]
   finite = [tf.reduce_all(tf.math.is_finite(leaf)) for leaf in leaves if leaf.dtype.is_floating]
   return tf.reduce_all(tf.stack(finite)) if finite else tf.constant(True)
 
 
 def where(mask: tf.Tensor, if_true: tf.Tensor, if_false: tf.Tensor) -> tf.Tensor:
-  """`tf.where` without broadcasting: two tensors of one shape, `mask` shaped alike or [].
+  """`tf.where` without broadcasting: two tensors of the same shape, `mask` of that shape or [].
 
-  On the CPU its kernel takes half the time of that of `tf.where`, a tenth for a mask of shape [].
+  On the CPU its kernel takes half the time of `tf.where`'s, a tenth for a mask of shape [].
   """
   return tf.raw_ops.Select(condition=mask, x=if_true, y=if_false)
 
 
 def select(condition: tf.Tensor, if_true: Any, if_false: Any) -> Any:
-  """`if_true` where `condition`, bool [], holds, else `if_false`; both have one structure."""
+  """`if_true` if `condition`, bool [], is true, else `if_false`; both have the same structure."""
   return tf.nest.map_structure(lambda a, b: where(condition, a, b), if_true, if_false)
 
 
 def widened(x: tf.Tensor) -> tf.Tensor:
-  """float32 for float16 and bfloat16; float32 and float64 as they are."""
+  """Converts float16 and bfloat16 to float32; float32 and float64 are not changed."""
   return x if x.dtype == tf.float64 else tf.cast(x, tf.float32)
 
 
 def scale(factor: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-  """`factor`, float [], times `x`, in the dtype of `x`; multiplied as `widened` has it."""
+  """`factor`, float [], times `x`, in the dtype of `x`; computed in the dtype of `widened`."""
   wide = widened(x)
   return tf.cast(tf.cast(factor, wide.dtype) * wide, x.dtype)
 

@@ -1,7 +1,7 @@
-"""The laws of codecs, as functions to run on a codec of one's own.
+"""Tests for codecs, including your own.
 
-Each raises AssertionError, with what was found, if the codec breaks the law. `check_contract`
-runs all that a codec's traits claim:
+Each function raises AssertionError, with the values found, if the codec fails the test.
+`check_contract` runs all tests that apply according to the codec's traits:
 
   testing.check_contract(MyCodec(), testing.edge_values() + [my_update])
 """
@@ -19,9 +19,9 @@ SEED = (0, 1)
 
 
 def edge_values(dtype: tf.DType = tf.float32) -> list[list[np.ndarray]]:
-  """Values on which codecs fail: tensors of every kind, each list one value.
+  """Edge cases for codecs: a list of values, each a list of tensors.
 
-  dtype: float16, bfloat16, float32 or float64; magnitudes stay as far below its largest number as
+  dtype: float16, bfloat16, float32 or float64; magnitudes are as far below its largest number as
     10^36 is below that of float32.
   """
   rng = np.random.default_rng(0)
@@ -49,7 +49,7 @@ def _tensors(value: Any) -> list[tf.Tensor]:
 
 
 def reference_for(codec: codecs.Codec, value: Any) -> codecs.Reference | None:
-  """Weights and a last update for `codec` where it needs them, drawn at random."""
+  """Random weights and a random last update, if `codec` needs them."""
   rng = np.random.default_rng(1)
 
   def draw() -> list[tf.Tensor]:
@@ -61,14 +61,14 @@ def reference_for(codec: codecs.Codec, value: Any) -> codecs.Reference | None:
   return codecs.Reference(model=draw(), last_update=draw())
 
 
-# From 1 to the next number.
+# The difference between 1 and the next number.
 _EPSILON = {tf.float16: 2.0**-10, tf.bfloat16: 2.0**-7}
-# Of bfloat16 and float32; TensorFlow may take what is below for 0.
+# For bfloat16 and float32; TensorFlow may treat smaller numbers as 0.
 _SMALLEST_NORMAL = 2.0**-126
 
 
 def _tolerance(value: Any, single: float = 1e-5) -> float:
-  """The relative error that rounding may make in the coarsest tensor; `single` from float32 up."""
+  """The allowed relative rounding error for the coarsest dtype; `single` from float32 up."""
   return max(2 * _EPSILON.get(x.dtype, 0) for x in _tensors(value)) or single
 
 
@@ -100,9 +100,9 @@ def _norm(value: Any) -> float:
 
 
 def check_round_trip(codec: codecs.Codec, values: Sequence[Any]) -> None:
-  """What arrives as bytes decodes to the bit as what was sent, in the value's shapes and types.
+  """Messages decode to the same bits after packing to bytes, in the value's shapes and dtypes.
 
-  `values` are one client's updates in a row, here and below.
+  `values` are successive updates of one client, here and below.
   """
   memory = _initial_memory(codec, values[0])
   for i, value in enumerate(values):
@@ -117,17 +117,19 @@ def check_round_trip(codec: codecs.Codec, values: Sequence[Any]) -> None:
 
 
 def check_size(codec: codecs.Codec, values: Sequence[Any]) -> None:
-  """Priced bits are those of the packed message, up to the padding of its last byte."""
+  """The reported cost equals the size of the packed message, up to padding of the last byte."""
   memory, sizes = _initial_memory(codec, values[0]), set()
   for i, value in enumerate(values):
     encoded = _encode(codec, memory, value, (0, i))
     bits, packed = int(codec.message_bits(encoded.message)), 8 * len(codec.pack(encoded.message))
     if not 0 <= packed - bits < 8:
-      raise AssertionError(f'{codec}: priced {bits} bits, packed {packed}, for {value}.')
+      raise AssertionError(f'{codec}: reported cost {bits} bits, packed {packed}, for {value}.')
     sizes.add(bits)
     memory = encoded.memory
   if len(sizes) > 1 and not codec.traits.variable_size:
-    raise AssertionError(f'{codec}: sizes {sizes}, but its traits say one size.')
+    raise AssertionError(
+      f'{codec}: sizes {sizes}, but its traits say that all messages have one size.'
+    )
 
 
 def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> None:
@@ -143,7 +145,7 @@ def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> No
   for tensor, *drawn in zip(tensors, *draws, strict=True):
     samples = np.stack([np.asarray(structures.to_numpy(s), np.float64) for s in drawn])
     x = np.asarray(structures.to_numpy(tensor), np.float64)
-    # What is drawn rarely may not be seen often enough for its deviation to be known.
+    # Rare values may occur too rarely to estimate the standard deviation.
     error = samples.std(0) / np.sqrt(num_seeds)
     off = np.abs(samples.mean(0) - x)
     bound = 6 * error + _tolerance(value) * np.abs(x).max(initial=0)
@@ -152,7 +154,7 @@ def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> No
 
 
 def check_contraction(codec: codecs.Codec, value: Any) -> None:
-  """What is decoded is no further from the value than nothing is."""
+  """The error of the decoded value is at most the norm of the value."""
   memory = _initial_memory(codec, value)
   decoded = codec.decode(memory, _encode(codec, memory, value, SEED).message)
   error, norm = _distance(decoded, _tensors(value)), _norm(value)
@@ -161,7 +163,7 @@ def check_contraction(codec: codecs.Codec, value: Any) -> None:
 
 
 def check_linear(codec: codecs.Codec, a: Any, b: Any) -> None:
-  """The decoded messages of `a` and `b`, of one seed, add up to that of `a + b`."""
+  """The decoded messages of `a` and `b`, with the same seed, sum to that of `a + b`."""
   memory = _initial_memory(codec, a)
   both = [x + y for x, y in zip(_tensors(a), _tensors(b), strict=True)]
   one, other, total = (
@@ -173,7 +175,7 @@ def check_linear(codec: codecs.Codec, a: Any, b: Any) -> None:
 
 
 def check_conservation(codec: codecs.ErrorFeedback, values: Sequence[Any]) -> None:
-  """All that was decoded, plus the residual, is the sum of all updates."""
+  """The sum of all decoded values plus the residual equals the sum of all updates."""
   memory = _initial_memory(codec, values[0])
   left = [np.zeros(x.shape) for x in _tensors(values[0])]
   largest = 0.0
@@ -193,7 +195,7 @@ def check_conservation(codec: codecs.ErrorFeedback, values: Sequence[Any]) -> No
 
 
 def check_memory_symmetry(codec: codecs.Codec, values: Sequence[Any]) -> None:
-  """A server that sees bytes alone decodes, with the mirror it keeps, what the client does."""
+  """A server that only gets bytes, and mirrors the memory, decodes the same as the client."""
   memory = mirror = _initial_memory(codec, values[0])
   for i, value in enumerate(values):
     encoded = _encode(codec, memory, value, (0, i))
@@ -204,7 +206,7 @@ def check_memory_symmetry(codec: codecs.Codec, values: Sequence[Any]) -> None:
 
 
 def check_keeps_nothing(codec: codecs.Codec, values: Sequence[Any]) -> None:
-  """Two clients in turn get what each gets alone: all that is kept is in the memory."""
+  """Two interleaved clients get the same results as alone: all state is in the memory."""
 
   def run(turns: int) -> list[list[Any]]:
     memories = [_initial_memory(codec, values[0]) for _ in range(turns)]
@@ -230,11 +232,11 @@ def check_refuses_integers(codec: codecs.Codec) -> None:
     codec.encode(memory, [np.array([1, 2], np.int32)], tf.constant(SEED), reference)
   except TypeError:
     return
-  raise AssertionError(f'{codec}: took integers.')
+  raise AssertionError(f'{codec}: accepted integers.')
 
 
 def check_contract(codec: codecs.Codec | str, values: Sequence[Any]) -> None:
-  """All laws that hold for every codec, and those that the traits of `codec` claim."""
+  """Runs the tests for all codecs, and those for properties that the traits of `codec` claim."""
   codec = codecs.resolve(codec)
   traits = codec.traits
   check_refuses_integers(codec)

@@ -1,1 +1,1 @@
-"""Round programs and the same training by hand, measured on a machine that has jax alone."""
+"""Measures round programs, and the same training written by hand, on a machine with only jax."""

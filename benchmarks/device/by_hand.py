@@ -1,9 +1,9 @@
-"""The training of `benchmarks.device.cases` as one hand-written program; needs jax alone.
+"""The training of `benchmarks.device.cases` as one hand-written program; needs only jax.
 
-A client is a `lax.scan` over its batches with plain SGD, the round its `jax.vmap` over clients and
-a mean. Convolutions are patches and a matrix product, which `vmap` turns into a batched one; or
-those of XLA, which it turns into grouped ones. LBGM compares each client's update with a look-back
-vector, tensor by tensor; APF pins frozen numbers after each step.
+A client is a `lax.scan` over its batches with plain SGD; the round is a `jax.vmap` over clients and
+a mean. Convolutions are patches and a matrix product, which `vmap` makes a batched product, or
+XLA's convolutions, which it makes grouped convolutions. LBGM compares each client's update with a
+look-back vector, tensor by tensor; APF resets frozen numbers after each step.
 """
 
 from collections.abc import Callable, Sequence
@@ -128,9 +128,9 @@ HAS_CONVOLUTIONS = ('A', 'cnn', 'lbgm', 'apf', 'fedpara', 'vgg')
 class Training:
   """A round by hand.
 
-  round: a function of `arguments`, to be jitted; all of clients have the client as first axis.
-  arguments: of NumPy: the weights, the clients' inputs and labels, and for LBGM the clients'
-    look-back vectors, for APF what is frozen.
+  round: a function of `arguments`, to be jitted; clients' arrays have the client as first axis.
+  arguments: NumPy arrays: the weights, the clients' inputs and labels, and for LBGM the clients'
+    look-back vectors, for APF the frozen mask.
   """
 
   round: Callable[..., Any]
@@ -143,11 +143,11 @@ def build(
   """The training of a case.
 
   Args:
-    case: `name`, `shape` (clients, steps, batch, then that of an example) and `weights`, each
+    case: `name`, `shape` (clients, steps, batch, then the shape of an example) and `weights`, each
       with `name`, `shape` and `stddev`.
     in_turn: One client after the other, in a `lax.scan`, rather than all at once.
-    patches: How convolutions run.
-    dtype: Of the arithmetic but for the loss; weights are float32 in any case.
+    patches: Whether convolutions are patches and a matrix product.
+    dtype: The dtype of the arithmetic except the loss; weights are always float32.
   """
   name, (clients, steps, batch, *example) = case['name'], case['shape']
   rng = np.random.default_rng(1)
@@ -200,7 +200,7 @@ def build(
 
 
 def _recycle(update: list[Array], memory: list[Array]) -> tuple[list[Array], list[Array]]:
-  """What LBGM's server adds, and the look-back vectors after it."""
+  """The update that LBGM's server adds, and the new look-back vectors."""
   sent, kept = [], []
   for x, last in zip(update, memory, strict=True):
     norm = jnp.vdot(last, last)
@@ -215,7 +215,7 @@ def _recycle(update: list[Array], memory: list[Array]) -> tuple[list[Array], lis
 def _round(
   client: Callable[..., Any], num_clients: int, has_shared: bool, in_turn: bool
 ) -> Callable[..., Any]:
-  """A round: the weights after it, and the clients' memory."""
+  """A round: the weights after it, and the clients' state."""
 
   def run(weights: list[Array], x: Array, y: Array, *others: Any) -> tuple[list[Array], Any]:
     if not in_turn:

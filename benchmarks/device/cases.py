@@ -1,11 +1,11 @@
-"""What is measured: the workloads of `round_time`, three methods on a CNN, and a VGG16.
+"""The measured cases: the workloads of `round_time`, three methods on a CNN, and a VGG16.
 
 A, B, C, D   as in `benchmarks.round_time`
-cnn          the CNN of LBGM's paper; 10 clients of 100 examples in batches of 20
-lbgm         LBGM on it, with look-back vectors of a round before
+cnn          the CNN of LBGM's paper; 10 clients with 100 examples each, in batches of 20
+lbgm         LBGM on it, with look-back vectors from the previous round
 apf          APF on it, in its third round
 fedpara      FedPara on it, gamma 0.3
-vgg          VGG16 of a quarter of the channels; 8 clients of 32 examples in batches of 16
+vgg          VGG16 with a quarter of the channels; 8 clients with 32 examples, in batches of 16
 """
 
 from collections.abc import Callable, Sequence
@@ -30,10 +30,10 @@ _GAMMA = 0.3
 class Case:
   """A round to run.
 
-  process: with `next`.
-  arguments: of `process.next`; those of a later round, where the first is not like others.
-  weights: name, shape and deviation of each trainable tensor.
-  shape: clients, steps of each, batch size, then the shape of an example.
+  process: a process with `next`.
+  arguments: the arguments of `process.next`, in a later round if the first one is different.
+  weights: name, shape and standard deviation of each trainable tensor.
+  shape: number of clients, steps per client, batch size, then the shape of an example.
   """
 
   process: Any
@@ -43,7 +43,7 @@ class Case:
 
 
 def build(name: str) -> Case:
-  """Makes a case in the current context, running the rounds before the one in question."""
+  """Creates a case in the current context, running the rounds before the measured one."""
   tf.keras.utils.set_random_seed(0)
   if name in 'ABCD':
     return _round_time(name)
@@ -113,6 +113,6 @@ def _weights(keras: tf.keras.Model) -> list[dict[str, Any]]:
 
 
 def data_shapes(case: Case) -> Sequence[Sequence[int]]:
-  """How the shapes of the program's arguments that hold clients' data end."""
+  """The last sizes of the shapes of program arguments with clients' data."""
   _, _, batch, *example = case.shape
   return [[batch, *example], [batch]]

@@ -1,13 +1,13 @@
-"""Runs what `benchmarks.device.prepare` wrote, on a machine with NumPy and jax alone.
+"""Runs the programs that `benchmarks.device.prepare` wrote, on a machine with only NumPy and jax.
 
   python -m benchmarks.device.check build/device --json=check.jsonl [--limit_seconds=330]
 
-For each case, in the order of what matters most: the context's own program, batched and in turn
-(its numbers against the CPU's, whether it repeats to the bit, temporary memory, milliseconds with
-all arguments on the device, with the clients' data put there in each round, and with every
-argument and result crossing), and the same training by hand. Each is one JSON line, written at
-once. What does not fit into the time is named in lines of their own. Prints the table of
-`benchmarks.device.table` in the end. The exit status is 1 if something failed.
+For each case, the most important first, measures the context's own program, batched and in turn
+(difference from the CPU's numbers, whether a repeat gives the same bits, temporary memory,
+milliseconds with all arguments on the device, with the clients' data copied in each round, and with
+all arguments and results copied), and the same training by hand. Each is one JSON line, written at
+once. Steps that do not fit into the time limit get their own lines. Prints the table of
+`benchmarks.device.table` at the end. The exit status is 1 if something failed.
 """
 
 import argparse
@@ -26,9 +26,9 @@ from typing import Any
 
 from benchmarks.device import table
 
-# The order in which cases are measured.
+# Cases in the order in which they are measured.
 CASES = ('A', 'B', 'C', 'D', 'lbgm', 'apf', 'cnn', 'vgg', 'fedpara')
-# After the limit, the seconds until a step that hangs is ended.
+# The seconds after the limit until a hanging step is ended.
 GRACE = 20.0
 
 
@@ -36,9 +36,9 @@ GRACE = 20.0
 class Settings:
   """How to measure.
 
-  device: of jax.
-  seconds: for the repetitions of one measurement.
-  repeats: at most.
+  device: a jax device.
+  seconds: the time for the repetitions of one measurement.
+  repeats: the maximum number of repetitions.
   """
 
   device: Any
@@ -46,7 +46,7 @@ class Settings:
   repeats: int
 
   def median_ms(self, function: Callable[[], Any]) -> float:
-    """Of at least one call."""
+    """The median milliseconds of at least one call."""
     spent: list[float] = []
     while not spent or (sum(spent) < self.seconds and len(spent) < self.repeats):
       start = time.perf_counter()
@@ -56,7 +56,7 @@ class Settings:
 
 
 def _is_data(argument: dict[str, Any], shapes: Sequence[Sequence[int]]) -> bool:
-  """Whether a program's argument holds clients' examples or labels."""
+  """Whether an argument of a program has clients' examples or labels."""
   shape = argument['shape']
   return any(len(shape) > len(end) and shape[-len(end) :] == list(end) for end in shapes)
 
@@ -112,7 +112,7 @@ def hand_line(
   training = by_hand.build(case, **how)
   there = jax.device_put(training.arguments, settings.device)
   start = time.perf_counter()
-  # Full float32 by the name that all versions of jax know.
+  # Full float32, by the name that all versions of jax support.
   full = precision == 'highest'
   with jax.default_matmul_precision('float32') if full else contextlib.nullcontext():
     compiled = jax.jit(training.round).lower(*there).compile()
@@ -135,14 +135,14 @@ def _megabytes(num_bytes: int | None) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """Something to measure: what its lines say of it, and how to make them."""
+  """A measurement: the common part of its lines, and a function that returns the lines."""
 
   says: dict[str, Any]
   measure: Callable[[], Iterator[dict[str, Any]]]
 
 
 def steps(folder: pathlib.Path, settings: Settings, cases: Sequence[str]) -> list[Step]:
-  """All that there is to measure, what matters most first."""
+  """All measurements, the most important first."""
   from benchmarks.device import by_hand
   from tff_lowrank import exported
 
@@ -209,7 +209,7 @@ class Log:
 
 
 def _nvidia() -> str | None:
-  """What nvidia-smi says of the cards, if it is there."""
+  """The output of nvidia-smi on the GPUs, if it exists."""
   query = '--query-gpu=name,driver_version,compute_cap,memory.total'
   try:
     command = ['nvidia-smi', query, '--format=csv,noheader']
@@ -219,7 +219,7 @@ def _nvidia() -> str | None:
 
 
 def measure(todo: Sequence[Step], log: Log, start: float, limit: float) -> bool:
-  """Takes the steps that fit into the time; whether all went well."""
+  """Runs the steps that fit into the time limit; returns whether all succeeded."""
   is_well = True
   for step in todo:
     if time.monotonic() - start > limit:
@@ -238,13 +238,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   start = time.monotonic()
   parser = argparse.ArgumentParser('check', description=__doc__.split('\n')[0])
   parser.add_argument('folder')
-  parser.add_argument('--json', help='Where to append the lines.')
+  parser.add_argument('--json', help='File to append the lines to.')
   parser.add_argument('--limit_seconds', type=float, default=330.0)
-  parser.add_argument('--measure_seconds', type=float, default=1.5, help='Of each measurement.')
-  parser.add_argument('--repeats', type=int, default=30, help='Of each measurement, at most.')
+  parser.add_argument('--measure_seconds', type=float, default=1.5, help='Seconds per measurement.')
+  parser.add_argument(
+    '--repeats', type=int, default=30, help='Maximum number of repetitions per measurement.'
+  )
   parser.add_argument('--cases', default=','.join(CASES))
-  parser.add_argument('--parts', default='program,hand', help='Which to measure.')
-  parser.add_argument('--deterministic', action='store_true', help="XLA's deterministic kernels.")
+  parser.add_argument('--parts', default='program,hand', help='Cases to measure.')
+  parser.add_argument(
+    '--deterministic', action='store_true', help="Use XLA's deterministic kernels."
+  )
   flags = parser.parse_args(argv)
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   if flags.deterministic:
@@ -254,9 +258,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   log = Log(flags.json)
 
   def give_up() -> None:
-    log(
-      stopped=f'a step was not done after {flags.limit_seconds + GRACE:g} s, and the rest not run'
-    )
+    log(stopped=f'a step did not finish in {flags.limit_seconds + GRACE:g} s; the rest was not run')
     print('\n'.join(table.rows(log.lines)), flush=True)
     os._exit(3)
 

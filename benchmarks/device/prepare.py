@@ -2,11 +2,11 @@
 
   python -m benchmarks.device.prepare --output_dir=build/device [--cases=A,B] [--modes=batched]
 
-Each case's round runs here once in each mode: `batched`, each operation of all clients at once,
-and `in_turn`, one client after the other; all clients are in one program. Large inputs are
-written as seeds, so that the folder stays small (at most 50 MB is checked). Cases that one of the
-modes cannot run are named, with the reason. `sensitivity` says how far the CPU's own results move
-if inputs do so by a millionth: ties in pooling, or LBGM's threshold, may decide a round.
+Each case's round runs here once in each mode: `batched`, where each operation is batched over
+clients, and `in_turn`, one client after the other; all clients are in one program. Large inputs are
+written as seeds, so that the folder stays small (at most 50 MB is checked). Cases that a mode
+cannot run are listed with the reason. `sensitivity` is the change of the CPU's own results if
+inputs change by a millionth: ties in pooling, or LBGM's threshold, can decide a round.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,17 +36,20 @@ from tff_lowrank.execution import xla
 MODES = ('batched', 'in_turn')
 LIMIT_MB = 50.0
 
-_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'build/device', 'Where to write.')
-_CASES = flags.DEFINE_list('cases', list(cases.NAMES), 'Which to export.')
-_MODES = flags.DEFINE_list('modes', list(MODES), 'In which modes.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'build/device', 'Folder to write to.')
+_CASES = flags.DEFINE_list('cases', list(cases.NAMES), 'Cases to export.')
+_MODES = flags.DEFINE_list('modes', list(MODES), 'Modes to export.')
 _PRECISION = flags.DEFINE_enum(
-  'precision', 'highest', ('highest', 'high', 'default', 'as_is'), 'Of products and convolutions.'
+  'precision',
+  'highest',
+  ('highest', 'high', 'default', 'as_is'),
+  'Precision of products and convolutions.',
 )
 
 
 @contextlib.contextmanager
 def _context(mode: str) -> Iterator[context_lib.LocalContext]:
-  """A context on the CPU that runs a round as one on a GPU would."""
+  """A context on the CPU that runs a round as on a GPU."""
   programs = xla.StagePrograms
 
   def make(stage: Any, device: Any, **settings: Any) -> xla.StagePrograms:
@@ -61,7 +64,7 @@ def _context(mode: str) -> Iterator[context_lib.LocalContext]:
 
 
 def _why_not(context: context_lib.LocalContext, case: cases.Case) -> str:
-  """Why not each operation is of all clients; empty if it is."""
+  """The reason why a stage is not batched over clients; empty if it is."""
   for stage in context.plan(case.process.next).stages:
     for device in context.runner.devices:
       programs, _ = context.runner.engine(stage, device)
@@ -71,7 +74,7 @@ def _why_not(context: context_lib.LocalContext, case: cases.Case) -> str:
 
 
 def _sensitivity(program: exported.Program) -> float:
-  """How far the CPU's own results move when its inputs do, by a millionth."""
+  """The change of the CPU's own results if its inputs change by a millionth."""
   rng = np.random.default_rng(0)
   executable = exported.Executable(program.artifact, jax.devices('cpu')[0])
 
@@ -93,8 +96,8 @@ def _sensitivity(program: exported.Program) -> float:
 
 
 def _export(name: str, mode: str, folder: pathlib.Path, precision: str | None) -> str:
-  """Exports a case in a mode; returns why it could not be, or nothing."""
-  with execution.create_local_context():  # Which is faster for the rounds before.
+  """Exports a case in a mode; returns the reason if it could not, else nothing."""
+  with execution.create_local_context():  # This is faster for the earlier rounds.
     case = cases.build(name)
   with _context(mode) as context:
     manifest = execution.export_programs(

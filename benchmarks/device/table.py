@@ -1,11 +1,11 @@
-"""The table of `benchmarks.device.check`'s lines, in Markdown.
+"""Converts the lines of `benchmarks.device.check` to a table in Markdown.
 
   python -m benchmarks.device.table FILE.jsonl...
 
-Milliseconds a round. The program's are those of all programs of the round; `ratio` is that of the
-batched one to the training by hand, batched, in float32. The worst difference is that from the
-CPU's results, relative to their norm; the CPU's sensitivity is how far its own results move when
-inputs are disturbed by a millionth.
+Milliseconds per round. Those of the program are the sum over all programs of the round; `ratio` is
+the batched program relative to the training by hand, batched, in float32. The worst difference is
+that from the CPU's results, relative to their norm; the CPU's sensitivity is the change of its own
+results if inputs change by a millionth.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ def _number(value: float | None, form: str = '.3g') -> str:
 
 
 def rows(lines: Iterable[Line]) -> Iterator[str]:
-  """The table's rows, and under it what failed or was not run."""
+  """The table's rows, then a list of what failed or was not run."""
   lines = list(lines)
   device = next((line for line in lines if 'device' in line), None)
   if device is not None:

@@ -79,10 +79,10 @@ def test_none_is_suggested_that_was_measured_to_be_harmful():
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--lbgm_threshold=0.3'], '--lbgm_threshold does nothing here: several values are tried'),
-    (['--fed_prox_mu=0.3'], '--fed_prox_mu does nothing under apf, fed_avg, fedpara, lbgm'),
-    (['--dropout_rate=0.3'], '--dropout_rate does nothing here'),
-    (['--patience=3'], '--patience does nothing here'),
+    (['--lbgm_threshold=0.3'], '--lbgm_threshold has no effect here: advise tries several values'),
+    (['--fed_prox_mu=0.3'], '--fed_prox_mu has no effect with apf, fed_avg, fedpara, lbgm'),
+    (['--dropout_rate=0.3'], '--dropout_rate has no effect here'),
+    (['--patience=3'], '--patience has no effect here'),
     (['--apf_ema_decay=1'], 'apf_ema_decay must be below 1'),
   ],
 )

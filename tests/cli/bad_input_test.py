@@ -27,7 +27,7 @@ def check(capsys, binary, arguments, message):
   assert message in said and 'Traceback' not in said
   sentence, hint = said.strip().rsplit('\n', 1)
   assert hint in ('Pass --debug for the traceback.', 'Pass --help for all flags.')
-  warned = [line for line in sentence.splitlines() if 'trying the one before' in line]
+  warned = [line for line in sentence.splitlines() if 'trying the previous one' in line]
   assert len(sentence.splitlines()) == 1 + len(warned)
   with pytest.raises(Exception) as raised:
     binaries.status(binary, '--debug', *arguments)
@@ -55,31 +55,31 @@ FLAGS = [
   ('--dropout_rate=nan', '--dropout_rate must be a finite number'),
   ('--straggler_deadline=0', 'straggler_deadline must be above 0'),
   ('--server_momentum=1', 'server_momentum must be below 1, found 1'),
-  ('--server_optimizer=adam --server_momentum=0.5', 'does nothing under server_optimizer=adam'),
+  ('--server_optimizer=adam --server_momentum=0.5', 'has no effect with server_optimizer=adam'),
   ('--clients_per_round=101', 'clients_per_round must be at most num_clients=100, found 101'),
   ('--num_clients=1438', '`num_clients` must be at most the number of examples, 1437, found 1438'),
   ('--partition=shards:0', 'partition: A partition must be'),
-  ('--partition=shards:1 --num_clients=9 --clients_per_round=1', 'cannot hold 10 classes'),
+  ('--partition=shards:1 --num_clients=9 --clients_per_round=1', 'cannot have all 10 classes'),
   ('--partition=dirichlet:1e-300', 'partition: A partition must be'),
-  ('--data_dir=x', 'data_dir does nothing under task=digits'),
+  ('--data_dir=x', 'data_dir has no effect with task=digits'),
   ('--uplink=zip', "uplink: In the codec 'zip': expected one of identity"),
   ('--uplink=error_feedback(sign_sgd)', 'error_feedback cannot be around sign_sgd'),
   ('--uplink=top_k(2.0)', 'uplink: '),
   ('--uplink=' + '(' * 2000, 'uplink: Expected a codec of at most 1000 characters, found 2000'),
   ('--downlink=cmfl', 'downlink: '),
-  ('--method=lbgm_shared --uplink=top_k', 'uplink=top_k does nothing under method=lbgm_shared'),
-  ('--method=apf --downlink=top_k', 'downlink=top_k does nothing under method=apf'),
-  ('--lbgm_threshold=0.3', '--lbgm_threshold does nothing under fed_avg'),
+  ('--method=lbgm_shared --uplink=top_k', 'uplink=top_k has no effect with method=lbgm_shared'),
+  ('--method=apf --downlink=top_k', 'downlink=top_k has no effect with method=apf'),
+  ('--lbgm_threshold=0.3', '--lbgm_threshold has no effect with fed_avg'),
   ('--method=lbgm --lbgm_threshold=2', 'flag --lbgm_threshold=2: '),
   ('--method=lbgm --lbgm_threshold=nan', '--lbgm_threshold must be a finite number'),
   ('--method=apf --apf_ema_decay=1', 'apf_ema_decay must be below 1, found 1'),
-  ('--fedpara_gamma=0.5', '--fedpara_gamma does nothing under --model_family=original'),
+  ('--fedpara_gamma=0.5', '--fedpara_gamma has no effect with --model_family=original'),
   ('--method=fedpara --fedpara_head_rank=4', 'The model of digits takes no `head_rank`'),
   ('--method=fedpara --model_family=low_rank', 'contradicts method=fedpara'),
   ('--client_test_fraction=1', 'client_test_fraction must be below 1'),
   ('--method=fed_per', 'as client_test_fraction=0.2'),
-  ('--method=scaffold --client_optimizer=adam', 'client_optimizer=adam does not go with SCAFFOLD'),
-  ('--method=fed_dyn --uplink=cmfl', 'keeps whole clients out of a round'),
+  ('--method=scaffold --client_optimizer=adam', 'adam does not work with SCAFFOLD'),
+  ('--method=fed_dyn --uplink=cmfl', 'excludes whole clients from a round'),
   ('--checkpoint_every=0', 'flag --checkpoint_every=0: '),
   ('--keep_checkpoints=0', 'flag --keep_checkpoints=0: '),
   ('--client_memory=tape', 'flag --client_memory=tape: '),
@@ -105,11 +105,11 @@ METHODS = [
   ('--methods=fed_avg:rounds=0', '--rounds: '),
   ('--methods=fed_avg:client_learning_rate=nan', '--client_learning_rate must be a finite'),
   ('--methods=fed_avg:output_dir=x', "a setting of a run under fed_avg, found 'output_dir'"),
-  ('--methods=fed_avg:lbgm_threshold=0.1', 'lbgm_threshold does nothing under fed_avg'),
-  ('--seeds=', '--seeds: expected whole numbers by commas'),
-  ('--seeds=1,-2', '--seeds: expected whole numbers by commas'),
+  ('--methods=fed_avg:lbgm_threshold=0.1', 'lbgm_threshold has no effect with fed_avg'),
+  ('--seeds=', '--seeds: expected whole numbers separated by commas'),
+  ('--seeds=1,-2', '--seeds: expected whole numbers separated by commas'),
   (f'--seeds={10**12}', 'seed must be at most'),
-  ('--seed=3', '--seed does nothing here; use --seeds'),
+  ('--seed=3', '--seed has no effect here; use --seeds'),
 ]  # fmt: skip
 
 
@@ -157,9 +157,9 @@ def write_mnist(folder):
 IMAGES, LABELS = mnist.FILES[:2]
 MNIST = [
   (IMAGES, lambda data: None, f'lacks {IMAGES}'),
-  (IMAGES, lambda data: data[:-9], f'{IMAGES}: expected a whole gzip file'),
-  (IMAGES, lambda data: data[:12] + b'\xff' * 9 + data[21:], f'{IMAGES}: expected a whole gzip'),
-  (IMAGES, lambda data: b'<html>', f'{IMAGES}: expected a whole gzip file'),
+  (IMAGES, lambda data: data[:-9], f'{IMAGES}: expected a complete gzip file'),
+  (IMAGES, lambda data: data[:12] + b'\xff' * 9 + data[21:], f'{IMAGES}: expected a complete gzip'),
+  (IMAGES, lambda data: b'<html>', f'{IMAGES}: expected a complete gzip file'),
   (IMAGES, lambda data: gzip.compress(idx(np.zeros(3), 9)), 'expected an idx file of unsigned'),
   (IMAGES, lambda data: gzip.compress(idx(np.zeros((12, 28, 28)))[:-1]), 'expected 9408 elements'),
   (IMAGES, lambda data: gzip.compress(idx(np.zeros((12, 27, 28)))), 'found [12, 27, 28] and [12]'),
@@ -186,7 +186,7 @@ CIFAR = [
   (BINARY.test_file, bytes(3072), f'{BINARY.test_file}: expected whole records of 3073 bytes'),
   (BINARY.test_file, b'\x0b' + bytes(3072), 'expected labels 0 to 9, found 11'),
   (BINARY.test_file, b'', 'expected whole records'),
-  (BINARY.archive, gzip.compress(b'x' * 600), f'{BINARY.archive}: expected a whole tar archive'),
+  (BINARY.archive, gzip.compress(b'x' * 600), f'{BINARY.archive}: expected a complete tar archive'),
 ]
 
 
@@ -266,20 +266,20 @@ def no_record_and_no_checkpoints(folder):
 
 RUN_FOLDERS = [
   (lambda folder: None, ['--seed=2'], 'another run: --seed is 1 there and 2 here'),
-  (lambda folder: None, ['--rounds=2'], 'has 3 rounds, which --rounds=2 would undo'),
+  (lambda folder: None, ['--rounds=2'], 'has 3 rounds already, more than --rounds=2'),
   (damage_checkpoints, ['--rounds=4'], 'state.safetensors is damaged: 0 bytes instead of'),
   (other_version, ['--rounds=4'], 'expected checkpoints of version'),
-  (edit_metrics, ['--rounds=4'], 'metrics.csv does not begin with what was written'),
-  (other_memory, ['--rounds=4'], 'client_memory: expected client memory of'),
-  (no_memory, ['--rounds=4'], 'client_memory: expected client memory of round 3, found rounds []'),
+  (edit_metrics, ['--rounds=4'], 'metrics.csv does not start with the content that was'),
+  (other_memory, ['--rounds=4'], 'client_memory: expected client state of'),
+  (no_memory, ['--rounds=4'], 'client_memory: expected client state of round 3, found rounds []'),
   (
     damage_memory,
     ['--rounds=4'],
-    'data.mdb: expected whole client memory, found page 0 is damaged',
+    'data.mdb: expected undamaged client state, found page 0 is damaged',
   ),
-  (memory_of_another_run, ['--rounds=4'], 'expected the client memory of this run, found that of'),
-  (no_checkpoints, ['--rounds=4'], 'holds metrics.csv and no checkpoint to go on from'),
-  (no_record_and_no_checkpoints, [], 'holds metrics.csv and no checkpoint to go on from'),
+  (memory_of_another_run, ['--rounds=4'], 'expected the client state of this run, found that of'),
+  (no_checkpoints, ['--rounds=4'], 'has metrics.csv but no checkpoint to resume from'),
+  (no_record_and_no_checkpoints, [], 'has metrics.csv but no checkpoint to resume from'),
 ]
 
 
@@ -296,7 +296,7 @@ def test_run_folders(tmp_path, capsys, complete, change, flags, message):
 def test_folders_that_are_none(tmp_path, capsys):
   (tmp_path / 'file').write_text('mine')
   for folder in (tmp_path / 'file', tmp_path / 'file' / 'run'):
-    check(capsys, 'train', [f'--output_dir={folder}'], f'{folder} cannot be made a folder')
+    check(capsys, 'train', [f'--output_dir={folder}'], f'{folder} cannot be created')
   assert (tmp_path / 'file').read_text() == 'mine'
 
 

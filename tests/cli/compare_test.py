@@ -59,7 +59,7 @@ def test_an_interrupted_comparison_goes_on_to_the_same_table(tmp_path, monkeypat
   assert calls == [1, 2, 1, 2, 3, 1]
   capfd.readouterr()
   binaries.run('compare', *arguments, f'--output_dir={parts}')
-  assert f'{parts / "fed_avg-seed1"} is complete' in capfd.readouterr().out
+  assert f'{parts / "fed_avg-seed1"} is finished' in capfd.readouterr().out
   whole, found = (
     pd.read_csv(tmp_path / name / 'table.csv').drop(columns='wall_seconds')
     for name in ('whole', 'parts')
@@ -82,13 +82,13 @@ def test_runs_stay_in_the_folder_whatever_a_method_is_given():
   [
     (['--methods=fed_avg,sgd'], "--methods: method must be one of fed_avg, .*, found 'sgd'"),
     (['--methods=fed_avg,fed_avg'], 'expected different methods'),
-    (['--methods=fed_avg', '--lbgm_threshold=0.1'], 'does nothing under fed_avg'),
-    (['--methods=fed_avg:lbgm_threshold=0.1'], 'lbgm_threshold does nothing under fed_avg'),
+    (['--methods=fed_avg', '--lbgm_threshold=0.1'], 'has no effect with fed_avg'),
+    (['--methods=fed_avg:lbgm_threshold=0.1'], 'lbgm_threshold has no effect with fed_avg'),
     (['--methods=lbgm:lbgm_threshold'], 'expected FLAG=VALUE'),
     (['--methods=lbgm:lbgm_threshold=2'], '--lbgm_threshold: .*2'),
     (['--methods=lbgm:seed=2'], 'found seed: give --seeds'),
-    (['--seeds=1,x'], "--seeds: expected whole numbers by commas, found '1,x'"),
-    (['--seed=3'], '--seed does nothing here'),
+    (['--seeds=1,x'], "--seeds: expected whole numbers separated by commas, found '1,x'"),
+    (['--seed=3'], '--seed has no effect here'),
     (['--seeds=1,1'], 'expected different seeds'),
     (['--budget=0'], '--budget must be above 0'),
     (['--uplink_mbps=1,2'], 'expected one network, found 2'),
@@ -110,7 +110,7 @@ def test_runs_in_processes_of_their_own(tmp_path, capfd):
   failed, run = sorted((tmp_path / 'out').iterdir(), key=lambda path: 'mnist' not in path.name)
   assert failed.name.startswith('fed_avg:task=mnist:data_dir=%2F')
   assert 'lacks train-images' in (failed / 'log.txt').read_text()
-  assert run.name == 'fed_avg-seed1' and 'All is in' in (run / 'log.txt').read_text()
+  assert run.name == 'fed_avg-seed1' and 'All files are in' in (run / 'log.txt').read_text()
   there, here = (
     pd.read_csv(folder / 'metrics.csv').drop(columns='round_seconds')
     for folder in (run, tmp_path / 'here')
@@ -153,7 +153,7 @@ def test_writes_tables_and_report_at_a_budget(tmp_path, capfd, monkeypatch):
   assert summary['compared_accuracy_ci95'].tolist() == pytest.approx([half] * 2, rel=1e-4)
   text = (tmp_path / 'summary.md').read_text()
   assert '| method | seeds | accuracy | accuracy at 0.07 MB |' in text
-  assert 'Compared at 0.07 MB' in (tmp_path / 'report.html').read_text()
+  assert 'compared at 0.07 MB' in (tmp_path / 'report.html').read_text()
   printed = capfd.readouterr().out
   assert text in printed and str(tmp_path / 'report.html') in printed
 

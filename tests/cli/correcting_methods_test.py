@@ -30,8 +30,8 @@ def test_methods_compared(tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--fed_prox_mu=0.3'], '--fed_prox_mu does nothing under fed_avg'),
-    (['--method=scaffold', '--client_optimizer=adam'], 'does not go with SCAFFOLD'),
+    (['--fed_prox_mu=0.3'], '--fed_prox_mu has no effect with fed_avg'),
+    (['--method=scaffold', '--client_optimizer=adam'], 'does not work with SCAFFOLD'),
     (['--method=fed_dyn', '--uplink=cmfl(0.4)'], 'cmfl keeps whole clients out of a round'),
   ],
 )

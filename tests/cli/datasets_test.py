@@ -28,7 +28,7 @@ def test_describes_a_partition(tmp_path, capsys):
   printed = capsys.readouterr().out
   assert '5 clients, 360 central test examples' in printed
   assert 'Of all 5 clients: 1,437 training examples' in printed
-  assert 'Different labels of a client: 2 to 2' in printed
+  assert 'Different labels per client: 2 to 2' in printed
   picture = image.imread(tmp_path / 'out' / 'digits.png')
   assert picture.std() > 0.1
 
@@ -58,7 +58,7 @@ def test_checks_what_is_there(tmp_path, capsys):
   assert 'missing: mnist: ' in printed and 'lacks train-images' in printed
   (tmp_path / 'stackoverflow.sqlite').write_text('no database')
   (tmp_path / 'stackoverflow.word_count').write_text('a 1')
-  with pytest.raises(ValueError, match='has damaged files; see above'):
+  with pytest.raises(ValueError, match='damaged ones; see above'):
     run(tmp_path, '--check', f'--data_dir={tmp_path}')
   assert 'DAMAGED: stackoverflow: ' in capsys.readouterr().out
 

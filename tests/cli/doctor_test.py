@@ -23,7 +23,7 @@ def test_the_status_says_if_there_is_a_problem(monkeypatch, problem):
 
 def test_help_checks_nothing(monkeypatch, capsys):
   assert run(monkeypatch, '--help') is None
-  assert capsys.readouterr().out.startswith('Checks an installation')
+  assert capsys.readouterr().out.startswith('Checks the installation')
 
 
 def test_refuses_arguments(monkeypatch, capsys):

@@ -114,7 +114,7 @@ def test_a_truncated_data_file_ends_with_2_and_no_traceback(tmp_path):
   path.write_bytes(path.read_bytes()[:-9])
   done = run('--task=mnist', f'--data_dir={tmp_path}', f'--output_dir={tmp_path / "run"}')
   assert done.returncode == 2
-  assert f'{path}: expected a whole gzip file' in done.stderr
+  assert f'{path}: expected a complete gzip file' in done.stderr
   assert 'Traceback' not in done.stderr
 
 
@@ -144,7 +144,7 @@ def test_a_file_of_flags_that_cannot_be_read_is_named(tmp_path, capsys, make, na
   assert binaries.status('train', *arguments) == entry.USAGE
   said = capsys.readouterr().err.splitlines()
   assert said[0].startswith(
-    f'{tmp_path / name}: expected a file of flags, one a line, in UTF-8, found {found}'
+    f'{tmp_path / name}: expected a file with one flag per line, in UTF-8, found {found}'
   )
   assert said[1:] == ['Pass --help for all flags.']
 

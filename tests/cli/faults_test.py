@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(mount, tmp_path, cap
   read_only = mount('size=1m,ro')
   for folder, why in (
     (read_only, 'cannot be written to: Read-only file system'),
-    (read_only / 'run', 'cannot be made a folder: Read-only file system'),
+    (read_only / 'run', 'cannot be created: Read-only file system'),
   ):
     assert binaries.status('train', *FAST, f'--output_dir={folder}') == entry.USAGE
     said = capsys.readouterr().err

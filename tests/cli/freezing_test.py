@@ -90,7 +90,7 @@ def test_aggressive_and_rare_checks(tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--method=lbgm', '--apf_control=fixed'], '--apf_control does nothing under lbgm'),
+    (['--method=lbgm', '--apf_control=fixed'], '--apf_control has no effect with lbgm'),
     (['--method=apf_partial_sync', '--apf_control=fixed'], '--apf_control does nothing'),
     (['--method=apf', '--apf_ema_decay=1'], 'apf_ema_decay must be below 1'),
     (

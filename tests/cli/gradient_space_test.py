@@ -41,7 +41,7 @@ def test_refuses_the_folder_of_a_run(tmp_path, binary):
   arguments = (*FEDERATED, '--clients_per_round=0', '--rounds=1', f'--output_dir={tmp_path}')
   binaries.run('train', *arguments)
   before = {path: path.read_bytes() for path in tmp_path.rglob('*.*') if path.is_file()}
-  with pytest.raises(manifest.MismatchError, match='holds another run'):
+  with pytest.raises(manifest.MismatchError, match='contains another run'):
     binaries.run(binary, *arguments)
   assert {path: path.read_bytes() for path in before} == before
 
@@ -78,10 +78,10 @@ def test_the_mean_of_a_round_is_how_the_model_changed(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--setting=central', '--num_clients=3'], '--num_clients does nothing under --setting=cen'),
-    (['--uplink=top_k(0.1)'], '--uplink does nothing here'),
-    (['--lbgm_threshold=0.3'], '--lbgm_threshold does nothing under fed_avg'),
-    (['--fedpara_gamma=0.3'], '--fedpara_gamma does nothing under --model_family=original'),
+    (['--setting=central', '--num_clients=3'], '--num_clients has no effect with --setting=cen'),
+    (['--uplink=top_k(0.1)'], '--uplink has no effect here'),
+    (['--lbgm_threshold=0.3'], '--lbgm_threshold has no effect with fed_avg'),
+    (['--fedpara_gamma=0.3'], '--fedpara_gamma has no effect with --model_family=original'),
   ],
 )
 def test_refuses_flags_that_do_nothing(tmp_path, arguments, message):

@@ -68,8 +68,8 @@ def test_flags_that_a_binary_refuses_are_left_out():
     '  --data_dir=PATH\n',
     '  --patience=N\n',
     '  --straggler_deadline=NUMBER\n',
-    '  --client_optimizer=sgd\n      Takes the local steps. One of sgd, adam, adagrad, yogi.\n',
-    '  --[no]keep_best\n      Also keep the model of the best evaluation, as model_best.keras. Off '
+    '  --client_optimizer=sgd\n      Optimizer of the local steps. One of sgd, adam, ',
+    '  --[no]keep_best\n      Also save the model of the best evaluation, as model_best.keras. Off '
     'by default.\n',
   ],
 )

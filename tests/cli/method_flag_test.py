@@ -20,7 +20,7 @@ def test_the_baseline_unless_another_is_given():
 
 
 def test_refuses_the_settings_of_others():
-  with pytest.raises(app.UsageError, match='--lbgm_threshold does nothing under apf; it belongs'):
+  with pytest.raises(app.UsageError, match='--lbgm_threshold has no effect with apf; it belongs'):
     chosen('--method=apf', '--lbgm_threshold=0.2')
 
 

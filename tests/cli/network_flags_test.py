@@ -30,10 +30,10 @@ def test_a_single_value_is_for_all_networks():
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--uplink_mbps=1,x'], "--uplink_mbps: expected numbers by commas, found '1,x'"),
+    (['--uplink_mbps=1,x'], "--uplink_mbps: expected numbers separated by commas, found '1,x'"),
     (['--uplink_mbps=0'], '`uplink_mbps` must be above 0, found 0'),
     (['--latency_ms=-1'], '`latency_seconds` must be at least 0'),
-    (['--uplink_mbps=1,2', '--downlink_mbps=1,2,3'], 'equally many of each, found 2, 3, 1'),
+    (['--uplink_mbps=1,2', '--downlink_mbps=1,2,3'], 'number of values for each, found 2, 3, 1'),
     (['--uplink_mbps='], 'need a value each'),
   ],
 )
@@ -43,5 +43,7 @@ def test_refuses(arguments, message):
 
 
 def test_one_network_where_one_is_asked_for():
-  with pytest.raises(app.UsageError, match='expected one network, found 2; replay takes several'):
+  with pytest.raises(
+    app.UsageError, match='expected one network, found 2; only `tff-lowrank replay` accepts several'
+  ):
     parsed(network_flags.chosen_one, '--downlink_mbps=1,2')

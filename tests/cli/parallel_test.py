@@ -64,7 +64,7 @@ def test_at_most_so_many_at_a_time(tmp_path, capsys):
   # The module, the command and the flags, and the output in the log.
   log = (tmp_path / 'a' / parallel.LOG).read_text()
   assert log == 'pretending -m tff_lowrank.cli.main train --work\n'
-  assert 'a is complete' in capsys.readouterr().out
+  assert 'a is finished' in capsys.readouterr().out
 
 
 def test_a_failure_is_told_and_the_others_finish(tmp_path, capsys):

@@ -81,13 +81,13 @@ def test_no_personal_evaluation_by_default(tmp_path):
   [
     (['--method=pfedpara'], 'as client_test_fraction=0.2'),
     (['--method=fedpara', '--model_family=low_rank'], 'contradicts method=fedpara'),
-    (['--fedpara_gamma=0.3'], '--fedpara_gamma does nothing under --model_family=original'),
-    (['--fedpara_head_rank=4'], '--fedpara_head_rank does nothing under --model_family=original'),
-    (['--fedpara_tanh', '--model_family=low_rank'], 'fedpara_tanh does nothing under'),
+    (['--fedpara_gamma=0.3'], '--fedpara_gamma has no effect with --model_family=original'),
+    (['--fedpara_head_rank=4'], '--fedpara_head_rank has no effect with --model_family=original'),
+    (['--fedpara_tanh', '--model_family=low_rank'], 'fedpara_tanh has no effect with'),
     (['--evaluate_after_training'], 'as client_test_fraction=0.2'),
     (['--client_test_fraction=1'], 'client_test_fraction must be below 1'),
     (['--method=local_only', '--client_test_fraction=0.2', '--uplink=float16'],
-     'uplink=float16 does nothing under method=local_only'),
+     'uplink=float16 has no effect with method=local_only'),
   ],
 )  # fmt: skip
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):

@@ -87,7 +87,7 @@ def test_refuses_impossible_values_and_runs_without_rounds(tmp_path):
     replay(f'--runs={run}', '--compute_seconds=-1')
   (run / 'ledger.parquet').unlink()
   run_files.write_sums(run)
-  with pytest.raises(ValueError, match='has no rounds to replay'):
+  with pytest.raises(ValueError, match='without rounds to replay'):
     replay(f'--runs={run}')
 
 

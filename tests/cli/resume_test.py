@@ -113,13 +113,13 @@ def test_a_complete_run_does_nothing_and_more_rounds_continue(tmp_path, capfd, w
   before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*.*')}
   capfd.readouterr()
   train(tmp_path, '--rounds=3', *LBGM)
-  assert 'is complete, with 3 rounds; there is nothing to do' in capfd.readouterr().out
+  assert 'is finished, with 3 rounds; there is nothing to do' in capfd.readouterr().out
   for path, changed in before.items():
     assert path.name == folder_lock.FILE or path.stat().st_mtime_ns == changed, path
   train(tmp_path, '--rounds=7', *LBGM)
   assert_same(whole, tmp_path)
   record = (tmp_path / 'run.json').read_bytes()
-  with pytest.raises(ValueError, match='has 7 rounds, which --rounds=4 would undo'):
+  with pytest.raises(ValueError, match='has 7 rounds already, more than --rounds=4'):
     train(tmp_path, '--rounds=4', *LBGM)
   assert (tmp_path / 'run.json').read_bytes() == record
   assert len(read(tmp_path)[0]) == 7
@@ -183,7 +183,9 @@ def test_edited_metrics_are_not_appended_to(tmp_path):
   train(tmp_path, '--rounds=2', *LBGM)
   path = tmp_path / 'metrics.csv'
   path.write_text(path.read_text().replace('1,', '7,', 1))
-  with pytest.raises(manifest.DamagedError, match='metrics.csv does not begin with what was'):
+  with pytest.raises(
+    manifest.DamagedError, match='metrics.csv does not start with the content that was'
+  ):
     train(tmp_path, '--rounds=3', *LBGM)
 
 

@@ -101,7 +101,7 @@ def test_flags_of_methods_that_are_not_chosen():
   for chosen in (['lbgm'], ['fed_avg', 'lbgm_shared']):
     parsed(lambda chosen=chosen: run_flags.check_method_flags(chosen), *given)
   with pytest.raises(
-    app.UsageError, match='--lbgm_threshold does nothing under apf, fed_avg; it belongs to'
+    app.UsageError, match='--lbgm_threshold has no effect with apf, fed_avg; it belongs to'
   ):
     parsed(lambda: run_flags.check_method_flags(['fed_avg', 'apf', 'fed_avg']), *given)
   assert run_flags.of_other_methods(['apf', 'fed_dyn', 'fed_prox']) == dict.fromkeys(
@@ -113,14 +113,14 @@ def test_flags_of_factors_where_there_are_none():
   specs = [spec_lib.make(name, {}) for name in ('fed_avg', 'fedpara')]
   parsed(lambda: run_flags.check_family_flags(specs), '--fedpara_tanh')
   with pytest.raises(
-    app.UsageError, match='--fedpara_tanh does nothing under --model_family=original'
+    app.UsageError, match='--fedpara_tanh has no effect with --model_family=original'
   ):
     parsed(lambda: run_flags.check_family_flags(specs[:1]), '--fedpara_tanh')
 
 
 def test_what_runs_may_differ_in():
   run_flags.check_name('rounds', 'fed_avg')
-  for name, message in dict(seed='give --seeds', lbgm_threshold='does nothing under').items():
+  for name, message in dict(seed='give --seeds', lbgm_threshold='has no effect with').items():
     with pytest.raises(settings.SettingError, match=message):
       run_flags.check_name(name, 'fed_avg')
   assert run_flags.parse_value('client_learning_rate', '1e-3') == 0.001

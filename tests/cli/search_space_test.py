@@ -55,7 +55,7 @@ def test_suggestions_are_values_of_the_flags():
     ('epochs=uniform:1:2', "Expected a setting of a run under fed_avg, found 'epochs'"),
     ('seed=uniform:1:2', 'found seed: give --seeds'),
     ('method=choice:apf|lbgm', "Expected a setting of a run under fed_avg, found 'method'"),
-    ('lbgm_threshold=uniform:0:1', 'lbgm_threshold does nothing under fed_avg'),
+    ('lbgm_threshold=uniform:0:1', 'lbgm_threshold has no effect with fed_avg'),
     ('uplink=uniform:0:1', 'uplink is no number; expected choice'),
     ('client_epochs=uniform:1', 'expected uniform:LOW:HIGH'),
     ('client_epochs=uniform:1:2:3', 'expected uniform:LOW:HIGH'),
@@ -78,5 +78,5 @@ def test_refuses(text, message):
 
 def test_refuses_a_flag_that_is_given_too():
   flags.FLAGS['rounds'].present = 1
-  with pytest.raises(binaries.USAGE_ERRORS, match='--rounds is given and searched over'):
+  with pytest.raises(binaries.USAGE_ERRORS, match='--rounds is given and also searched over'):
     search_space.parse('rounds=choice:1|2', 'fed_avg')

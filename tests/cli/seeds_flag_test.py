@@ -20,11 +20,11 @@ def test_seeds_by_commas():
 @pytest.mark.parametrize(
   'argument, message',
   [
-    ('--seeds=', "expected whole numbers by commas, found ''"),
-    ('--seeds=1,-2', "expected whole numbers by commas, found '1,-2'"),
-    ('--seeds=1,2.5', "expected whole numbers by commas, found '1,2.5'"),
+    ('--seeds=', "expected whole numbers separated by commas, found ''"),
+    ('--seeds=1,-2', "expected whole numbers separated by commas, found '1,-2'"),
+    ('--seeds=1,2.5', "expected whole numbers separated by commas, found '1,2.5'"),
     ('--seeds=1,01', "expected different seeds, found '1,01'"),
-    ('--seed=1', '--seed does nothing here; use --seeds'),
+    ('--seed=1', '--seed has no effect here; use --seeds'),
   ],
 )
 def test_refuses(argument, message):

@@ -79,16 +79,16 @@ def test_failure_is_recorded(tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    (['--lbgm_threshold=0.3'], '--lbgm_threshold does nothing under fed_avg'),
+    (['--lbgm_threshold=0.3'], '--lbgm_threshold has no effect with fed_avg'),
     (['--method=lbgm', '--partition=shards:0'], 'partition: A partition must be'),
     (['--clients_per_round=5'], 'clients_per_round must be at most num_clients=4, found 5'),
-    (['--server_optimizer=adam', '--server_momentum=0.9'], 'does nothing under server_optimizer'),
+    (['--server_optimizer=adam', '--server_momentum=0.9'], 'has no effect with server_optimizer'),
     (['--client_rate_decay=0'], 'client_rate_decay must be above 0, found 0'),
     (['--server_momentum=1'], 'server_momentum must be below 1'),
     (['--partition=natural'], 'partition: A partition must be'),
     (['--task=qmnist', '--partition=iid'], 'partition: qmnist has clients of its own'),
-    (['--server_epsilon=0.1'], 'server_epsilon=0.1 does nothing under server_optimizer=sgd'),
-    (['--data_dir=x'], 'data_dir does nothing under task=digits'),
+    (['--server_epsilon=0.1'], 'server_epsilon=0.1 has no effect with server_optimizer=sgd'),
+    (['--data_dir=x'], 'data_dir has no effect with task=digits'),
   ],
 )
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):

@@ -161,7 +161,9 @@ def test_a_trial_whose_files_were_damaged_is_not_settled(tmp_path, monkeypatch):
     path = tmp_path / 'parts' / 'trial-0000' / name / 'metrics.csv'
     content = path.read_bytes()
     path.write_bytes(content.replace(b'1', b'2'))
-    with pytest.raises(manifest.DamagedError, match='does not begin with what was written'):
+    with pytest.raises(
+      manifest.DamagedError, match='does not start with the content that was written'
+    ):
       tune(tmp_path / 'parts', *arguments)
     path.write_bytes(content)
   pd.testing.assert_frame_equal(tune(tmp_path / 'parts', *arguments), whole)
@@ -227,14 +229,14 @@ def test_settings_that_do_not_go_with_the_data_are_a_failed_trial(tmp_path):
 @pytest.mark.parametrize(
   'arguments, message',
   [
-    ((), '--search: expected what to search over, found nothing'),
-    ((SEARCH, '--prune'), 'Optuna prunes studies of one objective only.*--objectives=accuracy'),
-    ((SEARCH, '--seed=3'), '--seed does nothing here; use --seeds'),
+    ((), '--search: expected the flags to search over, found none'),
+    ((SEARCH, '--prune'), 'Optuna can prune only with one objective.*--objectives=accuracy'),
+    ((SEARCH, '--seed=3'), '--seed has no effect here; use --seeds'),
     ((SEARCH, '--seeds=1,1'), 'expected different seeds'),
-    ((SEARCH, '--lbgm_threshold=0.5'), '--lbgm_threshold does nothing under fed_avg'),
-    ((SEARCH, '--client_epochs=1'), '--client_epochs is given and searched over'),
+    ((SEARCH, '--lbgm_threshold=0.5'), '--lbgm_threshold has no effect with fed_avg'),
+    ((SEARCH, '--client_epochs=1'), '--client_epochs is given and also searched over'),
     ((SEARCH, '--server_momentum=1'), 'server_momentum must be below 1'),
-    ((SEARCH, '--fedpara_gamma=0.3'), '--fedpara_gamma does nothing under'),
+    ((SEARCH, '--fedpara_gamma=0.3'), '--fedpara_gamma has no effect with'),
   ],
 )
 def test_refuses_bad_flags(tmp_path, arguments, message):

@@ -45,11 +45,11 @@ def test_a_damaged_record_spoils_the_rounds_that_see_it(tmp_path):
   store.close()
   path = tmp_path / 'data.mdb'
   path.write_bytes(path.read_bytes().replace(np.full(2000, 20.0).tobytes(), bytes(16000)))
-  assert contents(tmp_path)['damage'] == {'2': 'damaged memory of 1 of 2 clients'}
+  assert contents(tmp_path)['damage'] == {'2': 'damaged state of 1 of 2 clients'}
   store = client_state.LmdbStore(np.zeros(2000), tmp_path)
-  with pytest.raises(files.FileError, match='memory of client .b., found expected 16004 bytes'):
+  with pytest.raises(files.FileError, match='state of client .b., found expected 16004 bytes'):
     store.read(['a', 'b'])
-  with pytest.raises(files.FileError, match='found damaged memory of 1 of 2 clients'):
+  with pytest.raises(files.FileError, match='found damaged state of 1 of 2 clients'):
     store.restore(2)
   store.restore(1)
   assert [state[-1] for state in store.read(['a', 'b'])] == [1, 10]
@@ -89,5 +89,5 @@ def test_memory_of_an_earlier_format_is_refused(tmp_path):
     meta = env.open_db(b'meta')
     with env.begin(write=True) as txn:
       txn.put(b'round', bytes(8), db=meta)
-  with pytest.raises(files.FileError, match='client memory of format 1 instead of 2'):
+  with pytest.raises(files.FileError, match='client state of format 1 instead of 2'):
     client_state.LmdbStore(np.zeros(3), tmp_path)

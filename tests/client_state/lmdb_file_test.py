@@ -49,7 +49,7 @@ def test_a_record_may_be_larger_than_a_step_of_the_map(tmp_path, monkeypatch):
 def test_a_check_that_is_killed_is_one_sentence(tmp_path, monkeypatch):
   client_state.LmdbStore(np.zeros(3), tmp_path).close()
   monkeypatch.setattr('tff_lowrank.client_state.lmdb_file._CHECK', 'import os; os.abort()')
-  with pytest.raises(files.FileError, match='found that reading it ends with SIGABRT. Put the'):
+  with pytest.raises(files.FileError, match='found that reading it ends with SIGABRT. Restore'):
     client_state.LmdbStore(np.zeros(3), tmp_path)
 
 
@@ -63,6 +63,6 @@ def to_a_device(path):
 def test_only_a_regular_file_is_taken(tmp_path, make, kind):
   path = tmp_path / 'data.mdb'
   make(path)
-  with pytest.raises(files.FileError, match=f'data.mdb: expected client memory, found {kind}'):
+  with pytest.raises(files.FileError, match=f'data.mdb: expected client state, found {kind}'):
     client_state.LmdbStore(np.zeros(3), tmp_path)
   assert os.path.lexists(path)

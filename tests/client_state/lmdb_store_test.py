@@ -144,7 +144,7 @@ def test_refuses_what_does_not_fit(store, tmp_path):
   store.commit(3)
   with pytest.raises(ValueError, match='Expected a round after 3, found 3'):
     store.commit(3)
-  with pytest.raises(ValueError, match=r'memory of round 2, found rounds \[3\]'):
+  with pytest.raises(ValueError, match=r'state of round 2, found rounds \[3\]'):
     store.restore(2)
   store.close()
   with pytest.raises(ValueError, match='Use another folder'):
@@ -182,7 +182,9 @@ def test_a_file_that_was_cut_off_is_told(store, tmp_path):
   whole = path.read_bytes()
   for length in range(len(whole) - 4096, 8191, -8192):
     path.write_bytes(whole[:length])
-    with pytest.raises(files.FileError, match=f'whole client memory, found {length} bytes instead'):
+    with pytest.raises(
+      files.FileError, match=f'undamaged client state, found {length} bytes instead'
+    ):
       client_state.LmdbStore(INITIAL, tmp_path / 'store')
   path.write_bytes(whole)
   again = client_state.LmdbStore(INITIAL, tmp_path / 'store')
@@ -201,7 +203,7 @@ except BlockingIOError as e:
 
 
 def test_one_store_at_a_time_has_the_folder_open(store, tmp_path):
-  message = f'store: client memory is in use by process {os.getpid()}. Wait for it'
+  message = f'store: client state is in use by process {os.getpid()}. Wait for it'
   with pytest.raises(BlockingIOError, match=message):
     client_state.LmdbStore(INITIAL, tmp_path / 'store')
   other = subprocess.run(
@@ -219,7 +221,7 @@ def test_a_store_with_memory_keeps_its_identity(tmp_path):
   store.stage(['x'], [memory(1)])
   store.commit(1)
   store.close()
-  with pytest.raises(files.FileError, match='expected the client memory of this run, found that'):
+  with pytest.raises(files.FileError, match='expected the client state of this run, found that'):
     client_state.LmdbStore(INITIAL, tmp_path, identity='b')
   for identity in ('c', None):
     again = client_state.LmdbStore(INITIAL, tmp_path, identity=identity)
@@ -248,7 +250,7 @@ def test_a_disk_full_from_the_start_is_an_error_and_room_mends_it(mount, free):
     finally:
       store.close()
 
-  with pytest.raises(OSError, match='client memory could not be'):
+  with pytest.raises(OSError, match='client state could not be'):
     use()
   (disk / 'ballast').unlink()
   assert use() == [7]

@@ -74,7 +74,7 @@ def test_what_cannot_be_restored_is_refused_and_changes_nothing():
   with pytest.raises(ValueError, match='cut off'):
     store.restore(1, io.BytesIO(whole[:-1]))
   assert store.read(['a'])[0].tolist() == [1, 1]
-  with pytest.raises(ValueError, match='Expected client memory of .*int32.* found .*float32'):
+  with pytest.raises(ValueError, match='Expected client state of .*int32.* found .*float32'):
     client_state.MemoryStore(np.zeros(2, np.int32)).check(1, io.BytesIO(whole))
 
 

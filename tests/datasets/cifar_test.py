@@ -95,7 +95,7 @@ def test_damaged_files_are_refused(folder, damage, message):
 
 def test_damaged_archive_is_refused(tmp_path):
   (tmp_path / BINARY.archive).write_bytes(b'no archive')
-  with pytest.raises(ValueError, match='expected a whole tar archive'):
+  with pytest.raises(ValueError, match='expected a complete tar archive'):
     cifar.load_arrays(str(tmp_path))
 
 
@@ -155,7 +155,7 @@ class Runs:
     ({b'data': np.zeros([2, 3072], np.uint8), b'labels': Runs()}, 'builtins.print'),
     ({b'data': np.zeros([2, 3072], np.uint8)}, "KeyError.b'labels'"),
     ({b'data': np.zeros([2, 5], np.uint8), b'labels': [1, 2]}, r'expected bytes \[n, 3072\]'),
-    ({b'data': np.zeros([2, 3072]), b'labels': [1, 2]}, 'something else than bytes'),
+    ({b'data': np.zeros([2, 3072]), b'labels': [1, 2]}, 'that is not of bytes'),
     ({b'data': np.zeros([2, 3072], np.uint8), b'labels': [1, 10]}, 'labels 0 to 9, found 10'),
   ],
 )

@@ -218,7 +218,7 @@ SQL = [
     'DROP TABLE client_metadata; CREATE VIEW client_metadata AS WITH RECURSIVE r(i) AS '
     "(SELECT 1 UNION ALL SELECT i + 1 FROM r) SELECT 'c' || i AS client_id, 'train' AS split_name "
     'FROM r',
-    'more than the file has room for',
+    'more data than the file can have',
   ),
 ]
 

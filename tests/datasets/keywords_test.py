@@ -76,7 +76,7 @@ def test_missing_file():
     (dict(y=np.arange(60)), 'a tenth can be set aside as the test set, found'),
     (dict(is_test=np.zeros(60)), 'expected booleans of shape'),
     (dict(is_test=np.zeros(60, np.bool_)), 'found only one of them'),
-    (dict(speaker=np.array([{}] * 60)), 'expected a whole .npz file of plain arrays'),
+    (dict(speaker=np.array([{}] * 60)), 'expected a complete .npz file of plain arrays'),
   ],
 )
 def test_other_content_is_refused(tmp_path, content, change, message):
@@ -90,7 +90,7 @@ def test_damaged_files_are_refused(tmp_path, content):
     load(tmp_path, **content)
   path = tmp_path / keywords.FILE
   path.write_bytes(path.read_bytes()[:-30])
-  with pytest.raises(ValueError, match='expected a whole .npz file'):
+  with pytest.raises(ValueError, match='expected a complete .npz file'):
     keywords.load_data(str(tmp_path))
 
 
@@ -129,7 +129,7 @@ def test_arrays_are_what_their_headers_say(tmp_path, content, found):
     for name in ('x', 'y', 'speaker'):
       archive.writestr(f'{name}.npy', content)
   tracemalloc.start()
-  with pytest.raises(files.FileError, match=f'expected a whole .npz file .*, found {found}'):
+  with pytest.raises(files.FileError, match=f'expected a complete .npz file .*, found {found}'):
     keywords.load_data(str(tmp_path))
   assert tracemalloc.get_traced_memory()[1] < 1 << 20
   tracemalloc.stop()

@@ -87,8 +87,8 @@ def test_a_module_that_is_missing_is_named(monkeypatch):
 @pytest.mark.parametrize(
   'damage, message',
   [
-    (lambda data: data[: len(data) // 2], 'expected a whole gzip file'),
-    (lambda data: b'not gzip', 'expected a whole gzip file'),
+    (lambda data: data[: len(data) // 2], 'expected a complete gzip file'),
+    (lambda data: b'not gzip', 'expected a complete gzip file'),
     (lambda data: gzip.compress(b'\x00\x00\x0d\x01'), 'expected an idx file of unsigned bytes'),
     (lambda data: gzip.compress(b'\x00\x00\x08\x01\x00'), 'expected a header of 8 bytes'),
     (lambda data: idx(np.zeros(20))[:0] + gzip.compress(gzip.decompress(data)[:-1]), 'elements'),
@@ -111,7 +111,7 @@ def test_refuses_other_names():
 @pytest.mark.parametrize(
   'shape, message',
   [
-    ((60_000, 28, 28), 'expected a whole gzip file, found more than 47,040,016 bytes'),
+    ((60_000, 28, 28), 'expected a complete gzip file, found more than 47,040,016 bytes'),
     ((2**32 - 1,) * 3, 'expected at most 47,040,000 elements, found 79,228,162,458,924,105,385'),
   ],
 )

@@ -144,7 +144,7 @@ def test_refuses_what_cannot_be_split():
     partition.iid(labels, 4, 0)
   with pytest.raises(ValueError, match=r'shape \[num_examples\], found \(3, 1\)'):
     partition.iid(labels[:, None], 2, 0)
-  with pytest.raises(ValueError, match='cannot hold 2 classes'):
+  with pytest.raises(ValueError, match='cannot have all 2 classes'):
     partition.shards(labels, 1, 0, classes_per_client=1)
   for alpha in (0, 1e-10, 1e300):
     with pytest.raises(ValueError, match='`alpha` must be in'):

@@ -63,12 +63,12 @@ def test_what_is_wrong_with_the_columns(given, client, label, message):
 def test_features_that_are_no_numbers():
   columns = user_frames.columns_of(frame(), 'who', 'what')
   for change, message in (
-    (dict(a='1'), "'a' must be of numbers, found object"),
-    (dict(a=pd.Categorical([1, 2, 1, 2])), "'a' must be of numbers, found category"),
-    (dict(b=pd.to_datetime(['2024'] * 4)), "'b' must be of numbers, found datetime64"),
-    (dict(b=[1, np.inf, 2, 3]), "'b' must be of finite numbers"),
-    (dict(b=pd.array([1, None, 2, 3], 'Int64')), "'b' must be of finite numbers"),
-    (dict(a=1e300), "'a' must be of finite numbers"),
+    (dict(a='1'), "'a' must have numbers, found object"),
+    (dict(a=pd.Categorical([1, 2, 1, 2])), "'a' must have numbers, found category"),
+    (dict(b=pd.to_datetime(['2024'] * 4)), "'b' must have numbers, found datetime64"),
+    (dict(b=[1, np.inf, 2, 3]), "'b' must have finite numbers"),
+    (dict(b=pd.array([1, None, 2, 3], 'Int64')), "'b' must have finite numbers"),
+    (dict(a=1e300), "'a' must have finite numbers"),
   ):
     with pytest.raises(ValueError, match=message):
       user_frames.read(frame().assign(**change), columns, FORM)

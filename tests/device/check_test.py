@@ -122,8 +122,8 @@ def test_a_step_that_hangs_is_ended(prepared, tmp_path):
   folder, _ = prepared
   done, lines = run_check(folder, tmp_path / 'lines.jsonl', '--limit_seconds=4', before=HANGING)
   assert done.returncode == 3
-  assert lines[-1]['stopped'].startswith('a step was not done after 4.5 s')
-  assert '- ' in done.stdout and 'stopped: a step was not done' in done.stdout
+  assert lines[-1]['stopped'].startswith('a step did not finish in 4.5 s')
+  assert '- ' in done.stdout and 'stopped: a step did not finish' in done.stdout
 
 
 def test_a_step_that_fails_is_named_and_the_next_is_taken():

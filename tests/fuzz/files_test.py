@@ -279,7 +279,7 @@ def test_a_log_has_what_was_appended_or_says_that_it_has_not(examples, tmp_path)
         there = path.read_bytes()[: len(wanted)]
         assert log.holds(position) == (there == wanted)
         if there != wanted:
-          with pytest.raises(ValueError, match='are not what was written'):
+          with pytest.raises(ValueError, match='have changed since they were written'):
             log.rewind(position)
           break
         log.rewind(position)

@@ -166,7 +166,9 @@ def test_skipped_by_the_wrappers_name_or_the_layers():
       conversion = convert(model(), skip=[name])
       assert conversion.converted == ('in',)
       assert list(conversion.left) == ['forward_lstm', 'backward_lstm']
-  assert conversion.left['backward_lstm'] == 'the other direction of its Bidirectional is left'
+  assert (
+    conversion.left['backward_lstm'] == 'the other direction of its Bidirectional is not converted'
+  )
 
 
 def test_adapters_in_frozen_models_train():

@@ -33,12 +33,12 @@ def images_model():
 
 LEFT = {
   # r = 3: 2 * 3 * (9 + 16) for 9 * 16.
-  'narrow': 'it would not get smaller: 150 numbers for the 144 of its kernels',
+  'narrow': 'it would not get smaller: 150 numbers instead of 144 in its kernels',
   'norm': 'GroupNormalization has no factorised form',
   'transposed': 'Conv2DTranspose has no factorised form',
   'rows': 'it has no weights',
   # r = 3: 2 * 3 * (8 + 8) for 64.
-  'tiny': 'it would not get smaller: 96 numbers for the 64 of its kernels',
+  'tiny': 'it would not get smaller: 96 numbers instead of 64 in its kernels',
   'flat': 'it has no weights',
   'positive': 'it has a `kernel_constraint`',
   'done': 'it has factors already',
@@ -66,12 +66,12 @@ def test_left_for_its_size_at_this_gamma():
   """A window of 3 never gets smaller at r_min 2: 4 (3 + 12) for 36; the rest does, at gamma 0."""
   model = tf.keras.Sequential([L.InputLayer((9, 12)), L.SeparableConv1D(30, 3, name='it')])
   # Of 12 x 30, r_min = r_max = 4 costs 336; 60 + 336 for 36 + 360.
-  with pytest.raises(ValueError, match='it would not get smaller: 396 numbers for the 396'):
+  with pytest.raises(ValueError, match='it would not get smaller: 396 numbers instead of 396'):
     layers.to_fedpara(model, gamma=0.0)
   model = tf.keras.Sequential([L.InputLayer((9, 12)), L.SeparableConv1D(60, 3, name='it')])
   # r_min = 4: 60 + 576 for 36 + 720; r_max = 5: 60 + 720.
   assert layers.to_fedpara(model, gamma=0.0).converted == ('it',)
-  with pytest.raises(ValueError, match='it would not get smaller: 780 numbers for the 756'):
+  with pytest.raises(ValueError, match='it would not get smaller: 780 numbers instead of 756'):
     layers.to_fedpara(model, gamma=1.0)
 
 
@@ -88,7 +88,7 @@ def test_adapters_report():
   assert conversion.left == {
     'first': 'it is named in `skip`',
     **{name: LEFT[name] for name in ('norm', 'transposed', 'rows', 'flat', 'positive', 'done')},
-    'kept': 'it is named in `trainable`, and trains whole',
+    'kept': 'it is named in `trainable`, and is fully trained',
   }
 
 
@@ -99,9 +99,9 @@ def test_summary():
   assert str(layers.to_fedpara(model, gamma=0.0)) == (
     '1 layer converted:\n'
     '  hidden: kernel [64, 32] of 2,048 numbers to 1,152 at rank 6\n'
-    '2 layers left:\n'
+    '2 layers not converted:\n'
     '  relu: it has no weights\n'
-    '  head: it would not get smaller: 136 numbers for the 64 of its kernels'
+    '  head: it would not get smaller: 136 numbers instead of 64 in its kernels'
   )
   fitted = layers.to_fedpara(
     model, budget=1.0, skip=['head'], from_trained_weights=True, fit_iterations=0

@@ -207,9 +207,9 @@ def test_refuses_bad_arguments():
     layers.FedParaDense(4, 'relu', True, 'he_normal', rank=2)
   with pytest.raises(TypeError, match='at most 4 positional arguments, found 5'):
     layers.LowRankGRU(4, 'tanh', 'sigmoid', True, 'he_normal', rank=2)
-  with pytest.raises(ValueError, match='`kernel_initializer` has no meaning'):
+  with pytest.raises(ValueError, match='`kernel_initializer` is not supported'):
     layers.FedParaDense(4, rank=2, kernel_initializer='zeros')
-  with pytest.raises(ValueError, match='`recurrent_constraint` has no meaning'):
+  with pytest.raises(ValueError, match='`recurrent_constraint` is not supported'):
     layers.FedParaLSTM(4, rank=2, recurrent_constraint='non_neg')
   with pytest.raises(TypeError, match='`recompute` must be `bool`'):
     layers.FedParaDense(4, rank=2, recompute=1)

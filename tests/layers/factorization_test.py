@@ -246,5 +246,5 @@ def test_refuses_bad_arguments():
     lib.Hadamard(rank=0)
   with pytest.raises(ValueError, match='`initialization` must be one of'):
     lib.LowRank(rank=1, initialization='he')
-  with pytest.raises(ValueError, match='needs a kernel of 3 to 5 sizes'):
+  with pytest.raises(ValueError, match='needs a kernel with 3 to 5 axes'):
     lib.Hadamard(rank=1, form='tucker').shapes((3, 4))

@@ -163,7 +163,7 @@ def test_corrected_loss_can_be_minimised(rng):
 def test_refusals():
   dense = tf.keras.layers.Dense(3)
   x = tf.ones([2, 4])
-  with pytest.raises(ValueError, match='depends on no factorised kernel'):
+  with pytest.raises(ValueError, match='does not depend on any factorised kernel'):
     jacobian.corrected_loss(lambda: tf.reduce_sum(dense(x)), step_size=0.1)
   recomputing = layers.FedParaDense(3, rank=2, recompute=True)
   recomputing(x)

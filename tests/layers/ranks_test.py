@@ -142,7 +142,7 @@ def test_refuses_bad_arguments():
   with pytest.raises(ValueError, match="`form` must be one of 'matrix', 'tucker', found 'cp'"):
     ranks.count((3, 3), 1, 'cp', 2)
   with pytest.raises(
-    ValueError, match="'tucker' needs a kernel of 3 to 5 sizes, found shape \\(3, 3\\)"
+    ValueError, match="'tucker' needs a kernel with 3 to 5 axes, found shape \\(3, 3\\)"
   ):
     ranks.minimal_rank((3, 3), 'tucker')
   with pytest.raises(ValueError, match='2 to 5 sizes'):

@@ -381,7 +381,7 @@ def test_evaluation_needs_the_rates_of_the_process(rng):
   model = linear.build_model(rng)
   split = arrays.partitioned(arrays.Split(*linear.examples(rng, 8)), [np.arange(8)])
   for ours, theirs in [(sgd(RATE), OWN_RATES), (OWN_RATES, sgd(RATE))]:
-    with pytest.raises(ValueError, match='in only one clients have rates of their own'):
+    with pytest.raises(ValueError, match='only one has rates by client'):
       evaluation.build_personal_evaluation(
         model,
         learning.build_fed_avg(model, ours),

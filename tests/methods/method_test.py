@@ -45,7 +45,7 @@ def test_records_make_sense(record):
 
 def test_codecs_that_keep_clients_out_of_rounds_can_be_refused():
   method.check_takes_all_clients(cases.choice(RECORD, uplink='error_feedback(top_k(0.1))'))
-  with pytest.raises(ValueError, match=r'uplink=.*cmfl.* does not go with the method'):
+  with pytest.raises(ValueError, match=r'uplink=.*cmfl.* does not work with the method'):
     method.check_takes_all_clients(cases.choice(RECORD, uplink='cmfl(0.4, top_k)'))
 
 

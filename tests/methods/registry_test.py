@@ -80,7 +80,7 @@ def test_refuses_what_is_no_method(name, message):
 def test_a_file_must_be_called_as_its_method(tmp_path, monkeypatch):
   (tmp_path / 'quarter.py').write_text(textwrap.dedent(RECORD.format(name='half')))
   monkeypatch.setattr(methods, '__path__', [str(tmp_path)])
-  with pytest.raises(ValueError, match="The file of method 'half' must be called so: quarter"):
+  with pytest.raises(ValueError, match="method 'half' must have the same name, found quarter"):
     registry.found()
 
 
@@ -124,7 +124,7 @@ def test_a_method_of_the_user_s_own_in_all_binaries(tmp_path, monkeypatch, capsy
   for more, sentence in (
     ('--own_half_share=2', 'flag --own_half_share=2: 2.0 is not a number in the range [0, 1]'),
     ('--client_optimizer=adam', 'halves do not go with adam'),
-    ('--lbgm_threshold=0.1', f'--lbgm_threshold does nothing under {named}'),
+    ('--lbgm_threshold=0.1', f'--lbgm_threshold has no effect with {named}'),
   ):
     assert binaries.status('train', *arguments, more) == 2
     assert sentence in capsys.readouterr().err

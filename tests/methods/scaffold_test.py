@@ -15,7 +15,7 @@ def test_it_has_no_settings():
 @pytest.mark.parametrize(
   'chosen, message',
   [
-    (dict(client_optimizer='adam'), 'client_optimizer=adam does not go with SCAFFOLD'),
+    (dict(client_optimizer='adam'), 'client_optimizer=adam does not work with SCAFFOLD'),
     (dict(uplink='cmfl(0.4)'), 'cmfl keeps whole clients out of a round'),
   ],
 )

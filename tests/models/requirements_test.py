@@ -45,7 +45,7 @@ def test_random_numbers_that_would_not_repeat_are_refused_by_name(part):
 @pytest.mark.parametrize('rnn', [layers.SimpleRNN, layers.LSTM])
 def test_dropout_of_recurrent_layers_is_refused(rnn):
   bad = model(rnn(2, recurrent_dropout=0.1), layers.Dense(2), shape=(2, 4))
-  with pytest.raises(ValueError, match="model 'mine' .*not repeat.*StatelessDropout"):
+  with pytest.raises(ValueError, match="model 'mine' .*not repeatable.*StatelessDropout"):
     requirements.check_trainable(bad)
 
 
@@ -116,7 +116,7 @@ def test_models_that_no_one_can_copy_are_refused():
 def test_outputs_that_are_numbers():
   check(model(layers.Dense(3)), label=(3,), max_label=None)
   for label in ((2,), ()):
-    with pytest.raises(ValueError, match=r'output of shape \(None, 3\), but the labels are of'):
+    with pytest.raises(ValueError, match=r'output of shape \(None, 3\), but the labels have'):
       check(model(layers.Dense(3)), label=label, max_label=None)
   with pytest.raises(ValueError, match=r'output of shape \['):
     check(two_outputs(), label=(3,), max_label=None)

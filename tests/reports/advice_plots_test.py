@@ -18,4 +18,4 @@ def test_predictions_and_what_was_measured(tmp_path, monkeypatch, measured, pane
   assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in hollow] == [(25, 0), (25, 1)]
   for axes in right:
     assert axes.lines[0].get_xdata()[0] == pytest.approx(0.01)
-    assert axes.get_xlabel() == 'Lost accuracy'
+    assert axes.get_xlabel() == 'Loss of accuracy against FedAvg'

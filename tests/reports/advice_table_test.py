@@ -25,9 +25,9 @@ def advice(measured=()):
 def test_what_was_not_measured_is_said():
   text = advice_table.to_markdown(advice(), LAYERS, 0.02)
   assert (
-    '| m | `a=1` | 50.0 % | 25.0 % | 20.0 % | 0.000 |  | suggested; its accuracy was not' in text
+    '| m | `a=1` | 50.0 % | 25.0 % | 20.0 % | 0.000 |  | suggested; accuracy not measured' in text
   )
-  assert 'What a setting costs in accuracy is not predicted. It was not measured' in text
+  assert 'The loss of accuracy is not predicted. It was not measured either' in text
   assert '| 0 | 2x2 | 1 | 2 |  | 0.500 | 1.5 |' in text
 
 
@@ -38,5 +38,5 @@ def test_what_was_measured_to_be_harmful_is_said(bad):
   first, second = (line for line in text.splitlines() if line.startswith('| m |'))
   assert first.endswith('| 0.8900 | suggested |')
   assert second.endswith('| loses too much recall at 5 |')
-  assert "None is suggested whose recall at 5 was below FedAvg's by more than 0.02" in text
+  assert "Settings whose recall at 5 is below FedAvg's by more than 0.02" in text
   assert text.splitlines()[0].endswith('| measured total saved | recall at 5 |  |')

@@ -11,7 +11,7 @@ from tff_lowrank.reports import run_files
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
-  with pytest.raises(FileNotFoundError, match='Expected the folder of a run'):
+  with pytest.raises(FileNotFoundError, match='Expected a run folder'):
     curves.read_record(tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_damaged_metrics_of_clients_are_told(tmp_path):
   (run / run_files.CLIENTS).write_bytes(b'PAR1')
   with pytest.raises(files.FileError, match='the metrics of clients'):
     curves.read_clients(run)
-  with pytest.raises(files.FileError, match='what the run wrote'):
+  with pytest.raises(files.FileError, match='the content that the run wrote'):
     run_files.check(run)
 
 

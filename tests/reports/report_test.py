@@ -121,7 +121,7 @@ def test_comparison_in_a_browser(tmp_path, browser):
   assert front.count('<g class="trace scatter') == 3
   for plot in (first, front):
     assert plot.count('class="main-svg"') >= 2
-    assert 'Traffic, up and down (MB)' in plot
+    assert 'Uplink + downlink (MB)' in plot
     assert re.search(r'<path class="point', plot)
   assert 'Test accuracy (%)' in first and 'Personal test accuracy (%)' in personal
   # As text: in the legend by plotly, in tables and flags by the page.
@@ -137,7 +137,7 @@ def test_comparison_in_a_browser(tmp_path, browser):
 def test_comparison_says_all_that_is_known(tmp_path):
   text = without_data(comparison(tmp_path).read_text()).replace('<wbr>', '')
   for known in (
-    'Compared at 0.02 MB', '3 Mbit/s up', '0.6500 ± 0.6353', '0123abc', '/device:CPU:0', 'seed',
+    'compared at 0.02 MB', '3 Mbit/s uplink', '0.6500 ± 0.6353', '0123abc', '/device:CPU:0', 'seed',
     '2 methods, 2 seeds, 3 runs', 'Pareto front of accuracy against bytes: a method is compared',
   ):  # fmt: skip
     assert known in text, known

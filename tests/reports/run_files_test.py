@@ -24,13 +24,13 @@ def test_what_a_run_wrote_is_read(run):
 def test_changed_files_are_told(run, name):
   path = run / name
   path.write_bytes(path.read_bytes() + b' ')
-  with pytest.raises(files.FileError, match='what the run wrote'):
+  with pytest.raises(files.FileError, match='the content that the run wrote'):
     run_files.check(run)
 
 
 def test_a_complete_run_has_sums(run):
   (run / run_files.SUMS).unlink()
-  with pytest.raises(files.FileError, match='the SHA-256 of the files of a run that is complete'):
+  with pytest.raises(files.FileError, match='the SHA-256 of the files of a finished run'):
     run_files.check(run)
 
 

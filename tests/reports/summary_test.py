@@ -5,8 +5,8 @@ from tff_lowrank.reports import summary
 def test_a_run_in_a_sentence(tmp_path):
   run = write_run(tmp_path / 'run', 1, 1_000_000, 3_000_000, [0.5, 0.7, None], personal=0.8)
   assert summary.sentence(run) == (
-    f'3 rounds: accuracy 0.7000, personal accuracy 0.8000, 12.000 MB up, 36.000 MB down. All is in '
-    f'{run}: see {run / "report.html"}'
+    f'3 rounds: accuracy 0.7000, personal accuracy 0.8000, 12.000 MB uplink, 36.000 MB downlink. '
+    f'All files are in {run}; open {run / "report.html"}'
   )
 
 

@@ -41,7 +41,7 @@ def test_personal_accuracies_have_a_column(tmp_path):
   rows = table.build_table(runs, network.Network())
   assert rows['final_personal_accuracy'][1] == 0.75
   header, _, first, second = table.to_markdown(rows).splitlines()
-  assert header.startswith('| method | seed | rounds | accuracy | personal accuracy | up MB |')
+  assert header.startswith('| method | seed | rounds | accuracy | personal accuracy | uplink MB |')
   assert first.startswith('| fed_avg | 1 | 1 | 0.5000 |  | ')
   assert second.startswith('| pfedpara | 1 | 2 | 0.4000 | 0.7500 | ')
   assert header.count('|') == first.count('|') == second.count('|')
@@ -99,7 +99,7 @@ def test_summary_by_hand(tmp_path):
   assert pd.isna(summary.loc['worse', 'final_accuracy_ci95'])
   assert summary['pareto'].tolist() == ['yes', 'no', 'yes']
   lines = table.to_markdown(summary.reset_index()).splitlines()
-  assert lines[0].startswith('| method | seeds | accuracy | up MB |')
+  assert lines[0].startswith('| method | seeds | accuracy | uplink MB |')
   assert lines[2].startswith('| fed_avg | 3 | 0.9200 ± 0.0497 | 4.000 ± 0.000 |')
   assert lines[4].startswith('| worse | 1 | 0.7000 | 2.000 |')
   assert lines[4].endswith('| yes |')

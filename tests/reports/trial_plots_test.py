@@ -45,4 +45,4 @@ def test_few_trials_or_failed_ones(tmp_path, rows):
     TRIALS[rows].reset_index(drop=True), tmp_path, curves.Metric('R squared', ''), 'x.'
   )
   assert all(path.exists() for path in drawn)
-  assert 'Final R squared against traffic' in drawn[1].read_text()
+  assert 'Final R squared against total bytes' in drawn[1].read_text()

@@ -52,8 +52,8 @@ def test_population_that_does_not_fit_on_the_disk_is_refused(tmp_path, monkeypat
   with pytest.raises(settings.SettingError) as refused:
     client_memory.check_fits(spec, tmp_path, 342_477, None, 'disk')
   assert (
-    'What 342,477 clients remember, 16 MB each, takes 5.5 TB; the disk of '
-    f'{tmp_path} has room for 2.1 TB. Give --client_memory=disk_float16 for half of it, '
+    'The state of 342,477 clients, 16 MB each, takes 5.5 TB; the disk of '
+    f'{tmp_path} has 2.1 TB free. Use --client_memory=disk_float16 for half of it, '
   ) in str(refused.value)
   # No more than 2,000 x 50 clients can take part.
   client_memory.check_fits(make_spec(rounds=2000), tmp_path, 342_477, None, 'disk')
@@ -79,7 +79,7 @@ def test_a_run_keeps_the_choice_of_its_first_start(tmp_path, memory, first, then
 def test_a_run_without_room_ends_before_its_first_round(tmp_path, monkeypatch):
   monkeypatch.setattr('shutil.disk_usage', lambda path: types.SimpleNamespace(free=100))
   with pytest.raises(
-    settings.SettingError, match=r'What 4 clients remember, .* kB each, takes .* kB;'
+    settings.SettingError, match=r'The state of 4 clients, .* kB each, takes .* kB;'
   ):
     binaries.run('train', *FAST, '--rounds=2', f'--output_dir={tmp_path}')
   assert not (tmp_path / 'metrics.csv').exists()

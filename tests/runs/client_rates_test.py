@@ -59,7 +59,7 @@ def test_what_is_no_rate(value, message):
 
 def test_functions_by_name():
   assert client_rates.of_clients('math:sqrt', [4, 9]) == {4: 2, 9: 3}
-  for name, message in (('math:pi', 'is no function, but 3.14'), ('math:nope', 'has no')):
+  for name, message in (('math:pi', 'is not a function, but 3.14'), ('math:nope', 'has no')):
     with pytest.raises(settings.SettingError, match=f'client_learning_rate: .*{message}'):
       spec_lib.make('fed_avg', dict(client_learning_rate=name))
 

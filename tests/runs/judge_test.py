@@ -73,7 +73,7 @@ def test_rows_that_were_not_evaluated_are_nan_in_a_file():
   found, _ = seen(accuracies, patience=2, eval_every=2)
   assert found.reason_to_stop() == 'none of the last 2 evaluations was better than that of round 2'
   found, _ = seen([NAN, NAN], patience=2)
-  assert found.reason_to_stop() == 'none of the first 2 evaluations had a number as accuracy'
+  assert found.reason_to_stop() == 'the accuracy of the first 2 evaluations was NaN'
 
 
 def test_personal_models_are_judged_by_their_own_accuracy():
@@ -104,7 +104,7 @@ def test_a_run_without_patience_left_is_complete(impatient, capsys):
   best = accuracies.idxmax()
   assert record['best_round'] == best + 1 == len(accuracies) - 2
   assert train(impatient.folder, patience=2).record == record
-  assert 'is complete' in capsys.readouterr().out
+  assert 'is finished' in capsys.readouterr().out
 
 
 def test_the_best_model_is_kept(impatient):

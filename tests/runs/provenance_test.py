@@ -54,7 +54,7 @@ def test_changes_add_up_and_are_told(tmp_path, caplog):
   one = record(tmp_path, sources=dict(task=dict(sha256='1')))
   two = record(tmp_path, before=one, sources=dict(task=dict(sha256='2')))
   assert two['changed'] == ['task sha256 was 1 and is 2']
-  assert 'the run goes on where task sha256 was 1 and is 2. Its numbers may' in told(caplog)[0]
+  assert 'the run is resumed, but task sha256 was 1 and is 2. Its numbers may' in told(caplog)[0]
   caplog.clear()
   three = record(tmp_path, before=two, sources=dict(task=dict(sha256='2')))
   assert three['changed'] == two['changed'] and not told(caplog)
@@ -137,7 +137,7 @@ def test_a_damaged_record_is_taken_as_missing(tmp_path, caplog):
   assert provenance.read_record(path) is None and not told(caplog)
   path.write_text('{')
   assert provenance.read_record(path) is None
-  assert 'It is taken as missing' in told(caplog)[0]
+  assert 'It is ignored' in told(caplog)[0]
 
 
 def test_a_folder_that_is_gone_is_only_warned_of(tmp_path, caplog):

@@ -62,7 +62,7 @@ def test_refuses_metrics_that_are_no_numbers(tmp_path, name, bad):
   kind, _, key = name.rpartition('_')
   dict(train=train, eval=evaluated).get(kind, codec)[key] = bad
   with opened(tmp_path) as book:
-    with pytest.raises(TypeError, match=f'The metric .*{name}.* must be one number, found'):
+    with pytest.raises(TypeError, match=f'The metric .*{name}.* must be a single number, found'):
       book.record(one, evaluated)
     book.record(done(1), None)
   assert [row['round'] for row in read(tmp_path)] == ['1']

@@ -68,11 +68,11 @@ def test_rows_without_a_checkpoint(folder):
   shutil.rmtree(folder / 'checkpoints')
   run_folder.check_has_checkpoint(folder, dict(status='running'))
   for before in (dict(status='completed'), None):
-    with pytest.raises(manifest.DamagedError, match='no checkpoint to go on from'):
+    with pytest.raises(manifest.DamagedError, match='no checkpoint to resume from'):
       run_folder.check_has_checkpoint(folder, before)
 
 
 def test_rounds_are_not_undone(complete):
   run_folder.check_not_undone(complete, make())
-  with pytest.raises(manifest.MismatchError, match='has 2 rounds, which --rounds=1 would undo'):
+  with pytest.raises(manifest.MismatchError, match='has 2 rounds already, more than --rounds=1'):
     run_folder.check_not_undone(complete, make(rounds=1))

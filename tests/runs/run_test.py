@@ -116,7 +116,7 @@ def test_a_folder_of_a_run_is_read_back(lbgm):
 
 
 def test_a_folder_of_no_run(tmp_path):
-  with pytest.raises(FileNotFoundError, match='Expected the folder of a run'):
+  with pytest.raises(FileNotFoundError, match='Expected a run folder'):
     runs.Run(tmp_path)
 
 
@@ -162,13 +162,13 @@ def test_goes_on_and_does_nothing_if_complete(tmp_path, lbgm, capsys):
   capsys.readouterr()
   again = runs.train('digits', 'lbgm', tmp_path, **LBGM)
   assert again.record == found.record
-  assert 'is complete, with 2 rounds' in capsys.readouterr().out
+  assert 'is finished, with 2 rounds' in capsys.readouterr().out
 
 
 def test_another_run_is_refused(lbgm):
   before = (lbgm.folder / 'run.json').read_bytes()
   for method, given in (('lbgm', dict(LBGM, lbgm_threshold=0.8)), ('fed_avg', small.FAST)):
-    with pytest.raises(manifest.MismatchError, match='holds another run'):
+    with pytest.raises(manifest.MismatchError, match='contains another run'):
       runs.train('digits', method, lbgm.folder, **given)
   assert (lbgm.folder / 'run.json').read_bytes() == before
 

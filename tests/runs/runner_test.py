@@ -42,7 +42,7 @@ def test_a_complete_run_is_left(folder, capsys):
   before = {path: path.stat().st_mtime_ns for path in folder.rglob('*.*')}
   assert runner.train(spec_lib.make('apf', GIVEN), folder, 'another label') is False
   assert capsys.readouterr().out == (
-    f'{folder} is complete, with 2 rounds; there is nothing to do.\n'
+    f'{folder} is finished, with 2 rounds; there is nothing to do.\n'
   )
   for path, changed in before.items():
     assert path.name == folder_lock.FILE or path.stat().st_mtime_ns == changed, path
@@ -56,7 +56,7 @@ def test_a_folder_in_use(folder):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
   (tmp_path / 'file').touch()
-  with pytest.raises(OSError, match='output_dir: .*file/run cannot be made a folder'):
+  with pytest.raises(OSError, match='output_dir: .*file/run cannot be created'):
     runner.train(spec_lib.make('apf', GIVEN), tmp_path / 'file' / 'run', '')
 
 

@@ -10,7 +10,7 @@ def test_settings_of_a_cluster_belong_to_its_context():
   assert (spec.ray_address, spec.ray_workers) == ('auto', 3)
   for name, value in (('ray_address', 'auto'), ('ray_workers', 3)):
     for context in ('local', 'stock'):
-      with pytest.raises(settings.SettingError, match=f'{name}=.* does nothing under context='):
+      with pytest.raises(settings.SettingError, match=f'{name}=.* has no effect with context='):
         spec_lib.make('fed_avg', {name: value, 'context': context})
   with pytest.raises(settings.SettingError, match='ray_workers must be at least 1'):
     spec_lib.make('fed_avg', dict(context='ray', ray_workers=0))

@@ -110,7 +110,7 @@ def test_of_a_task_that_is_an_object():
             dict(fedpara_head_rank=2)]
 )  # fmt: skip
 def test_a_task_that_is_an_object_is_made_already(given):
-  with pytest.raises(settings.SettingError, match='does nothing for a task that is an object'):
+  with pytest.raises(settings.SettingError, match='has no effect for a task that is an object'):
     spec_lib.make('fedpara', given, small.own_task())
 
 
@@ -131,17 +131,17 @@ def test_a_task_that_is_an_object_is_made_already(given):
     ('fed_avg', dict(task='a:b', partition='iid'), 'partition: a:b has clients of its own'),
     ('fed_avg', dict(num_clients=0), 'num_clients must be at least 1 under partition=iid'),
     ('fed_avg', dict(num_clients=5), 'clients_per_round must be at most num_clients=5, found 10'),
-    ('fed_avg', dict(data_dir='.'), 'data_dir does nothing under task=digits, which is embedded'),
+    ('fed_avg', dict(data_dir='.'), 'data_dir has no effect with task=digits, which is embedded'),
     ('fed_avg', dict(uplink='topk(0.1)'), 'uplink: .*topk'),
     ('fed_avg', dict(downlink='gaia(0.1)'), 'downlink: '),
-    ('local_only', dict(uplink='float16'), 'uplink=float16 does nothing under method=local_only'),
-    ('scaffold', dict(downlink='float16'), 'downlink=float16 does nothing under method=scaffold'),
+    ('local_only', dict(uplink='float16'), 'uplink=float16 has no effect with method=local_only'),
+    ('scaffold', dict(downlink='float16'), 'downlink=float16 has no effect with method=scaffold'),
     ('apf', dict(apf_control='additive', apf_check_every=0), 'apf_check_every must be at least 1'),
     ('scaffold', dict(uplink='cmfl(0.8)'), 'method=scaffold: '),
     ('fed_avg', dict(server_optimizer='adam', server_momentum=0.9), 'it belongs to sgd'),
-    ('fed_avg', dict(server_epsilon=0.1), 'does nothing under server_optimizer=sgd'),
+    ('fed_avg', dict(server_epsilon=0.1), 'has no effect with server_optimizer=sgd'),
     ('fedpara', dict(model_family='low_rank'), 'model_family=low_rank contradicts method=fedpara'),
-    ('fed_avg', dict(fedpara_gamma=0.1), 'nothing under model_family=original'),
+    ('fed_avg', dict(fedpara_gamma=0.1), 'no effect with model_family=original'),
     ('fed_avg', dict(model_family='low_rank', fedpara_tanh=True), 'it belongs to fedpara'),
     ('fed_per', {}, 'as client_test_fraction=0.2'),
     ('fed_avg', dict(evaluate_after_training=True), 'as client_test_fraction=0.2'),

@@ -33,7 +33,7 @@ def test_changed_and_shortened_files_are_noticed(log):
   for content in (b'one-two', b'one'):
     log.path.write_bytes(content)
     assert not log.holds(position)
-    with pytest.raises(ValueError, match='its first 7 bytes are not what was written'):
+    with pytest.raises(ValueError, match='its first 7 bytes have changed since they were written'):
       log.rewind(position)
 
 

@@ -185,7 +185,7 @@ def test_client_memory_on_disk_that_is_not_the_runs_is_refused(start, tmp_path, 
       other.commit(r)
       other.keep([2, 3])
     other.close()
-  with pytest.raises(manifest.DamagedError, match='memory: expected .* no other is whole'):
+  with pytest.raises(manifest.DamagedError, match='memory: expected .* all others are damaged'):
     start('disk').restore()
 
 
@@ -236,7 +236,7 @@ def test_every_damaged_byte_of_a_checkpoint_is_noticed(start, tmp_path):
       damaged = bytearray(data)
       damaged[i] ^= 1
       file.write_bytes(damaged)
-      with pytest.raises(manifest.DamagedError, match='and no other is whole. Delete'):
+      with pytest.raises(manifest.DamagedError, match='and all others are damaged. Delete'):
         run.restore()
     file.write_bytes(data)
   assert_at(run, run.restore(), 1)
@@ -252,7 +252,7 @@ def test_another_run_is_refused_and_named(start):
   with pytest.raises(manifest.MismatchError) as refused:
     start(flags=given).restore()
   assert (
-    'holds another run: --lbgm_threshold is 0.2 there and absent here, --new is absent there and '
+    'another run: --lbgm_threshold is 0.2 there and absent here, --new is absent there and '
     'None here, --seed is 1 there and 2 here.'
   ) in str(refused.value)
   run = start(flags=FLAGS | dict(rounds=99, data_dir='x'))

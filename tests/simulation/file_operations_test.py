@@ -12,7 +12,7 @@ def test_short_writes_are_continued(tmp_path, monkeypatch):
 
 def test_a_system_that_writes_nothing_is_an_error(tmp_path, monkeypatch):
   monkeypatch.setattr(file_operations, 'write', lambda fd, data: 0)
-  with pytest.raises(OSError, match='wrote nothing of 2 bytes'):
+  with pytest.raises(OSError, match='wrote none of 2 bytes'):
     file_operations.write_new(tmp_path / 'file', b'ab')
 
 

@@ -17,7 +17,7 @@ def test_nested_metrics_become_a_row():
 
 @pytest.mark.parametrize('value', ['0.5', b'1', None, 1j, np.array(['a', 'b']), tf.constant('x')])
 def test_refuses_what_is_no_number(value):
-  with pytest.raises(TypeError, match="The metric 'a/b.*' must be one number"):
+  with pytest.raises(TypeError, match="The metric 'a/b.*' must be a single number"):
     metrics.flatten(dict(a=dict(b=value)))
 
 

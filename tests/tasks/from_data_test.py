@@ -216,7 +216,9 @@ def test_labels_of_data_frames_become_classes_in_sorted_order():
   task = tasks.from_client_data(numbers, numbers, network, **FRAME)
   np.testing.assert_array_equal(task.train.examples('1').y, of_arrays()[1][1])
   test.loc[3, 'what'] = 'hail'
-  with pytest.raises(ValueError, match="must have classes of the training examples, found 'hail'"):
+  with pytest.raises(
+    ValueError, match="must have only classes of the training examples, found 'hail'"
+  ):
     tasks.from_client_data(train, test, network, **FRAME)
 
 
@@ -260,7 +262,7 @@ def test_regression_and_several_labels():
   many = {'a': (x, np.arange(90).reshape(30, 3) % 2)}
   task = tasks.from_client_data(many, many, network, objective=objectives.MULTI_LABEL)
   assert task.test.y.dtype == np.float32
-  with pytest.raises(ValueError, match=r'output of shape \(None, 2\), but the labels are of shape'):
+  with pytest.raises(ValueError, match=r'output of shape \(None, 2\), but the labels have shape'):
     tasks.from_client_data(many, many, lambda: network(2), objective=objectives.MULTI_LABEL)
 
 
@@ -275,25 +277,25 @@ X, Y = examples(6)
   'given, message',
   [
     (dict(train={'a': (X, Y - 1)}), "client 'a': labels: expected integers from 0 .* found -1"),
-    (dict(test=(X, Y / 2)), r"must be alike, found x .* y \['int32'\] and x .* y \['float32'\]"),
+    (dict(test=(X, Y / 2)), r"the same type, found x .* y \['int32'\] and x .* y \['float32'\]"),
     (dict(train={'a': (X, Y / 2)}, test=(X, Y / 2)), 'found float32; .* objectives.REGRESSION'),
-    (dict(train={'a': (X, Y.astype(str))}), "found text such as b'0'; make them classes with"),
+    (dict(train={'a': (X, Y.astype(str))}), "such as b'0'; convert them to classes with"),
     (dict(train={'a': (X, Y[:-1])}), r'shape \[6, 4\] and labels of shape \[5\]'),
     (dict(train={'a': ([[1], [1, 2]], [0, 1])}), "client 'a': examples must be one array"),
     (dict(train={'a': (X, Y), 'b': (X[:, :3], Y)}), "of client 'a' and .* of client 'b'"),
     (dict(train={1: (X, Y), '1': (X, Y)}), "Two clients have the id '1': 1 and '1'"),
-    (dict(train={'a': dict(u=X, v=Y)}), r"entries \['u', 'v'\]; name the two with `x_key`"),
+    (dict(train={'a': dict(u=X, v=Y)}), r"entries \['u', 'v'\]; set `x_key`"),
     (dict(train={'a': dict(u=X, v=Y)}, x_key='w'), "expected entries 'w' and None, found"),
     (dict(train=ListClientData({'a': (X, Y, Y)})), r"client 'a': elements must be `\(x, y\)`"),
     (dict(train=ListClientData({'a': ((X, X), Y)})), 'must be one tensor each'),
     (dict(train={'a': (X, Y + 1)}), 'but labels up to 3 need a logit for each of 4 classes'),
     (dict(test=(X, Y + 1)), 'but labels up to 3 need a logit'),
-    (dict(test=(X[:, None], Y)), r"must be alike, found x \['float32', 4\], y .* 1, 4\]"),
-    (dict(test=tf.data.Dataset.from_tensor_slices((X, Y)).batch(3)), 'must be alike, found'),
+    (dict(test=(X[:, None], Y)), r"must have the same type, found x \['float32', 4\], y .* 1, 4\]"),
+    (dict(test=tf.data.Dataset.from_tensor_slices((X, Y)).batch(3)), 'have the same type, found'),
     (dict(train=frame(of_arrays())), "needs `client_column` and `label_column`, found None"),
     (dict(train=changed(), **FRAME | dict(label_column='y')), "data frame has no column 'y'; its"),
-    (dict(train=changed(a='tall'), **FRAME), "'a' must be of numbers, found object; leave it out"),
-    (dict(train=changed(b=np.nan), **FRAME), "'b' must be of finite numbers"),
+    (dict(train=changed(a='tall'), **FRAME), "'a' must have numbers, found object; remove it"),
+    (dict(train=changed(b=np.nan), **FRAME), "'b' must have finite numbers"),
     (dict(train=changed(who=[None] + ['k'] * 32), **FRAME), "'who' must have a value in"),
     (dict(train=changed(what=[np.nan] + [1] * 32), **FRAME), "'what' must have a value in every"),
     (dict(train=changed(), test=changed().drop(columns='a'), **FRAME), "no column 'a'; its"),
@@ -316,7 +318,7 @@ def test_examples_and_models_that_do_not_fit_are_refused(given, message):
     (dict(train=(X, Y)), '`train` must be a `ClientData` of TFF, a mapping .* found tuple'),
     (dict(train=dict(x=X, y=Y)), '`train` must be a `ClientData` of TFF, a mapping .* found dict'),
     (dict(test=X), '`test` must be examples by client as `train`, arrays .* found ndarray'),
-    (dict(test=frame(of_arrays())), '`test` must not be a data frame where `train` is none'),
+    (dict(test=frame(of_arrays())), '`test` must not be a data frame if `train` is not'),
     (dict(build=network()), 'must be a function that builds a Keras model, found Sequential'),
     (dict(build=lambda: 3), r'`keras_model_fn\(\)` must be `Model`, found 3'),
   ],

@@ -44,9 +44,7 @@ def test_odd_models_are_refused_before_anything_is_trained(make_layers, message)
 
 def test_a_model_of_another_input_is_refused():
   other = dataclasses.replace(build(), keras_model_fn=lambda: models.build_mlp((28, 28, 1)))
-  with pytest.raises(
-    ValueError, match=r'\(None, 28, 28, 1\), but the examples are of shape \(None,'
-  ):
+  with pytest.raises(ValueError, match=r'\(None, 28, 28, 1\), but the examples have shape \(None,'):
     other.build_model(1)
 
 
@@ -83,5 +81,5 @@ def test_what_ends_in_a_softmax_is_refused_where_the_loss_takes_logits():
 
 def test_client_data_of_another_class_is_refused():
   train = tff.simulation.datasets.TestClientData({'a': dict(x=[1.0], y=[1])})
-  with pytest.raises(TypeError, match='tasks.from_client_data makes .*, found TestClientData'):
+  with pytest.raises(TypeError, match='tasks.from_client_data converts .*, found TestClientData'):
     dataclasses.replace(build(), train=train)

@@ -1,1 +1,1 @@
-"""What recorded gradients and models tell, without training. Never imports tff."""
+"""Analysis of recorded gradients and models, without training. Never imports tff."""

@@ -1,17 +1,17 @@
-"""How many directions the gradients of a training span, and how they lie to each other.
+"""Principal components of the gradients of a training run, and overlaps between gradients.
 
 Azam, Hosseinalipour, Qiu, Brinton: Recycling Model Updates in Federated Learning: Are Gradient
 Subspaces Low-Rank? ICLR 2022, https://openreview.net/forum?id=B7ZbqNLDn-_, section 2.
 
 For the gradients g_1..g_e of the first e epochs, each a vector of n coordinates:
-  A = [g_1 .. g_e], each column minus its mean      principal component analysis, coordinates
-  A = U S V^T                                       being the samples
-  N95(e), N99(e)  the fewest components with 95 %, 99 % of the sum of S^2
+  A = [g_1 .. g_e], each column minus its mean      principal component analysis where the
+  A = U S V^T                                       coordinates are the samples
+  N95(e), N99(e)  the smallest number of components with 95 %, 99 % of the sum of S^2
   the principal gradient directions are the columns of A V
-All of it follows from the e inner products and the sums of coordinates, since e is far below n:
+Since e is far below n, all of it is computed from the inner products and the coordinate sums:
   A^T A = G - s s^T / n,  G_ij = <g_i, g_j>,  s_i = sum of g_i
-and so does all of it for the whole model, whose G and s are those of its tensors added up, and
-for the velocities v_e = m v_(e-1) + g_e of momentum m, which are combinations of the g.
+The same holds for the whole model, whose G and s are the sums over its tensors, and for the
+velocities v_e = m v_(e-1) + g_e with momentum m, which are linear combinations of the g.
 """
 
 from collections.abc import Sequence
@@ -27,10 +27,10 @@ _ROUNDING = 1e-12
 
 
 class Space(NamedTuple):
-  """The gradients of e epochs, of one tensor or of several as one vector.
+  """The gradients of e epochs, for one tensor or for several as one vector.
 
   gram: float64 [e, e], their inner products.
-  sums: float64 [e], the sum of the coordinates of each.
+  sums: float64 [e], the sum of each gradient's coordinates.
   size: the number of coordinates.
   """
 
@@ -61,9 +61,9 @@ def _centred(space: Space) -> np.ndarray:
 
 
 def _count(variances: np.ndarray, energy: float, share: float) -> int:
-  """How many of the largest `variances` have at least `share` of their sum; 1 if all are 0.
+  """The number of largest `variances` with at least `share` of their sum; 1 if all are 0.
 
-  Those that rounding made of 0 are 0; `energy` is the sum of squares before centring.
+  Rounding errors count as 0; `energy` is the sum of squares before centring.
   """
   variances = np.where(variances > _ROUNDING * energy, variances, 0)
   cumulative = np.cumsum(np.sort(variances)[::-1])
@@ -71,7 +71,7 @@ def _count(variances: np.ndarray, energy: float, share: float) -> int:
 
 
 def num_components(space: Space, share: float) -> np.ndarray:
-  """int64 [e]: N of each epoch, the components with `share` of the variance so far."""
+  """int64 [e]: after each epoch, the number of components with `share` of the variance."""
   centred, energies = _centred(space), np.cumsum(np.diag(space.gram))
   counts = [
     _count(np.linalg.eigvalsh(centred[: e + 1, : e + 1]), energy, share)
@@ -88,7 +88,7 @@ def _norms(space: Space) -> np.ndarray:
 def principal_overlaps(space: Space, share: float) -> np.ndarray:
   """float64 [e, N]: |cos| of each gradient with the N principal directions of all epochs.
 
-  N is the last of `num_components(space, share)`. A gradient of zeros overlaps with nothing.
+  N is the last of `num_components(space, share)`. For a zero gradient it is 0.
   """
   variances, vectors = np.linalg.eigh(_centred(space))
   count = _count(variances, np.trace(space.gram), share)
@@ -100,20 +100,20 @@ def principal_overlaps(space: Space, share: float) -> np.ndarray:
 
 
 def self_overlaps(space: Space) -> np.ndarray:
-  """float64 [e, e]: |cos| of each gradient with each other. One of zeros overlaps with nothing."""
+  """float64 [e, e]: |cos| of each gradient with each other; 0 for a zero gradient."""
   norms = _norms(space)
   return np.minimum(np.abs(space.gram) / np.outer(norms, norms), 1)
 
 
 def consecutive_overlaps(space: Space) -> np.ndarray:
-  """float64 [e - 1]: |cos| of each gradient but the first with the one before."""
+  """float64 [e - 1]: |cos| of each gradient, from the second on, with the previous one."""
   return np.diag(self_overlaps(space), 1)
 
 
 class History:
-  """Gradients in the order they come, kept in float32, with their spaces.
+  """A sequence of gradients, kept in float32, with their spaces.
 
-  It holds e times the model: what is kept is what new gradients are multiplied with.
+  Needs the memory of e models, since new gradients are multiplied with all earlier ones.
   """
 
   def __init__(self) -> None:
@@ -124,9 +124,9 @@ class History:
     return len(self._gradients)
 
   def add(self, gradient: Sequence[np.ndarray]) -> None:
-    """Adds the gradient of an epoch, an array for each tensor of the model, always alike.
+    """Adds the gradient of an epoch, one array per tensor of the model.
 
-    Raises ValueError if its tensors are of other sizes than those before.
+    Raises ValueError if the sizes of the tensors differ from those of earlier gradients.
     """
     flat = [np.ravel(np.asarray(g)).astype(np.float32) for g in gradient]
     if self._gradients and [g.size for g in flat] != [g.size for g in self._gradients[0]]:
@@ -140,7 +140,7 @@ class History:
     )
 
   def spaces(self) -> list[Space]:
-    """The space of each tensor; none before there is a gradient."""
+    """The space of each tensor; empty before the first gradient."""
     if not self._gradients:
       return []
     count = len(self)
@@ -155,7 +155,7 @@ class History:
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
-  """The inner product in float64, a block at a time, so that no copy of the vectors is made."""
+  """The inner product in float64, block by block, to avoid copies of the vectors."""
   return sum(
     float(np.dot(a[i : i + _BLOCK].astype(np.float64), b[i : i + _BLOCK].astype(np.float64)))
     for i in range(0, a.size, _BLOCK)

@@ -1,9 +1,9 @@
-"""What methods would have sent of a recorded training by FedAvg, and what they would have lost.
+"""Computes what methods would have sent, and lost, in a recorded training run with FedAvg.
 
-A replay takes the recorded updates as they are: it leaves out that with a method in place the
-model, and so every later update, would be another. What is lost is told as
+A replay uses the recorded updates as they are. It ignores that with the method the model, and so
+every later update, would be different. The loss is
   error = sum over rounds of |m - m'|^2 / sum over rounds of |m|^2
-with m a round's mean update and m' what the server would have made of it.
+where m is a round's mean update, and m' the server's reconstruction of it.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class Round(NamedTuple):
   """A recorded round.
 
   number: from 1.
-  updates: of each client in it, the initial model minus the trained one, an array for each
+  updates: for each client of the cohort, the initial model minus the trained one, one array per
     trainable tensor.
-  weights: of these clients, in the mean.
+  weights: the weights of these clients in the mean.
   before, after: the trainable tensors of the global model.
   """
 
@@ -41,11 +41,11 @@ class Round(NamedTuple):
 
 
 class Replayed(NamedTuple):
-  """Of each round, in arrays [rounds].
+  """The result of a replay, arrays [rounds].
 
-  uplink_bytes, downlink_bytes: of all clients' messages.
+  uplink_bytes, downlink_bytes: the bytes of all clients' messages.
   lost, energy: |m - m'|^2 and |m|^2.
-  frozen_fraction: of all scalars, in the round that comes next; 0 where nothing is frozen.
+  frozen_fraction: the fraction of all scalars frozen in the next round; 0 without freezing.
   """
 
   uplink_bytes: np.ndarray
@@ -56,12 +56,12 @@ class Replayed(NamedTuple):
 
   @property
   def error(self) -> float:
-    """What was lost over all rounds, relative; 0 if there was nothing to lose."""
+    """The error over all rounds, as the module defines it; 0 if all updates are 0."""
     return float(self.lost.sum() / self.energy.sum()) if self.energy.any() else 0.0
 
 
 def weighted_mean(updates: dict[str, Tensors], weights: dict[str, float]) -> Tensors:
-  """The mean of the clients' updates, float64; there must be one at least."""
+  """The mean of the clients' updates, float64; there must be at least one client."""
   total = sum(weights[client] for client in updates)
   parts = [
     [weights[client] / total * np.asarray(x, np.float64) for x in update]
@@ -79,12 +79,12 @@ def _model_bytes(tensors: Tensors) -> int:
 
 
 def replay_codec(codec: codecs.Codec | str, rounds: Sequence[Round], seed: int) -> Replayed:
-  """Sends the updates through `codec`, with each client's memory; the model goes down whole.
+  """Encodes the updates with `codec`, with state for each client; the whole model is sent down.
 
   Args:
-    codec: One that does not look at the model.
+    codec: A codec that does not need the model.
     rounds: The recorded rounds.
-    seed: Decides, with the round, all that is random in the codec.
+    seed: Seeds, together with the round number, all randomness in the codec.
   """
   codec = codecs.resolve(codec)
 
@@ -117,7 +117,7 @@ def replay_codec(codec: codecs.Codec | str, rounds: Sequence[Round], seed: int) 
 def replay_freezing(
   settings: freezing.Settings, mask_policy: str, rounds: Sequence[Round]
 ) -> Replayed:
-  """Runs APF's checks on the recorded model; what is lost is the change of what is frozen.
+  """Runs APF's checks on the recorded model; the loss is the change of frozen parameters.
 
   The arguments are those of `learning.build_apf_fed_avg`.
   """
@@ -162,7 +162,7 @@ def replay_freezing(
 
 
 def perturbations(settings: freezing.Settings, rounds: Sequence[Round]) -> np.ndarray:
-  """float32 [tensors]: the mean effective perturbation after all rounds if nothing is frozen."""
+  """float32 [tensors]: the mean effective perturbation after all rounds, without freezing."""
   specs = structures.specs(rounds[0].before)
   settings = freezing.Settings(
     stability_threshold=0, check_every=settings.check_every, ema_decay=settings.ema_decay
@@ -176,7 +176,7 @@ def perturbations(settings: freezing.Settings, rounds: Sequence[Round]) -> np.nd
 
 
 def spectral_rank(tensor: np.ndarray, share: float) -> int:
-  """How many singular values have `share` of the energy of a tensor as the codecs' matrix.
+  """The number of singular values with `share` of a tensor's energy, as a matrix as in codecs.
 
   1 for a vector and for zeros.
   """

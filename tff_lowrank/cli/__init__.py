@@ -1,4 +1,4 @@
-"""The binaries: `tff-lowrank train`, `compare`, `tune`, `replay` and others, by absl flags."""
+"""The commands `tff-lowrank train`, `compare`, `tune`, `replay` and others; flags by absl."""
 
 import logging
 import os
@@ -6,16 +6,16 @@ import warnings
 
 from tff_lowrank.cli import streams
 
-streams.open_closed()  # Here, as what is imported next may open files.
+streams.open_closed()  # Before the next imports, since they may open files.
 
-# TensorFlow splits an operation over so many threads, by default one a core, and adds up what they
-# give: the last digits would depend on the machine. Clients run side by side instead.
+# TensorFlow splits an operation over this many threads, by default one per core, and adds up the
+# parts: the last digits would depend on the machine. Clients run in parallel instead.
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
-# What TensorFlow and XLA log of themselves. Errors reach Python as exceptions.
+# Hides the logs of TensorFlow and XLA. Errors reach Python as exceptions.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-# What TensorFlow warns of in Python, such as functions that are traced anew for other settings.
+# Hides TensorFlow's Python warnings, for example about retracing of functions.
 logging.getLogger('tensorflow').setLevel(logging.ERROR)
 
-# What TFF imports warns of its own imports.
+# A dependency of TFF warns about its own imports.
 warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)

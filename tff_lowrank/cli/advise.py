@@ -1,17 +1,18 @@
-"""Predicts what each method would save, from a short training by FedAvg.
+"""Predicts how many bytes each method would save, from a short training run with FedAvg.
 
   tff-lowrank advise --task=digits --rounds=30 --output_dir=DIR [--measure]
 
-records all updates of a run of --rounds by FedAvg and replays on them what each method would have
-sent: LBGM's rule and APF's checks at several thresholds, and codecs; what FedPara sends follows
-from its model. A setting's error is the share of the energy of the mean updates that it would have
-lost; of each method the setting is suggested that saves most within --tolerance. What a setting
-costs in accuracy is not predicted: --measure also trains with each setting, as long, and none is
-suggested whose accuracy was lower than FedAvg's by more than --max_accuracy_loss.
-Updates stay in memory: two models for each round and client in it.
+trains --rounds with FedAvg, records all client updates, and computes what each method would have
+sent for them: LBGM and APF at several thresholds, and codecs. For FedPara it follows from the size
+of the model. The error of a setting is the fraction of the energy (squared norm) of the mean
+updates that it would have lost. For each method, the setting that saves most with an error of at
+most --tolerance is suggested. The loss of accuracy is not predicted: --measure also trains with
+each setting for the same number of rounds, and does not suggest settings whose accuracy is lower
+than FedAvg's by more than --max_accuracy_loss. All updates are kept in memory: two models for each
+round and client in it.
 
-Writes DIR/advice.csv and advice.md (a row for each setting), layers.csv (a row for each tensor),
-plots/savings.png (what was predicted, and what was measured) and run.json.
+Writes DIR/advice.csv and advice.md (one row per setting), layers.csv (one row per tensor),
+plots/savings.png (predicted and measured savings) and run.json.
 """
 
 import collections
@@ -47,25 +48,25 @@ from tff_lowrank.simulation import file_operations
 _TOLERANCE = float_flags.define(
   'tolerance',
   0.05,
-  'Share of the energy of the mean updates that a suggested setting may lose.',
+  'Largest fraction of the energy of the mean updates that a suggested setting may lose.',
   lower_bound=0,
   upper_bound=1,
 )
 _MAX_LOSS = float_flags.define(
   'max_accuracy_loss',
   0.02,
-  "How far a suggested setting's accuracy may be below FedAvg's, by --measure.",
+  "How far a suggested setting's accuracy may be below FedAvg's, with --measure.",
   lower_bound=0,
 )
 _MEASURE = flags.DEFINE_boolean(
-  'measure', False, 'Also train with each setting, and say what it saved.'
+  'measure', False, 'Also train with each setting and measure what it saves.'
 )
 
-# What methods name to be tried.
+# The methods that name settings to try.
 # By method: the name of the setting that is tried, and its values.
 TRIED = {name: record.tried for name, record in methods.METHODS.items() if record.tried}
 _NAMES = ('model_family', *(name for name, _ in TRIED.values()))
-# What --help leaves out.
+# Flags that --help does not show.
 UNUSED = (
   *recording.UNUSED,
   *_NAMES,
@@ -75,7 +76,7 @@ UNUSED = (
 
 
 class _Candidate(NamedTuple):
-  """A value of a setting that a method names: the run that has it."""
+  """A value to try for a setting of a method, and the run with it."""
 
   method: str
   setting: str
@@ -87,7 +88,7 @@ def _check_flags() -> None:
   run_flags.check_unused(recording.UNUSED)
   for name in _NAMES:
     if run_flags.given(name):
-      raise app.UsageError(f'--{name} does nothing here: several values are tried.')
+      raise app.UsageError(f'--{name} has no effect here: advise tries several values of it.')
 
 
 def _candidates() -> Iterator[_Candidate]:
@@ -101,7 +102,7 @@ def _saved(spent: float, reference: float) -> float:
 
 
 def _predict(candidate: _Candidate, rounds: list[replay.Round], model_bytes: int) -> dict[str, Any]:
-  """A row of the advice, of fractions of FedAvg's bytes; `late_` is of the last half."""
+  """A row of the advice, as fractions of FedAvg's bytes; `late_` is for the last half."""
   spec = candidate.spec
   replay_rounds = spec.record.replay
   assert replay_rounds is not None  # As it is tried.
@@ -120,9 +121,9 @@ def _predict(candidate: _Candidate, rounds: list[replay.Round], model_bytes: int
 
 
 def _of_smaller_model(candidate: _Candidate, task: tasks.Task) -> tuple[dict[str, Any], tasks.Task]:
-  """The row of a method whose models have factors, and its task.
+  """The row of a method whose models are factorised, and its task.
 
-  A smaller model saves the same share of all bytes as of parameters. No error is known.
+  A smaller model saves the same fraction of bytes as of parameters. The error is not known.
   """
   spec = candidate.spec
   smaller = tasks.prepare(
@@ -136,10 +137,10 @@ def _of_smaller_model(candidate: _Candidate, task: tasks.Task) -> tuple[dict[str
 
 
 def _suggest(table: pd.DataFrame, tolerance: float, max_loss: float) -> np.ndarray:
-  """bool: of each method the setting that saves most with at most `tolerance` of energy lost.
+  """bool: for each method, the setting that saves most with an error of at most `tolerance`.
 
-  Where settings were measured, none whose accuracy is no number, or below FedAvg's in the first row
-  by more than `max_loss`.
+  If settings were measured, not those whose accuracy is NaN, or below FedAvg's (the first row) by
+  more than `max_loss`.
   """
   allowed = table[(table['error'] <= tolerance) & (table['total_saved'] > 0)]
   if 'measured_total_saved' in table:
@@ -151,7 +152,7 @@ def _suggest(table: pd.DataFrame, tolerance: float, max_loss: float) -> np.ndarr
 def _measure(
   spec: spec_lib.RunSpec, task: tasks.Task, on_round: Callable[[replay.Round], None]
 ) -> dict[str, Any]:
-  """Trains; the bytes up and down, and the last accuracy."""
+  """Trains; returns the bytes of uplink and of both directions, and the last accuracy."""
   spent = np.zeros(2, np.int64)
   accuracy = None
 
@@ -169,7 +170,7 @@ def _measure(
 def _layer_rows(
   rounds: list[replay.Round], spec: spec_lib.RunSpec, names: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-  """What explains the advice, for each tensor."""
+  """One row per tensor, which explains the advice."""
   means = [replay.weighted_mean(done.updates, done.weights) for done in rounds if done.updates]
   history = gradient_space.History()
   by_client: dict[str, gradient_space.History] = {}
@@ -272,5 +273,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
+  """Runs the command with the command-line arguments."""
   entry.run(main)

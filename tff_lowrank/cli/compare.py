@@ -1,13 +1,13 @@
-"""Trains several methods on the same client samples and prints one table.
+"""Trains several methods with the same sampled clients and prints one table.
 
   tff-lowrank compare --task=digits --methods=fed_avg,lbgm --seeds=1,2 \\
     --output_dir=DIR
 
-A method may change single flags for itself: `lbgm:lbgm_threshold=0.4`, or
-`fed_avg:uplink=error_feedback(top_k(0.1))`. Each run goes to DIR/METHOD-seedN. DIR/table.csv has
-a row for each run and DIR/summary.csv one for each method, with means and 95 % intervals over
-seeds; both are also written as .parquet and .md, plots to DIR/plots, and all of it, interactive,
-to DIR/report.html. The same command goes on with a comparison that was interrupted.
+A method may have its own values of flags: `lbgm:lbgm_threshold=0.4`, or
+`fed_avg:uplink=error_feedback(top_k(0.1))`. Each run is written to DIR/METHOD-seedN. DIR/table.csv
+has one row per run, and DIR/summary.csv one row per method, with means and 95 % intervals over
+seeds. Both are also written as .parquet and .md. Plots are in DIR/plots, and everything is in the
+interactive page DIR/report.html. The same command resumes an interrupted comparison.
 """
 
 from collections.abc import Sequence
@@ -36,32 +36,32 @@ from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
 
 _METHODS = flags.DEFINE_string(
-  'methods', None, 'What to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], by commas.'
+  'methods', None, 'Methods to compare: METHOD[:FLAG=VALUE[:FLAG=VALUE...]], separated by commas.'
 )
 _AT = flags.DEFINE_enum(
   'at',
   'rounds',
   list(curves.SPENT),
-  'What the runs are compared at equal amounts of: each by its last evaluation within --budget.',
+  'Unit of the budget at which runs are compared, each by its last evaluation within --budget.',
 )
 _BUDGET = float_flags.define(
   'budget',
   None,
-  'Rounds, 10^6 bytes in both directions, or simulated seconds, by --at; without it, what the run '
-  'that spent least had spent in all.',
+  'Rounds, 10^6 bytes (uplink and downlink) or simulated seconds, as --at says; if not given, the '
+  'total of the cheapest run.',
   lower_bound=0,
 )
 _JOBS = flags.DEFINE_integer(
   'jobs',
   1,
-  'Runs at the same time, each in a process of its own with its output in its log.txt; 1 runs '
-  'one after the other in this process.',
+  'Number of parallel runs, each in its own process, with its output in log.txt; 1: one run after '
+  'the other in this process.',
   lower_bound=1,
 )
 
 
 def parse_method(text: str) -> tuple[str, dict[str, object]]:
-  """The method and the flags it sets for itself; raises UsageError if they do not exist."""
+  """The method and its own values of flags; raises UsageError if they do not exist."""
   method, settings = run_flags.split_method(text)
   with errors.as_setting_errors('--methods'):
     methods.find(method)
@@ -77,12 +77,12 @@ def parse_method(text: str) -> tuple[str, dict[str, object]]:
 
 
 def run_name(label: str, seed: int) -> str:
-  """The name of a run's folder: METHOD-seedN, with what may have a meaning in paths as %HH."""
+  """The name of a run's folder: METHOD-seedN, with characters special in paths as %HH."""
   return f'{parse.quote(label, safe=" :=(),+", errors="surrogatepass")}-seed{seed}'
 
 
 def _plan() -> list[tuple[str, spec_lib.RunSpec]]:
-  """Label and spec of each run; raises UsageError if the flags make none."""
+  """Label and spec of each run; raises UsageError if the flags are invalid."""
   if not _METHODS.value:
     raise app.UsageError(f'--methods: expected some of {", ".join(methods.METHODS)}, found none.')
   labels = run_flags.split_at_commas(_METHODS.value)
@@ -100,7 +100,7 @@ def _plan() -> list[tuple[str, spec_lib.RunSpec]]:
 
 
 def _train(plan: Sequence[tuple[pathlib.Path, spec_lib.RunSpec]]) -> None:
-  """Trains what is not complete; exits with status 1 if runs in other processes failed."""
+  """Trains the runs that are not finished; exits with status 1 if one in a process failed."""
   how = saving_flags.chosen()
   if _JOBS.value == 1:
     with contexts.shared():
@@ -116,7 +116,9 @@ def _train(plan: Sequence[tuple[pathlib.Path, spec_lib.RunSpec]]) -> None:
   failed = parallel.train_all(commands, _JOBS.value)
   if failed:
     logs = ', '.join(str(run / parallel.LOG) for run in failed)
-    sys.exit(f'{len(failed)} of {len(plan)} runs failed, see {logs}. The same command tries again.')
+    sys.exit(
+      f'{len(failed)} of {len(plan)} runs failed, see {logs}. The same command runs them again.'
+    )
 
 
 def main(argv: Sequence[str]) -> None:
@@ -136,5 +138,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
+  """Runs the command with the command-line arguments."""
   entry.run(main)

@@ -1,12 +1,12 @@
-"""Lists, describes, checks and fetches data sets.
+"""Lists, checks, downloads and describes data sets.
 
   tff-lowrank datasets --list
   tff-lowrank datasets --check --data_dir=DIR
   tff-lowrank datasets --download=shakespeare --data_dir=DIR
   tff-lowrank datasets --describe --task=qmnist --partition=natural --data_dir=DIR
 
---describe loads a task as a run with the same flags would, prints how many clients and examples it
-has and of which labels, and draws the partition into --output_dir (runs/datasets).
+--describe loads the task as a run with the same flags would, prints the number of clients, of
+examples and of examples per label, and plots the partition to --output_dir (runs/datasets).
 """
 
 from collections.abc import Sequence
@@ -31,19 +31,24 @@ from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
 
 _LIST = flags.DEFINE_boolean('list', False, 'Print all data sets.')
-_CHECK = flags.DEFINE_boolean('check', False, 'Read what is in --data_dir, and say if it is sound.')
-_DESCRIBE = flags.DEFINE_boolean('describe', False, 'Print and draw what --task learns from.')
+_CHECK = flags.DEFINE_boolean(
+  'check', False, 'Read all data sets in --data_dir and report missing or damaged ones.'
+)
+_DESCRIBE = flags.DEFINE_boolean('describe', False, 'Print and plot the data of --task.')
 _DOWNLOAD = flags.DEFINE_enum(
   'download',
   None,
   [name for name, data_set in catalog.DATA_SETS.items() if data_set.remote],
-  'Fetch the files of a data set into --data_dir.',
+  'Download the files of a data set to --data_dir.',
 )
 _MAX_CLIENTS = flags.DEFINE_integer(
-  'max_clients', 1000, 'Of more clients, --describe reads so many at random.', lower_bound=1
+  'max_clients',
+  1000,
+  'If there are more clients, --describe reads this many at random.',
+  lower_bound=1,
 )
 
-# What --help leaves out: of a run's flags, all that change nothing of its data.
+# Flags that --help does not show: those of a run that have no effect on its data.
 UNUSED = (
   *({s.name for s in settings.of(spec_lib.RunSpec).values() if s.group != 'data'} - {'seed'}),
   *run_flags.of_other_methods([]),
@@ -58,7 +63,7 @@ def list_data_sets() -> None:
   for name, data_set in catalog.DATA_SETS.items():
     print(f'{name}: {data_set.about}')
     rows = {
-      'clients': data_set.clients or 'none of its own: choose a --partition',
+      'clients': data_set.clients or 'none: choose a --partition',
       'examples': data_set.sizes,
       'licence': data_set.licence,
       'tasks': ', '.join(data_set.tasks),
@@ -70,7 +75,7 @@ def list_data_sets() -> None:
 
 
 def _load(task: str, data_dir: str | None) -> tasks.Task:
-  """The task with clients of its own or, if their files are missing too, with one client."""
+  """The task with its natural clients or, if their files are missing, with one client."""
   missing = FileNotFoundError(task)
   for partition in tasks.simple_partitions(task):
     try:
@@ -84,11 +89,11 @@ def _load(task: str, data_dir: str | None) -> tasks.Task:
 
 
 def check_data_sets(data_dir: str) -> bool:
-  """Reads all clients of every data set in `data_dir`; whether none is damaged."""
+  """Reads all clients of every data set in `data_dir`; returns whether none is damaged."""
   sound = True
   for name, data_set in catalog.DATA_SETS.items():
     found: dict[str, None] = {}  # Each line once.
-    # The last task may read files that the first one does not.
+    # The last task may read files that the first does not.
     for task_name in (data_set.tasks[0], data_set.tasks[-1]):
       try:
         task = _load(task_name, None if name == 'digits' else data_dir)
@@ -118,7 +123,7 @@ def _label_counts(examples: Sequence[arrays.Split]) -> np.ndarray | None:
 
 
 def describe(task: tasks.Task, max_clients: int, title: str, folder: pathlib.Path) -> None:
-  """Prints what `task` has, of at most `max_clients` clients, and draws it into `folder`."""
+  """Prints the data of at most `max_clients` clients of `task`, and plots it to `folder`."""
   ids = task.train.client_ids
   if len(ids) > max_clients:
     chosen = np.random.default_rng(0).choice(len(ids), max_clients, replace=False)
@@ -130,7 +135,7 @@ def describe(task: tasks.Task, max_clients: int, title: str, folder: pathlib.Pat
   print(f'{title}: {len(ids):,} clients, {len(task.test.y):,} central test examples')
   is_all = len(read) == len(ids)
   which = f'all {len(ids):,} clients' if is_all else f'{len(read):,} random clients of {len(ids):,}'
-  print(f'Of {which}: {sizes.sum():,} training examples; of a client, by percentile:')
+  print(f'Of {which}: {sizes.sum():,} training examples; examples per client, by percentile:')
   print('  ' + ', '.join(f'{q} %: {np.percentile(sizes, q):g}' for q in _QUANTILES))
   counts = _label_counts(examples)
   if counts is not None:
@@ -140,7 +145,7 @@ def describe(task: tasks.Task, max_clients: int, title: str, folder: pathlib.Pat
     for label in order:
       print(f'  {label:>4} {totals[label]:>9,} {"#" * round(40 * totals[label] / totals.max())}')
     labels = np.count_nonzero(counts, axis=1)
-    print(f'Different labels of a client: {labels.min()} to {labels.max()}')
+    print(f'Different labels per client: {labels.min()} to {labels.max()}')
   path = folder / f'{task.name}.png'
   partition_plots.plot_partition(sizes, counts, title, path, which, read)
   print(f'Wrote {path}')
@@ -156,13 +161,13 @@ def main(argv: Sequence[str]) -> None:
     return
   data_dir = flags.FLAGS.data_dir
   if data_dir is None and not _DESCRIBE.value:
-    raise app.UsageError('--data_dir is missing: the folder to check, or to fetch into.')
+    raise app.UsageError('--data_dir is missing: the folder to check, or to download to.')
   if _CHECK.value:
     if not check_data_sets(data_dir):
-      raise files.FileError(data_dir, 'sound files', 'that it has damaged files; see above')
+      raise files.FileError(data_dir, 'undamaged files', 'damaged ones; see above')
   elif _DOWNLOAD.value is not None:
     for remote in catalog.DATA_SETS[_DOWNLOAD.value].remote:
-      print(f'Fetched {download.fetch(remote, pathlib.Path(data_dir))}')
+      print(f'Downloaded {download.fetch(remote, pathlib.Path(data_dir))}')
   else:
     spec = run_flags.run_spec(methods.BASELINE.name, dict(clients_per_round=0))
     title = f'{spec.task}, partition {spec.partition}, seed {spec.seed}'
@@ -170,7 +175,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
-  # The flag is of all binaries; this one need not be told.
+  """Runs the command with the command-line arguments."""
+  # All commands have this flag; here it is optional.
   flags.FLAGS.set_default('output_dir', 'runs/datasets')
   entry.run(main)

@@ -1,4 +1,4 @@
-"""Checks an installation: see `tff_lowrank.doctor`."""
+"""Checks the installation: see `tff_lowrank.doctor`."""
 
 import inspect
 import sys

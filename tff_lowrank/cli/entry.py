@@ -1,4 +1,4 @@
-"""How a binary starts and ends: one sentence and an exit status for whatever can go wrong."""
+"""How a command starts and ends: each error becomes one sentence and an exit status."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 import functools
@@ -21,15 +21,15 @@ from tff_lowrank.cli import streams
 from tff_lowrank.simulation import manifest
 from tff_lowrank.simulation import stopping
 
-_DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of what went wrong.')
+_DEBUG = flags.DEFINE_boolean('debug', False, 'Show the traceback of an error.')
 
 USAGE = 2
 
-# Called with the arguments, those of --flagfile among them, before they are parsed.
+# Called with the arguments, including those of --flagfile, before they are parsed.
 BEFORE_PARSING: list[Callable[[Sequence[str]], None]] = []
 
-# What the user asked for cannot be; a file cannot be used; the system refuses. Elsewhere a
-# ValueError that is about what was asked for becomes one of these: see `runs.spec`.
+# Errors for the user: invalid settings, unusable files, errors of the operating system. A
+# ValueError about settings is converted to one of these elsewhere: see `runs.spec`.
 _FOR_USERS = (
   app.UsageError,
   settings.SettingError,
@@ -42,27 +42,27 @@ _FOR_USERS = (
 
 
 def _on_one_line(error: BaseException | str) -> str:
-  """What an error says, with `\\n` and the like for what does not print, as in names of files."""
+  """The message of an error on one line; unprintable characters, as in file names, are escaped."""
   return ''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in str(error))
 
 
 def _flag_files(arguments: Sequence[str]) -> Iterator[str]:
-  """The files that arguments, or lines of such a file, name by --flagfile."""
+  """The files named by --flagfile in arguments, or in the lines of such a file."""
   for argument, after in zip(arguments, [*arguments[1:], ''], strict=True):
     if found := re.fullmatch(r'--?flagfile(=.*)?', argument.strip()):
       yield os.path.expanduser((found[1] or f'={after}')[1:].strip())
 
 
 def _check_flag_file(name: str, around: Collection[str] = ()) -> None:
-  """Raises FileError unless a file of flags, and those that it names, can be read.
+  """Raises FileError unless a flag file, and the flag files it names, can be read.
 
   Args:
-    name: of the file; nothing is known of a FIFO, which is read once.
-    around: the files that lead to it, which are not looked at again.
+    name: The name of the file; a FIFO is not checked, since it can be read only once.
+    around: The files that include this one; they are not checked again.
   """
   if not name or name in around or pathlib.Path(name).is_fifo():
     return
-  expected = 'a file of flags, one a line, in UTF-8'
+  expected = 'a file with one flag per line, in UTF-8'
   try:
     with files.reading(name, expected):
       lines = pathlib.Path(name).read_text().splitlines()
@@ -73,13 +73,13 @@ def _check_flag_file(name: str, around: Collection[str] = ()) -> None:
 
 
 def _command(argv: Sequence[str]) -> str:
-  """What the user typed to run the binary."""
+  """The command as the user typed it."""
   path = pathlib.Path(argv[0])
   return f'python -m {path.parent.name}.{path.stem}' if path.suffix == '.py' else argv[0]
 
 
 def _explained(error: Exception, binary: types.ModuleType | None) -> str:
-  """What is wrong with the command line; of a flag that others have, as in their presets, which."""
+  """The message of a command-line error; for a flag of other commands, it names these commands."""
   if binary is None or not isinstance(error, flags.UnrecognizedFlagError):
     return str(error)
   found, this = error.flagname, commands.name_of(binary)
@@ -97,7 +97,7 @@ def _explained(error: Exception, binary: types.ModuleType | None) -> str:
 def parse(argv: Sequence[str], binary: types.ModuleType | None = None) -> list[str]:
   """Parses the command line; without --debug, exits with one sentence if it is wrong.
 
-  After --help it prints that of `binary`, the module with its flags, and exits with status 0.
+  With --help, prints the help of `binary`, the module with the flags, and exits with status 0.
   """
   is_debug = any(argument in ('--debug', '-debug') for argument in argv)
   try:
@@ -130,11 +130,11 @@ def parse(argv: Sequence[str], binary: types.ModuleType | None = None) -> list[s
 
 
 def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], None]:
-  """`main`, where what the user can mend is one sentence and exit status 2, without --debug.
+  """Wraps `main`: an error that the user can fix prints one sentence and exits with status 2.
 
-  That is `_FOR_USERS`; arguments that are no flags are errors of usage. Anything else is a bug of
-  ours, whose traceback is shown. A run that was stopped by a signal and saved exits with 128 and
-  the signal's number, as the shell has it.
+  These are `_FOR_USERS`; arguments that are not flags are usage errors. Any other error is a bug
+  in this package and shows its traceback, and so does every error with --debug. A run that a
+  signal stopped exits with 128 plus the signal's number, as in a shell.
   """
 
   def run_main(argv: Sequence[str]) -> None:
@@ -149,7 +149,7 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
     except KeyboardInterrupt:
       if _DEBUG.value:
         raise
-      print('Interrupted; the same command goes on from the last checkpoint.', file=sys.stderr)
+      print('Interrupted; the same command resumes from the last checkpoint.', file=sys.stderr)
       sys.exit(128 + signal.SIGINT)
     except _FOR_USERS as e:
       if _DEBUG.value:
@@ -161,9 +161,9 @@ def guarded(main: Callable[[Sequence[str]], None]) -> Callable[[Sequence[str]], 
 
 
 def _log_warnings_once() -> None:
-  """Shows warnings as single lines, and nothing below them without --verbosity.
+  """Shows warnings as single lines, and lower levels only with --verbosity.
 
-  app.run shows more, and every line twice where a library has a handler of its own.
+  app.run shows more, and every line twice if a library has its own handler.
   """
   is_asked = flags.FLAGS['verbosity'].present
   level = logging.root.level if is_asked else logging.WARNING
@@ -171,7 +171,7 @@ def _log_warnings_once() -> None:
 
 
 def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
-  """Runs the `main` of a binary that does not import TFF."""
+  """Runs the `main` of a command that does not import TFF."""
   streams.keep_going()
   binary, guarded_main = sys.modules[main.__module__], guarded(main)
 
@@ -183,9 +183,9 @@ def run_without_tff(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-  """Runs a binary's `main` on the command line."""
-  from tff_lowrank import execution  # Takes seconds, which not all binaries need.
+  """Runs the `main` of a command with the command-line arguments."""
+  from tff_lowrank import execution  # Takes seconds, and not all commands need it.
 
-  # TFF's own default context complains when it ends unused.
+  # TFF's own default context logs an error when it ends unused.
   execution.set_local_context()
   run_without_tff(main)

@@ -1,4 +1,4 @@
-"""Flags of finite numbers. absl's own take `nan`, which no bound refuses, and `inf`."""
+"""Flags of finite numbers. absl's own flags accept `inf`, and `nan` whatever the bounds."""
 
 import math
 
@@ -6,13 +6,13 @@ from absl import flags
 
 from tff_lowrank import settings
 
-flags.disclaim_key_flags()  # The flags belong to the modules that call `define`.
+flags.disclaim_key_flags()  # A flag belongs to the module that calls `define`.
 
 
 class _FiniteParser(flags.FloatParser):
-  """As absl's own, of a flag called `name`, but for what is no finite number.
+  """As absl's own parser, for the flag `name`, but rejects numbers that are not finite.
 
-  by_client: whether it also takes `package.module:FUNCTION`, as it is.
+  by_client: whether it also accepts `package.module:FUNCTION`, unchanged.
   """
 
   def __init__(
@@ -45,11 +45,11 @@ def define(
   upper_bound: float | None = None,
   by_client: bool = False,
 ) -> flags.FlagHolder[float | None]:
-  """As `flags.DEFINE_float`, of which it takes the place in all binaries.
+  """As `flags.DEFINE_float`, for all commands.
 
-  With `by_client` it may also be `package.module:FUNCTION`, and then is that text.
+  With `by_client` the value may also be `package.module:FUNCTION`, as text.
   """
-  # absl's own validator of bounds takes numbers only.
+  # absl's own validator of bounds accepts only numbers.
   bounds = (None, None) if by_client else (lower_bound, upper_bound)
   holder = flags.DEFINE_float(name, default, description, *bounds)
   flags.FLAGS[name].parser = _FiniteParser(name, lower_bound, upper_bound, by_client)
@@ -57,8 +57,8 @@ def define(
 
 
 def parse(name: str, text: str) -> float:
-  """The number that `text`, a part of the flag called `name`, stands for.
+  """Parses `text`, a part of the value of flag `name`, as a number.
 
-  Raises ValueError if it is none, or not finite.
+  Raises ValueError if it is not a finite number.
   """
   return float(_FiniteParser(name, None, None).parse(text))

@@ -1,12 +1,13 @@
-"""Studies how many directions a training's gradients span: LBGM's paper, section 2.
+"""Computes the principal components of gradients during training: LBGM's paper, section 2.
 
   tff-lowrank gradient-space --task=digits --setting=central --rounds=60 --output_dir=DIR
   tff-lowrank gradient-space --task=digits --setting=federated --output_dir=DIR
 
-trains by FedAvg and looks at accumulated gradients, the initial model minus the trained one of
-each pass: of the one client that has all data, whose rounds are epochs (`central`); or of the mean
-of each round and of single clients, in the rounds that they take part in (`federated`). Each is
-studied as it is and with the momentum of the paper's scripts.
+trains with FedAvg and analyses accumulated gradients: the initial model minus the trained model of
+each round. With --setting=central, a single client has all data, and a round is an epoch. With
+--setting=federated, these are the mean update of each round, and the updates of single clients in
+the rounds that they take part in. Each is analysed as it is and with the momentum of the paper's
+scripts.
 
 Writes DIR/components.csv (N95 and N99 by round, for each tensor and the whole model), metrics.csv,
 gradient_space.npz (see `tff_lowrank.reports.gradient_plots`), run.json and plots/.
@@ -37,26 +38,29 @@ from tff_lowrank.runs import spec as spec_lib
 from tff_lowrank.simulation import file_operations
 
 _SETTING = flags.DEFINE_enum(
-  'setting', 'federated', ('federated', 'central'), 'Who has the data; see above.'
+  'setting',
+  'federated',
+  ('federated', 'central'),
+  'Whether one client has all data (central) or not; see above.',
 )
 _WATCHED_CLIENTS = flags.DEFINE_integer(
   'watched_clients',
   5,
-  'How many clients to study, the first by name, at the cost of a model in memory for each round '
-  'of each; 0 is all of them. Every client that takes part costs one more.',
+  'Number of clients to analyse, the first by name; 0: all. Needs memory for one model per round '
+  'and analysed client, and one more model per participating client.',
   lower_bound=0,
 )
 
-# What --help leaves out.
+# Flags that --help does not show.
 UNUSED = (*recording.UNUSED, *run_flags.of_other_methods([methods.BASELINE.name]))
 _OF_FEDERATED = ('clients_per_round', 'num_clients', 'partition', 'watched_clients')
 
 
 class _Study:
-  """The histories of what is watched, filled round by round."""
+  """The histories of the analysed gradients, filled round by round."""
 
   def __init__(self, clients: Sequence[str], tensors: Sequence[str]):
-    """Of these clients and the mean of all; `tensors` are the names of the trainable weights."""
+    """For these clients and the mean of all; `tensors` are the names of the trainable weights."""
     names = [gradient_plots.MEAN, *clients]
     self._tensors = tensors
     self._histories = {name: gradient_space.History() for name in names}
@@ -109,7 +113,9 @@ def _spec(setting: str) -> spec_lib.RunSpec:
     return run_flags.run_spec(methods.BASELINE.name)
   for name in _OF_FEDERATED:
     if run_flags.given(name):
-      raise app.UsageError(f'--{name} does nothing under --setting=central: one has all data.')
+      raise app.UsageError(
+        f'--{name} has no effect with --setting=central: one client has all data.'
+      )
   return run_flags.run_spec(
     methods.BASELINE.name, dict(num_clients=1, clients_per_round=0, partition='iid')
   )
@@ -146,5 +152,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
+  """Runs the command with the command-line arguments."""
   entry.run(main)

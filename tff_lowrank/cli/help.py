@@ -1,4 +1,4 @@
-"""What a binary's --help prints: its own flags, then others in groups, each with its default."""
+"""The text of --help: a command's own flags, then others in groups, each with its default."""
 
 from collections.abc import Iterable, Sequence
 import inspect
@@ -11,22 +11,22 @@ from absl import flags
 
 _ASKED = ('--help', '-help', '-h', '-?', '--helpshort', '-helpshort')
 
-# Groups in the order in which they are shown, those of methods where METHODS is.
+# Groups in the order in which they are shown; those of methods are at METHODS.
 _METHODS = 'METHODS'
 _ORDER = ('Run', 'Data', 'Model', _METHODS, 'Saving', 'Network')
 # Name of a group -> names of flags, in the order in which they are shown.
 _GROUPS: dict[str, list[str]] = {}
-# Name of a flag -> the methods whose setting it is.
+# Name of a flag -> the methods that have this setting.
 _METHODS_OF: dict[str, list[str]] = {}
 
-# Which the foot tells of.
+# Flags that the last paragraph describes.
 _OF_ALL = ('debug',)
-# Shown in place of a default, by what `flag_type` is.
+# Shown in place of a default, by `flag_type`.
 _STANDS_FOR = {'int': 'N', 'float': 'NUMBER', 'path': 'PATH', 'string enum': 'NAME'}
 _FOOT = (
-  'Flags are shown with their defaults, and with N, NUMBER, NAME, PATH or TEXT where they have '
-  'none. --flagfile=FILE reads flags from a file, a flag a line; --debug shows the traceback of an '
-  'error; --helpfull also lists the flags of libraries.'
+  'Flags are shown with their default values; N, NUMBER, NAME, PATH or TEXT means no default. '
+  '--flagfile=FILE reads flags from a file, one per line; --debug shows the traceback of an error; '
+  '--helpfull also lists the flags of libraries.'
 )
 
 
@@ -37,7 +37,7 @@ def add(group: str, names: Iterable[str]) -> None:
 
 
 def add_method(method: str, names: Iterable[str]) -> None:
-  """Shows flags as settings of `method`, and of others that they are also added for."""
+  """Shows flags as settings of `method`, and of other methods they are added for."""
   for name in names:
     owners = _METHODS_OF.setdefault(name, [])
     if method not in owners:
@@ -51,10 +51,10 @@ def is_asked(argv: Sequence[str]) -> bool:
 
 
 def flag_names(binary: types.ModuleType) -> list[str]:
-  """The flags that mean something in a binary.
+  """The flags that have an effect in a command.
 
-  They are defined in its module or in those of this package that it imports; a module's UNUSED
-  names flags that binaries that import it take out.
+  They are defined in its module, or in modules of this package that it imports. UNUSED of a
+  module names flags that have no effect in commands that import it.
   """
   by_module = flags.FLAGS.flags_by_module_dict()
   found, unused, seen, todo = [], {*_OF_ALL}, set(), [binary]
@@ -70,7 +70,7 @@ def flag_names(binary: types.ModuleType) -> list[str]:
 
 
 def _groups(names: Sequence[str]) -> dict[str, list[str]]:
-  """Title -> those of the flags that are shown under it."""
+  """Title -> the flags that are shown under it."""
   titles: dict[str, Any] = {}
   for group in _ORDER:
     if group == _METHODS:
@@ -86,7 +86,7 @@ def _entry(name: str, width: int) -> str:
   flag = flags.FLAGS[name]
   about, shown = ' '.join(flag.help.split()), f'--{name}'
   if isinstance(flag.parser, flags.EnumParser):
-    # absl has all values in front.
+    # absl puts all values in front.
     about = f'{about.partition(">: ")[2]} One of {", ".join(flag.parser.enum_values)}.'
   if flag.flag_type() == 'bool':
     shown = f'--[no]{name}'
@@ -107,13 +107,13 @@ def _filled(text: str, width: int, indent: str = '') -> str:
 
 
 def _about(text: str, width: int) -> str:
-  """A docstring, wrapped but for its examples, which are indented."""
+  """A docstring, wrapped except for its examples, which are indented."""
   parts = inspect.cleandoc(text).split('\n\n')
   return '\n\n'.join(part if part[:1] == ' ' else _filled(part, width) for part in parts)
 
 
 def text(binary: types.ModuleType, name: str, command: str) -> str:
-  """The help of a binary, called `name`, which its user runs as `command`."""
+  """The help of the command called `name`, which the user ran as `command`."""
   width = min(100, shutil.get_terminal_size().columns)
   names = flag_names(binary)
   groups = _groups(names)

@@ -1,24 +1,24 @@
-"""The command `tff-lowrank NAME FLAGS...`: one of the binaries."""
+"""The program `tff-lowrank COMMAND FLAGS...`."""
 
 import importlib
 import sys
 import types
 
-# Name -> module, and what it does.
+# Name of a command -> its module, and what it does.
 COMMANDS = {
   'train': ('train', 'train one method on one task'),
-  'compare': ('compare', 'train several methods on the same clients, and compare them'),
-  'tune': ('tune', 'search for good flags of a method'),
-  'replay': ('replay', 'the time that recorded runs would take on other networks'),
-  'advise': ('advise', 'predict what each method would save'),
-  'gradient-space': ('gradient_space', 'the principal components of gradients'),
-  'datasets': ('datasets', 'list, fetch, check and describe data sets'),
+  'compare': ('compare', 'train several methods with the same sampled clients, and compare them'),
+  'tune': ('tune', 'search for good hyper-parameters of a method'),
+  'replay': ('replay', 'compute the time of recorded runs on other networks'),
+  'advise': ('advise', 'predict how many bytes each method would save'),
+  'gradient-space': ('gradient_space', 'compute the principal components of gradients'),
+  'datasets': ('datasets', 'list, download, check and describe data sets'),
   'doctor': ('doctor', 'check the installation'),
 }
 
 
 def usage() -> str:
-  """What the command takes."""
+  """The usage text."""
   rows = '\n'.join(f'  {name:<16}{about}' for name, (_, about) in COMMANDS.items())
   return (
     f'usage: tff-lowrank COMMAND [FLAGS]\n\n{rows}\n\n`tff-lowrank COMMAND --help` lists its flags.'
@@ -31,13 +31,13 @@ def binary(name: str) -> types.ModuleType:
 
 
 def name_of(module: types.ModuleType) -> str:
-  """The command that is in a module."""
+  """The name of the command in a module."""
   [name] = [n for n, (stem, _) in COMMANDS.items() if module.__name__ == f'{__package__}.{stem}']
   return name
 
 
 def main() -> None:
-  """Runs the binary that the first argument names, on the others."""
+  """Runs the command that the first argument names, with the other arguments."""
   name, *arguments = sys.argv[1:] or ['--help']
   if name in ('help', '--help', '-h'):
     print(usage())

@@ -1,4 +1,4 @@
-"""The flag of binaries that train with one method."""
+"""The --method flag of commands that train with one method."""
 
 from absl import flags
 
@@ -8,11 +8,11 @@ from tff_lowrank.cli import run_flags
 _METHOD = flags.DEFINE_string(
   'method',
   methods.BASELINE.name,
-  f'What to train with: {", ".join(methods.METHODS)}; or package.module:RECORD of a method.',
+  f'Training method: {", ".join(methods.METHODS)}; or package.module:RECORD of a method.',
 )
 
 
 def chosen() -> str:
-  """The method; raises UsageError if a flag is given that belongs to others."""
+  """The method; raises UsageError if a flag of other methods is given."""
   run_flags.check_method_flags([_METHOD.value])
   return _METHOD.value

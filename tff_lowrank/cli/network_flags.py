@@ -1,4 +1,4 @@
-"""The flags of the network on which the time of messages is simulated."""
+"""The flags of the simulated network."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,15 @@ from tff_lowrank.cli import help as help_lib
 from tff_lowrank.simulation import network
 
 _UPLINK_MBPS = flags.DEFINE_list(
-  'uplink_mbps', '3', "Each client's 10^6 bits a second to the server, for the simulated time."
+  'uplink_mbps',
+  '3',
+  'Uplink bandwidth of each client in 10^6 bits per second, for the simulated time.',
 )
-_DOWNLINK_MBPS = flags.DEFINE_list('downlink_mbps', '9', 'The same from the server to each client.')
+_DOWNLINK_MBPS = flags.DEFINE_list(
+  'downlink_mbps', '9', 'Downlink bandwidth of each client, likewise.'
+)
 _LATENCY_MS = flags.DEFINE_list(
-  'latency_ms', '0', 'Milliseconds that each message takes besides, one way.'
+  'latency_ms', '0', 'Latency of each message in milliseconds, one way.'
 )
 
 help_lib.add('Network', ['uplink_mbps', 'downlink_mbps', 'latency_ms'])
@@ -25,7 +29,7 @@ def _parse(flag: flags.FlagHolder[list[str]]) -> list[float]:
     return [float_flags.parse(flag.name, text) for text in flag.value]
   except ValueError as e:
     raise app.UsageError(
-      f'--{flag.name}: expected numbers by commas, found {",".join(flag.value)!r}: {e}'
+      f'--{flag.name}: expected numbers separated by commas, found {",".join(flag.value)!r}: {e}'
     ) from e
 
 
@@ -33,16 +37,16 @@ def _as_long_as_the_longest(columns: Sequence[list[float]]) -> list[list[float]]
   length = max(map(len, columns))
   if not all(len(column) in (1, length) for column in columns):
     raise app.UsageError(
-      '--uplink_mbps, --downlink_mbps and --latency_ms: expected one value or equally many of '
-      f'each, found {", ".join(str(len(column)) for column in columns)}.'
+      '--uplink_mbps, --downlink_mbps and --latency_ms: expected one value, or the same number of '
+      f'values for each, found {", ".join(str(len(column)) for column in columns)}.'
     )
   return [column * (length // len(column)) for column in columns]
 
 
 def chosen() -> list[network.Network]:
-  """The networks, one for each value of the flags; where one has a single value, it is for all.
+  """The networks, one for each value of the flags; a flag with one value has it for all networks.
 
-  Raises UsageError if the values are none, or not as many as each other.
+  Raises UsageError if values are missing, or the numbers of values differ.
   """
   parsed = [_parse(flag) for flag in (_UPLINK_MBPS, _DOWNLINK_MBPS, _LATENCY_MS)]
   if not all(parsed):
@@ -57,11 +61,11 @@ def chosen() -> list[network.Network]:
 
 
 def chosen_one() -> network.Network:
-  """The network; raises UsageError if the flags have values for several."""
+  """The network; raises UsageError if the flags describe several."""
   networks = chosen()
   if len(networks) > 1:
     raise app.UsageError(
       f'--uplink_mbps, --downlink_mbps and --latency_ms: expected one network, found '
-      f'{len(networks)}; replay takes several.'
+      f'{len(networks)}; only `tff-lowrank replay` accepts several.'
     )
   return networks[0]

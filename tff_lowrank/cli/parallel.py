@@ -1,4 +1,4 @@
-"""Trains runs in processes of their own, several at a time."""
+"""Trains several runs at the same time, each in its own process."""
 
 from collections.abc import Mapping, Sequence
 import ctypes
@@ -17,23 +17,23 @@ LOG = 'log.txt'
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.1
 
-# Of Linux, which TFF needs: see prctl(2). Loaded here, as a child may not before its `exec`.
+# Linux only, as TFF; see prctl(2). Loaded here, since a child must not do so before its `exec`.
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
 def _end_with(parent: int) -> None:
-  """Has the system kill this process, a child of `parent`, when its parent ends in any way.
+  """Lets the kernel kill this process, a child of `parent`, when the parent ends in any way.
 
-  It loses what came after its last checkpoint: so does a run that is killed itself.
+  The run loses the rounds after its last checkpoint, as any killed run does.
   """
   _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() != parent:  # It ended before the call.
+  if os.getppid() != parent:  # The parent ended before the call.
     os._exit(1)
 
 
 def _start(folder: pathlib.Path, arguments: Sequence[str]) -> subprocess.Popen:
-  """Starts to train into `folder`, in a session of its own, which Ctrl-C does not reach."""
+  """Starts training in `folder`, in a separate session, which Ctrl-C does not reach."""
   folder.mkdir(parents=True, exist_ok=True)
   path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get('PYTHONPATH'))))
   with open(folder / LOG, 'ab') as log:
@@ -63,13 +63,13 @@ def _report(folder: pathlib.Path, status: int) -> None:
 
 
 class _Pool:
-  """The processes that are running, by run folder."""
+  """The running processes, by run folder."""
 
   def __init__(self) -> None:
     self.running: dict[pathlib.Path, subprocess.Popen] = {}
 
   def take_ended(self) -> list[tuple[pathlib.Path, int]]:
-    """Folder and exit status of the processes that have ended since the last call."""
+    """Folder and exit status of the processes that ended since the last call."""
     ended = [(f, p.returncode) for f, p in self.running.items() if p.poll() is not None]
     for folder, _ in ended:
       del self.running[folder]
@@ -86,14 +86,14 @@ class _Pool:
 
 
 def train_all(commands: Mapping[pathlib.Path, Sequence[str]], jobs: int) -> list[pathlib.Path]:
-  """Runs the binary `train` for each run folder, at most `jobs` at the same time.
+  """Runs `tff-lowrank train` for each run folder, at most `jobs` at the same time.
 
-  What a run prints goes to log.txt in its folder. A failure is reported at once, and the other
-  runs go on. Ctrl-C and SIGTERM are passed on as SIGTERM, after which each run saves itself; a
-  second one kills what is still running, and so does the end of this process.
+  The output of a run goes to log.txt in its folder. A failure is reported at once, and the other
+  runs continue. Ctrl-C and SIGTERM are passed on as SIGTERM, after which each run saves itself; a
+  second signal, or the end of this process, kills the processes that are still running.
 
   Args:
-    commands: Run folder -> its flags, but for --output_dir.
+    commands: Run folder -> its flags, without --output_dir.
     jobs: At least 1.
 
   Returns:
@@ -115,7 +115,7 @@ def train_all(commands: Mapping[pathlib.Path, Sequence[str]], jobs: int) -> list
           is_told = True
         for folder, status in pool.take_ended():
           if status == 0:
-            print(f'{folder.name} is complete', flush=True)
+            print(f'{folder.name} is finished', flush=True)
           elif not is_told:
             failed.append(folder)
             _report(folder, status)
@@ -125,6 +125,6 @@ def train_all(commands: Mapping[pathlib.Path, Sequence[str]], jobs: int) -> list
   if stop.is_made:
     raise stopping.Stopped(
       stop.signal_number,
-      'Stopped by a signal; runs are saved. The same command goes on from there.',
+      'Stopped by a signal; runs are saved. The same command resumes them.',
     )
   return failed

@@ -7,12 +7,12 @@ from absl import flags
 
 
 def expand(text: str) -> str:
-  """A path with a leading `~` or `~USER` as a shell expands it, which it does not in `--flag=~/x`.
+  """Expands a leading `~` or `~USER`, which a shell does not do in `--flag=~/x`.
 
-  Raises ValueError if `text` is no path.
+  Raises ValueError if `text` is not a path.
   """
   if '\0' in text:
-    raise ValueError(f'expected a path, found one with the character NUL: {text!r}')
+    raise ValueError(f'expected a path, found the character NUL in {text!r}')
   return os.path.expanduser(text)
 
 

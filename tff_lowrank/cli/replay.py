@@ -1,10 +1,10 @@
-"""The simulated time of recorded runs on any networks, from their ledgers, without training.
+"""Computes the simulated time of recorded runs on other networks, from their ledgers.
 
   tff-lowrank replay --runs=runs/demo --uplink_mbps=3,50 --downlink_mbps=9,100 \\
     --latency_ms=20 --compute_seconds=0.5 --csv=replay.csv
 
---runs are folders of runs or of comparisons, by commas. Prints a row for each run and network, and
-writes it to --csv.
+Nothing is trained. --runs are folders of runs or of comparisons, separated by commas. Prints one
+row per run and network, and writes the table to --csv.
 """
 
 from collections.abc import Sequence
@@ -24,22 +24,25 @@ from tff_lowrank.reports import run_files
 from tff_lowrank.simulation import file_operations
 from tff_lowrank.simulation import network as network_lib
 
-_RUNS = flags.DEFINE_string('runs', None, 'Folders of runs or comparisons, by commas.')
+_RUNS = flags.DEFINE_string('runs', None, 'Folders of runs or comparisons, separated by commas.')
 _COMPUTE_SECONDS = float_flags.define(
-  'compute_seconds', 0.0, 'That each client computes in each of its rounds.', lower_bound=0
+  'compute_seconds',
+  0.0,
+  'Computation time of each client in each of its rounds, in seconds.',
+  lower_bound=0,
 )
 _CSV = path_flag.define('csv', None, 'File to write the table to.')
 
 
 def find_runs(text: str) -> list[pathlib.Path]:
-  """The folders of runs in `--runs`, those in the folder of a comparison by name.
+  """The run folders in `--runs`; those in the folder of a comparison, sorted by name.
 
-  Names may have commas. Raises UsageError if one is not there.
+  Names may contain commas. Raises UsageError if a folder does not exist.
   """
   found, start = [], 0
   parts = text.split(',')
   while start < len(parts):
-    # The longest name that is there.
+    # The longest name that exists.
     for end in range(len(parts), start, -1):
       folder = pathlib.Path(path_flag.expand(','.join(parts[start:end])))
       runs = (
@@ -66,9 +69,7 @@ def replay(
   try:
     curve = curves.read_curve(run, network, compute_seconds)
   except FileNotFoundError as e:
-    raise files.FileError(
-      run, 'the folder of a run', f'one that has no rounds to replay: {e}'
-    ) from e
+    raise files.FileError(run, 'the folder of a run', f'one without rounds to replay: {e}') from e
   flags_of_run = curves.read_record(run)['flags']
   last = curve.iloc[-1]
   return dict(
@@ -102,5 +103,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
+  """Runs the command with the command-line arguments."""
   entry.run_without_tff(main)

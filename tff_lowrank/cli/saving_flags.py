@@ -1,4 +1,4 @@
-"""The flags of how a run is kept safe."""
+"""The flags of checkpoints and saved models."""
 
 from absl import flags
 
@@ -13,5 +13,5 @@ help_lib.add('Saving', settings.of(saving.Saving))
 
 
 def chosen() -> saving.Saving:
-  """What the flags say."""
+  """The settings from the flags."""
   return saving.Saving(**{name: flags.FLAGS[name].value for name in settings.of(saving.Saving)})

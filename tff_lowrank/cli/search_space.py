@@ -1,4 +1,4 @@
-"""The flags that are searched over, and what is tried for them."""
+"""The search space of `tff-lowrank tune`: flags and their ranges."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -16,9 +16,9 @@ _GRAMMAR = 'FLAG=uniform:LOW:HIGH, FLAG=log:LOW:HIGH or FLAG=choice:A|B|C'
 
 @dataclasses.dataclass(frozen=True)
 class Dimension:
-  """One flag: between `bounds`, evenly or in the logarithm, or one of `choices`.
+  """The range of one flag: `bounds`, uniform or logarithmic, or `choices`.
 
-  Values are the flag's own, whole numbers for one of whole numbers; choices are texts.
+  Values have the flag's type, so they are integers for an integer flag; choices are texts.
   """
 
   flag: str
@@ -42,7 +42,7 @@ class Dimension:
 
 def _parse_range(text: str, flag: str, kind: str, rest: str) -> Dimension:
   if flags.FLAGS[flag].flag_type() not in ('int', 'float'):
-    raise app.UsageError(f'--search: --{flag} is no number; expected choice: in {text!r}.')
+    raise app.UsageError(f'--search: --{flag} is not a number; expected choice: in {text!r}.')
   low, colon, high = rest.partition(':')
   if not colon or ':' in high:
     raise app.UsageError(f'--search: expected {kind}:LOW:HIGH in {text!r}.')
@@ -71,17 +71,17 @@ def _parse_one(text: str, method: str) -> Dimension:
   with errors.as_setting_errors('--search'):
     run_flags.check_name(flag, method)
   if run_flags.given(flag):
-    raise app.UsageError(f'--{flag} is given and searched over; leave out one of both.')
+    raise app.UsageError(f'--{flag} is given and also searched over; remove one of the two.')
   if kind == 'choice':
     return _parse_choice(text, flag, rest)
   return _parse_range(text, flag, kind, rest)
 
 
 def parse(text: str, method: str) -> Sequence[Dimension]:
-  """The dimensions of `--search`, by commas, but not those in parentheses.
+  """Parses `--search`: dimensions separated by commas that are not in parentheses.
 
-  Raises UsageError if one does not follow the grammar, is no flag under `method`, or has a value
-  that the flag refuses.
+  Raises UsageError if one does not follow the grammar, is not a flag of `method`, or has a value
+  that is invalid for the flag.
   """
   found = [_parse_one(part, method) for part in run_flags.split_at_commas(text)]
   names = [dimension.flag for dimension in found]

@@ -1,4 +1,4 @@
-"""Flags of absl made from settings."""
+"""Defines absl flags from settings."""
 
 from absl import flags
 
@@ -12,14 +12,14 @@ _DEFINED: dict[str, settings.Setting] = {}
 
 
 def define(setting: settings.Setting) -> None:
-  """Defines the flag that a setting is, unless it is there already.
+  """Defines the flag for a setting, unless it is defined already.
 
-  Raises ValueError if another setting, or another flag, is called so.
+  Raises ValueError if another setting, or another flag, has the same name.
   """
   name, default, about = setting.name, setting.default, setting.about
   if name in flags.FLAGS:
     if _DEFINED.get(name) != setting:
-      raise ValueError(f'A setting is called {name}, as another flag is. Give it another name.')
+      raise ValueError(f'There is already a flag named {name}. Give the setting another name.')
     return
   at_least = setting.above if setting.at_least is None else setting.at_least
   at_most = setting.below if setting.at_most is None else setting.at_most

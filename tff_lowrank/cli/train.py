@@ -2,9 +2,10 @@
 
   tff-lowrank train --flagfile=experiments/presets/NAME.flags --output_dir=DIR
 
-writes DIR/run.json, metrics.csv, ledger.parquet, SHA256SUMS of these, model.keras (of a model with
-factors also model_composed.keras, without), tensorboard/, plots/, report.html and checkpoints/. The
-same command goes on with a run that was interrupted, with more --rounds also with a complete one.
+writes DIR/run.json, metrics.csv, ledger.parquet, SHA256SUMS of these, model.keras (for factorised
+models also model_composed.keras with ordinary layers), tensorboard/, plots/, report.html and
+checkpoints/. The same command resumes an interrupted run; with more --rounds, it continues a
+finished run.
 """
 
 from collections.abc import Sequence
@@ -27,5 +28,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
+  """Runs the command with the command-line arguments."""
   entry.run(main)

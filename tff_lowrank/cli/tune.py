@@ -1,19 +1,19 @@
-"""Searches for good flags of a method with Optuna.
+"""Searches for good hyper-parameters of a method with Optuna.
 
   tff-lowrank tune --task=digits --method=lbgm --rounds=20 --trials=30 --output_dir=DIR \\
     --search='client_learning_rate=log:0.001:1,lbgm_threshold=uniform:0:0.8,client_epochs=choice:1|2|5'
 
-Each trial trains with every one of --seeds; what counts is the mean. --objectives=accuracy,bytes
-looks for the best final test accuracies at the fewest total bytes, --objectives=accuracy for the
-best accuracy alone, where --prune ends trials that fall behind. For a method whose clients have
-models of their own, their accuracy counts.
+Each trial trains once with each of --seeds and is judged by the mean. --objectives=accuracy,bytes
+searches for the best trade-offs between final test accuracy and total bytes; --objectives=accuracy
+for the best accuracy alone, where --prune ends trials that fall behind. For methods with personal
+models, the accuracy is that of these models.
 
-Trials go to DIR/trial-NUMBER, with a run folder for each seed; the study is DIR/study.sqlite.
-DIR/trials.csv has a row a trial, DIR/pareto.csv and DIR/pareto.md the trials that no other beats
-in both objectives, with the commands that train them again; DIR/plots/trials.png and
-DIR/report.html show them. Trials are compared by their means over seeds, whatever the intervals.
-The same command goes on with a study that was interrupted, to the trials that it would have made,
-and one with more --trials adds to it.
+Trials are in DIR/trial-NUMBER, with a run folder for each seed; the study is DIR/study.sqlite.
+DIR/trials.csv has one row per trial. DIR/pareto.csv and DIR/pareto.md have the trials that no other
+beats in both objectives, with the commands that train them again. DIR/plots/trials.png and
+DIR/report.html show them. Trials are compared by their means over seeds, not by intervals. The same
+command resumes an interrupted study, with the same trials as without the interruption; with more
+--trials, it adds trials.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,14 +57,20 @@ from tff_lowrank.simulation import stopping
 _SEARCH = flags.DEFINE_string(
   'search',
   None,
-  'What to try: FLAG=uniform:LOW:HIGH, FLAG=log:LOW:HIGH or FLAG=choice:A|B|C, by commas.',
+  'Flags to search over, separated by commas: FLAG=uniform:LOW:HIGH, FLAG=log:LOW:HIGH or '
+  'FLAG=choice:A|B|C.',
 )
-_TRIALS = flags.DEFINE_integer('trials', 20, 'Trials in all.', lower_bound=1)
+_TRIALS = flags.DEFINE_integer('trials', 20, 'Total number of trials.', lower_bound=1)
 _OBJECTIVES = flags.DEFINE_enum(
-  'objectives', 'accuracy,bytes', ('accuracy,bytes', 'accuracy'), 'What is looked for.'
+  'objectives',
+  'accuracy,bytes',
+  ('accuracy,bytes', 'accuracy'),
+  'Maximise the accuracy, or also minimise the bytes.',
 )
 _PRUNE = flags.DEFINE_boolean(
-  'prune', False, "End a trial whose accuracy is below the median of earlier trials' at that round."
+  'prune',
+  False,
+  'End a trial whose accuracy is below the median of earlier trials at the same round.',
 )
 
 # Attributes of a study and of a trial.
@@ -74,7 +80,7 @@ _RESULTS = ('final_accuracy', 'total_bytes')
 _CHECKSUM = 'sha256'
 
 _EXPECTED = 'an Optuna study in SQLite'
-_HINT = 'Without the file, the same command makes the same trials, of the runs that are there'
+_HINT = 'If the file is deleted, the same command repeats the same trials and reuses their runs'
 
 _DIRECTIONS: dict[str, tuple[Literal['maximize', 'minimize'], ...]] = {
   'accuracy,bytes': ('maximize', 'minimize'),
@@ -86,7 +92,7 @@ _STATE = optuna.trial.TrialState
 def _settings(
   method: str, dimensions: Sequence[search_space.Dimension], seeds: Sequence[int]
 ) -> dict[str, Any]:
-  """All that decides which trials there are; raises UsageError if the flags make no run."""
+  """All settings that decide the trials; raises UsageError if the flags are invalid."""
   spec = run_flags.run_spec(method, {d.flag: d.first() for d in dimensions})
   run_flags.check_family_flags([spec])
   searched = {'seed', *(d.flag for d in dimensions)}
@@ -97,17 +103,17 @@ def _settings(
 
 @contextlib.contextmanager
 def _using(path: pathlib.Path) -> Iterator[None]:
-  """Inside, whatever SQLite says of the study in `path` becomes a FileError."""
+  """Inside, an error of SQLite about the study in `path` becomes a FileError."""
   try:
     yield
   except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
     while not isinstance(e, sqlite3.Error) and (e.__cause__ or e.__context__):
-      e = e.__cause__ or e.__context__  # Which has no statements of SQL in what it says.
+      e = e.__cause__ or e.__context__  # Its message has no SQL statements.
     raise files.FileError(path, _EXPECTED, f'{e}. {_HINT}') from e
 
 
 def _checksum(trial: optuna.trial.FrozenTrial) -> str:
-  """Of all that counts of a trial; its values are among the attributes."""
+  """The checksum of a trial's results; its values are among the attributes."""
   attributes = {name: x for name, x in trial.user_attrs.items() if name != _CHECKSUM}
   content = [trial.params, attributes, trial.intermediate_values]
   return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -120,13 +126,13 @@ def _is_as_written(trial: optuna.trial.FrozenTrial) -> bool:
 
 
 def _load_study(path: pathlib.Path) -> optuna.Study:
-  """The study in `path`, which is made if it is not there; raises FileError if it is damaged."""
+  """The study in `path`, created if it does not exist; raises FileError if it is damaged."""
   directions = _DIRECTIONS[_OBJECTIVES.value]
   pruner = optuna.pruners.MedianPruner() if _PRUNE.value else optuna.pruners.NopPruner()
   path.touch()
   with files.reading(path, _EXPECTED), _using(path):
     storage = optuna.storages.RDBStorage(
-      # Not by an URL, in which some characters of file names mean something else.
+      # Not by URL, since some characters of file names are special there.
       'sqlite://',
       engine_kwargs=dict(creator=functools.partial(sqlite3.connect, path.absolute())),
     )
@@ -145,7 +151,7 @@ def _load_study(path: pathlib.Path) -> optuna.Study:
 
 
 def _open_study(path: pathlib.Path, settings: Mapping[str, Any]) -> optuna.Study:
-  """The study in `path`, new or to go on with; raises MismatchError if it has other settings."""
+  """The study in `path`, new or resumed; raises MismatchError if it has other settings."""
   study = _load_study(path)
   before = study.user_attrs.get(_SETTINGS, settings)
   differing = [
@@ -155,25 +161,25 @@ def _open_study(path: pathlib.Path, settings: Mapping[str, Any]) -> optuna.Study
   ]
   if differing:
     raise manifest.MismatchError(
-      f'{path.parent} holds another study: {", ".join(differing)}. Give the same flags or another '
+      f'{path.parent} contains another study: {", ".join(differing)}. Use these flags, or another '
       '--output_dir.'
     )
   study.set_user_attr(_SETTINGS, settings)
-  # Whoever ran them is gone: the folder is locked. They are asked for again.
+  # The folder is locked, so no process runs these trials any more. They are queued again.
   for trial in study.get_trials(deepcopy=False, states=[_STATE.RUNNING]):
     study.tell(trial.number, state=_STATE.FAIL)
   return study
 
 
 def _settle(study: optuna.Study, trial: optuna.Trial, **outcome: Any) -> None:
-  """Ends a trial as `study.tell` does, with a checksum of what is stored of it."""
+  """Ends a trial as `study.tell` does, and stores a checksum of it."""
   stored = study.get_trials(deepcopy=False)[trial.number]
   trial.set_user_attr(_CHECKSUM, _checksum(stored))
   study.tell(trial, **outcome)
 
 
 def _settled(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
-  """The trials that came to an end, in order; their place here is their number to the user."""
+  """The trials that ended, in order; the user sees their position here as their number."""
   return [
     t
     for t in study.get_trials(deepcopy=False)
@@ -182,7 +188,7 @@ def _settled(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _rows_before(spec: spec_lib.RunSpec, run: pathlib.Path) -> list[dict[str, Any]]:
-  """The rows of metrics of the rounds that a run was not interrupted in."""
+  """The rows of metrics that a run has already saved."""
   rows = curves.read_metrics(run) if run_folder.is_complete(spec, run) else None
   rows = run_files.read_saved_metrics(run) if rows is None else rows
   return [] if rows is None else rows.to_dict('records')
@@ -205,7 +211,7 @@ class _Trial:
     return self._trial.should_prune()
 
   def _train(self, spec: spec_lib.RunSpec, offset: int) -> tuple[float, int]:
-    """Final accuracy and total bytes; `offset` is added to rounds where they are reported."""
+    """Final accuracy and total bytes; `offset` is added to the reported round numbers."""
     run = self._folder / f'seed{spec.seed}'
     column = 'eval_personal_accuracy' if spec.record.is_personal else 'eval_accuracy'
     is_enough = functools.partial(self._has_fallen_behind, column, offset)
@@ -235,7 +241,7 @@ def _run_trial(
   folder: pathlib.Path,
 ) -> None:
   number = len(_settled(study))
-  # Of the trial alone, so that a study that was interrupted goes on as it would have gone on.
+  # Depends only on the trial, so that a resumed study has the same trials.
   seed = int(np.random.default_rng([seeds[0], number]).integers(2**31))
   study.sampler = optuna.samplers.TPESampler(seed=seed)
   trial = study.ask()
@@ -245,8 +251,10 @@ def _run_trial(
     plan = [run_flags.run_spec(method, overrides | dict(seed=seed)) for seed in seeds]
     accuracy, total_bytes = _Trial(trial, folder / f'trial-{number:04}').train(plan)
     if np.isnan(accuracy):
-      raise settings_lib.SettingError('The accuracy is not a number.')
-  except settings_lib.SettingError as e:  # They do not go together or with the data.
+      raise settings_lib.SettingError('The accuracy is NaN.')
+  except (
+    settings_lib.SettingError
+  ) as e:  # The settings contradict each other or do not fit the data.
     trial.set_user_attr(_REASON, str(e))
     _settle(study, trial, state=_STATE.FAIL)
     print(f'Trial {number} failed: {e}')
@@ -262,7 +270,7 @@ def _run_trial(
 
 
 def _trials_table(study: optuna.Study) -> pd.DataFrame:
-  """A row a trial: `trial`, `state`, the flags searched over, accuracy, bytes and `reason`."""
+  """One row per trial: `trial`, `state`, the flags searched over, accuracy, bytes and `reason`."""
   best = {trial.number for trial in study.best_trials}
   rows = [
     dict(
@@ -294,7 +302,7 @@ def _command(
 def _write_tables(
   study: optuna.Study, method: str, seeds: Sequence[int], folder: pathlib.Path
 ) -> str:
-  """Writes the files of trials and returns those that are best as Markdown."""
+  """Writes the tables of trials, and returns the best ones as Markdown."""
   trials = _trials_table(study)
   written = {'trials.csv': trials.drop(columns='is_best').to_csv(index=False)}
   best = trials[trials['is_best']].drop(columns=['state', 'reason', 'is_best'])
@@ -315,7 +323,7 @@ def _write_tables(
   text = f'{table.markdown(texts.astype(str))}\n```sh\n{commands}\n```\n'
   written['pareto.md'] = text
   for name, content in written.items():
-    # What came from the command line may have bytes that are no UTF-8.
+    # Arguments of the command line may have bytes that are not UTF-8.
     file_operations.replace(folder / name, content.encode(errors='surrogateescape'))
   return text
 
@@ -323,21 +331,21 @@ def _write_tables(
 def _draw(
   study: optuna.Study, method: str, seeds: Sequence[int], folder: pathlib.Path
 ) -> list[pathlib.Path]:
-  """Draws all trials, under the name that their runs have for the accuracy."""
+  """Plots all trials, with the name of the runs' metric."""
   runs = (path.parent for path in folder.glob(f'trial-*/seed*/{run_files.RECORD}'))
   metric = curves.metric([*runs][:1])
-  about = f'{method}, searched over {_SEARCH.value}; {len(seeds)} seeds a trial.'
+  about = f'{method}, searched over {_SEARCH.value}; {len(seeds)} seeds per trial.'
   return trial_plots.plot_search(_trials_table(study), folder, metric, about)
 
 
 def main(argv: Sequence[str]) -> None:
   del argv
   if not _SEARCH.value:
-    raise app.UsageError('--search: expected what to search over, found nothing; see --help.')
+    raise app.UsageError('--search: expected the flags to search over, found none; see --help.')
   if _PRUNE.value and _OBJECTIVES.value != 'accuracy':
     raise app.UsageError(
-      f'--prune does not go with --objectives={_OBJECTIVES.value}: Optuna prunes studies of one '
-      'objective only. Give --objectives=accuracy.'
+      f'--prune does not work with --objectives={_OBJECTIVES.value}: Optuna can prune only '
+      'with one objective. Use --objectives=accuracy.'
     )
   method, seeds = method_flag.chosen(), seeds_flag.chosen()
   dimensions = search_space.parse(_SEARCH.value, method)
@@ -360,5 +368,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-  """Runs the binary on the command line."""
+  """Runs the command with the command-line arguments."""
   entry.run(main)

@@ -1,4 +1,4 @@
-"""What clients remember between rounds."""
+"""Stores of client state: what clients keep between rounds."""
 
 from tff_lowrank.client_state.lmdb_store import LmdbStore as LmdbStore
 from tff_lowrank.client_state.packing import Packing as Packing

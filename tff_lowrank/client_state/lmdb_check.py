@@ -1,10 +1,10 @@
-"""Whether a file of `LmdbStore` is whole, found without LMDB, which may crash on a damaged page.
+"""Checks that a file of `LmdbStore` is undamaged, without LMDB, which may crash on a damaged page.
 
-Every page is read and must be what the trees and the list of free pages say of it. The format is
-that of LMDB 0.9; see `MDB_page`, `MDB_node`, `MDB_db` and `MDB_meta` in
+Reads every page and checks it against the trees and the list of free pages. The format is that of
+LMDB 0.9; see `MDB_page`, `MDB_node`, `MDB_db` and `MDB_meta` in
 https://github.com/LMDB/lmdb/blob/LMDB_0.9.31/libraries/liblmdb/mdb.c.
 
-It needs only Python itself, so that a process of its own starts at once.
+Imports only the standard library, so that a separate process starts fast.
 """
 
 import collections
@@ -39,20 +39,20 @@ _NO_ROOT = 2**64 - 1
 
 
 class DamagedError(Exception):
-  """The file is not what was written; says where."""
+  """The file is damaged; the message says where."""
 
 
 def checksum(label: bytes, body: bytes | memoryview) -> bytes:
-  """CRC-32 of both together, as 4 bytes."""
+  """CRC-32 of both, as 4 bytes."""
   return CHECKSUM.pack(zlib.crc32(body, zlib.crc32(label)))
 
 
 def digest_of(record: bytes, found: bytes) -> int:
-  """What a record adds to the digest of a round, which is the sum over its clients mod 2^256.
+  """A record's part of the digest of a round; the digest is the sum over clients mod 2^256.
 
   Args:
-    record: The client's key and the version of its memory.
-    found: The checksum over both and the memory.
+    record: The client's key and the version of its state.
+    found: The checksum over both and the state.
   """
   return int.from_bytes(hashlib.sha256(record + found).digest())
 
@@ -62,7 +62,7 @@ def to_hex(digest: int) -> str:
 
 
 class _Table(NamedTuple):
-  """How a tree of pages is described."""
+  """The description of a tree of pages."""
 
   pad: int
   flags: int
@@ -80,12 +80,12 @@ def _check(condition: bool, problem: str) -> None:
 
 
 class _File:
-  """The trees of a file; what was walked over is marked, a page found twice is damage."""
+  """The trees of a file. Visited pages are marked; a page that occurs twice is damage."""
 
   def __init__(self, descriptor: int):
     self._descriptor = descriptor
     self._page_bytes = 4096
-    # Any page is longer than the description of the file on the first.
+    # Any page is longer than the description of the file on the first page.
     self._page_bytes = _Table._make(_TABLE.unpack(self._description(0)[4])).pad
     _check(
       256 <= self._page_bytes <= 1 << 16 and self._page_bytes.bit_count() == 1, 'page 0 is damaged'
@@ -115,7 +115,7 @@ class _File:
     is_right = (found, flags, *meta[:2]) == (number, _META_PAGE, _MAGIC, _FORMAT)
     is_right &= (free.flags, main.flags, main.pad) == (_INTEGER_KEYS, 0, 0)
     is_right &= number == 0 or free.pad == self._page_bytes
-    # A transaction writes the description of its parity.
+    # A transaction with an even (odd) number writes the even (odd) page.
     is_right &= meta[-1] == 0 or meta[-1] % 2 == number
     _check(is_right, f'page {number} is damaged')
     return meta
@@ -126,7 +126,7 @@ class _File:
     self._is_used[first : first + count] = b'\1' * count
 
   def _nodes(self, number: int, kind: int) -> list[tuple[bytes, int, int, bytes]]:
-    """Of each node of a page: key, flags, number of a page or size of the value, the value."""
+    """For each node of a page: key, flags, page number or size of the value, and the value."""
     self._use(number)
     page = self._read(number * self._page_bytes, self._page_bytes)
     problem = f'page {number} is damaged'
@@ -167,7 +167,7 @@ class _File:
     nodes = self._nodes(number, kind)
     _check(len(nodes) >= (1 if kind == _LEAF else 2), f'page {number} has {len(nodes)} nodes')
     pages[0 if kind == _BRANCH else 1] += 1
-    # The first key of a branch stands for all smaller ones, whatever it is.
+    # The first key of a branch is ignored: it covers all smaller keys.
     keys = [order(key) for key, *_ in (nodes if kind == _LEAF else nodes[1:])]
     bounds = [low, *keys] if kind == _BRANCH else keys
     is_sorted = all(a < b for a, b in itertools.pairwise(keys))
@@ -187,7 +187,7 @@ class _File:
   def items(
     self, table: _Table, order: Callable = bytes, kinds: tuple[int, ...] = (_IN_PAGE, _ON_OWN_PAGES)
   ) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values of a tree; raises DamagedError where it is not whole."""
+    """Keys and values of a tree; raises DamagedError if it is damaged."""
     pages, entries = [0, 0, 0], 0
     if table.root == _NO_ROOT:
       _check(table.depth == 0, 'an empty table has pages')
@@ -210,7 +210,7 @@ class _File:
     return found
 
   def check_free_pages(self) -> None:
-    """Raises DamagedError unless just those pages are free that are not used."""
+    """Raises DamagedError unless exactly the unused pages are free."""
 
     def order(key: bytes) -> int:
       _check(len(key) == _NUMBER.size, 'the list of free pages is damaged')
@@ -229,7 +229,7 @@ class _File:
 
 
 def _about(file: _File, tables: dict[bytes, _Table]) -> dict[str, Any] | None:
-  """The store's description of itself; None if it was made and never used."""
+  """The store's description of itself; None if it was created but never used."""
   meta = dict(file.items(tables[b'meta'])) if b'meta' in tables else {}
   if not meta and not any(table.entries for table in tables.values()):
     return None
@@ -241,17 +241,17 @@ def _about(file: _File, tables: dict[bytes, _Table]) -> dict[str, Any] | None:
     about = json.loads(body)
   _check(
     about.get('format') == FORMAT and set(tables) == set(TABLES),
-    f'client memory of format {about.get("format", 1)} instead of {FORMAT}',
+    f'client state of format {about.get("format", 1)} instead of {FORMAT}',
   )
   return about
 
 
 def contents(descriptor: int) -> dict[str, Any]:
-  """What a file holds that can be used; raises DamagedError if nothing of it can be.
+  """Checks the content of a file; raises DamagedError if none of it can be used.
 
   Returns:
-    about: What the store says of itself; None if it is empty.
-    damage: Round, as text -> what is wrong with its memory; of rounds that cannot be restored.
+    about: The store's description of itself; None if it is empty.
+    damage: Round, as text -> the fault in its client state, for rounds that cannot be restored.
   """
   file = _File(descriptor)
   tables = file.tables()
@@ -271,7 +271,7 @@ def contents(descriptor: int) -> dict[str, Any]:
   if about is None:
     return dict(about=None, damage={})
   expected = {VERSION.pack(v) + key for key, seen in versions.items() for v, _ in seen}
-  _check(index.keys() == expected, 'the index does not go with the records')
+  _check(index.keys() == expected, 'the index does not match the records')
   last = -1 if about['round'] is None else about['round']
   _check_superseded(superseded, versions, last)
   rounds = about['kept'] | ({} if last < 0 else {str(last): about})
@@ -282,21 +282,21 @@ def contents(descriptor: int) -> dict[str, Any]:
 def _problem(
   versions: dict[bytes, list[tuple[int, int | None]]], round_num: int, of: dict[str, Any]
 ) -> str | None:
-  """What is wrong with the memory of a round, which is to have the digest and count `of` it."""
+  """The fault in the client state of a round, which must have the digest and count in `of`."""
   seen = ([digest for v, digest in all_ if v <= round_num] for all_ in versions.values())
   visible = [digests[-1] for digests in seen if digests]
   whole = [digest for digest in visible if digest is not None]
   if len(whole) < len(visible):
-    return f'damaged memory of {len(visible) - len(whole)} of {len(visible)} clients'
+    return f'damaged state of {len(visible) - len(whole)} of {len(visible)} clients'
   if (to_hex(sum(whole)), len(whole)) != (of['digest'], of['count']):
-    return 'other clients, or other versions of their memory'
+    return 'other clients, or other versions of their state'
   return None
 
 
 def _check_superseded(
   superseded: dict[bytes, bytes], versions: dict[bytes, list[tuple[int, Any]]], last: int
 ) -> None:
-  """Each version but a client's newest must be listed once, with when it was superseded."""
+  """Each version except a client's newest must be listed once, with the round that replaced it."""
   listed = {}
   for entry in superseded:
     _check(len(entry) == KEY_BYTES + 2 * VERSION.size, 'a superseded record has another key')
@@ -312,7 +312,7 @@ def _check_superseded(
 
 
 def main(path: str) -> int:
-  """Prints `contents` of a file as JSON; or one sentence, and returns DAMAGED_STATUS."""
+  """Prints `contents` of a file as JSON; or prints one sentence and returns DAMAGED_STATUS."""
   try:
     with open(path, 'rb') as file:
       print(json.dumps(contents(file.fileno())))

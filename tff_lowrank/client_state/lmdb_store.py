@@ -1,4 +1,4 @@
-"""Client memory on disk, in LMDB (https://www.symas.com/lmdb)."""
+"""Client state on disk, in LMDB (https://www.symas.com/lmdb)."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ _KEY_BYTES = lmdb_check.KEY_BYTES
 
 
 def _key(client_id: str) -> bytes:
-  """A key of fixed length for any string, also one that is no name of a file."""
+  """A key of fixed length for any string, even if it is not valid Unicode."""
   return hashlib.sha256(client_id.encode('utf-8', 'surrogatepass')).digest()
 
 
 class _Cache:
-  """The records used last, up to a number of bytes."""
+  """The most recently used records, up to a number of bytes."""
 
   def __init__(self, cap_bytes: int):
     self._cap = cap_bytes
@@ -53,21 +53,20 @@ class _Cache:
 
 
 class LmdbStore:
-  """Client memory on disk, for populations whose memory does not fit in RAM.
+  """Client state on disk, if the state of all clients does not fit in RAM.
 
-  Costs disk for the clients that were ever staged, and RAM up to a cap; the operating system
-  keeps pages of the file besides, as long as nothing else wants the RAM. What is staged is
-  written under a version that readers do not see before `commit`. A client's earlier version
-  stays as long as a round of `keep` needs it, so `restore` can go back to these.
+  Needs disk for all clients that were ever staged, and RAM up to a cap; in addition, the operating
+  system caches pages of the file while RAM is free. Staged state is written with a version that
+  readers do not see before `commit`. A client's earlier version is kept as long as a round of
+  `keep` needs it, so that `restore` can go back to these rounds.
 
-  Tables: `records`, client's key + version -> memory with a checksum over all three; `index`,
-  version + key, to undo what came after a round; `superseded`, version + key + version before it,
-  to remove the latter; `meta`, what the store says of itself, with the digest of each round it can
-  go back to. The version is the round committed before, plus 1. All of a commit is one
-  transaction, synced.
+  Tables: `records`, client's key + version -> state, with a checksum over all three; `index`,
+  version + key, to undo later rounds; `superseded`, version + key + previous version, to remove the
+  latter; `meta`, the store's description of itself, with the digest of each round that can be
+  restored. The version is the last committed round plus 1. A commit is one transaction, synced.
 
-  The whole file is read and checked before LMDB opens it. What is damaged later, while it is open,
-  is found where it is read, as a wrong checksum, or when it is opened the next time.
+  The whole file is read and checked before LMDB opens it. Damage while it is open is detected when
+  the data are read, by a wrong checksum, or when the file is opened the next time.
   """
 
   def __init__(
@@ -79,21 +78,21 @@ class LmdbStore:
     float16: bool = False,
     identity: str | None = None,
   ):
-    """Opens the store, with all that was committed to it; what was only staged is dropped.
+    """Opens the store with all committed state; state that was only staged is dropped.
 
     Args:
-      initial: The memory of a client that was never seen.
-      path: A folder, made if needed, which this store holds until it is closed.
-      ram_cap_bytes: For records kept in RAM to be read again.
-      float16: Whether to keep floating-point numbers as float16; see `Packing`.
-      identity: What the store is known by, if it has no memory yet; one that has some must be known
-        by it already. None: a random one, or any.
+      initial: The state of a new client.
+      path: A folder, created if needed, which this store locks until it is closed.
+      ram_cap_bytes: The size of the cache of records in RAM.
+      float16: Whether to store floating-point numbers as float16; see `Packing`.
+      identity: The identity of the store: given to an empty store, and checked for others. None:
+        a random identity, and no check.
 
     Raises:
       BlockingIOError: If another store has the folder open.
       OSError: If the folder cannot be written.
-      FileError: If the file in it is damaged, or is a store of another identity.
-      ValueError: If it holds memory of another structure.
+      FileError: If the file in it is damaged, or is a store with another identity.
+      ValueError: If it has client state of another structure.
     """
     checks.check_at_least('ram_cap_bytes', ram_cap_bytes, 0)
     self._initial = initial
@@ -124,16 +123,16 @@ class LmdbStore:
     )
     if self._about['signature'] != signature:
       raise ValueError(
-        f'{self._path}: expected client memory of {signature}, found {self._about["signature"]}. '
+        f'{self._path}: expected client state of {signature}, found {self._about["signature"]}. '
         'Use another folder, or the settings it was made with.'
       )
     if identity not in (None, self._about['identity']):
       if self.committed_round is not None:
         raise files.FileError(
           self._path,
-          'the client memory of this run',
-          'that of another, or of one whose run.json is lost. It was left as it is; move the '
-          'folder away, or give another --output_dir',
+          'the client state of this run',
+          'that of another, or of one whose run.json is lost. It was not changed; move the '
+          'folder away, or use another --output_dir',
         )
       self._about['identity'] = identity
     self._file.write(self._open_tables)
@@ -150,7 +149,7 @@ class LmdbStore:
     txn.put(lmdb_check.ABOUT, lmdb_check.checksum(lmdb_check.ABOUT, body) + body, db=self._meta)
 
   def _change(self, action: Callable[..., dict[str, Any]], *args: Any) -> None:
-    """Calls `action` in a transaction, and takes what it returns into the description."""
+    """Calls `action` in a transaction, and adds its result to the description."""
     about: dict[str, Any] = {}
 
     def describe(txn: lmdb.Transaction) -> None:
@@ -162,16 +161,16 @@ class LmdbStore:
 
   @property
   def committed_round(self) -> int | None:
-    """The last round committed, or None."""
+    """The last committed round, or None."""
     return self._about['round']
 
   @property
   def _pending(self) -> bytes:
-    """The version of what is staged."""
+    """The version of staged state."""
     return _VERSION.pack(0 if self.committed_round is None else self.committed_round + 1)
 
   def __len__(self) -> int:
-    """The number of clients with memory."""
+    """The number of clients with state."""
     return self._about['count']
 
   def _newest(self, txn: lmdb.Transaction, key: bytes, before: bytes) -> bytes | None:
@@ -182,9 +181,9 @@ class LmdbStore:
     return record[_KEY_BYTES:] if record[:_KEY_BYTES] == key else None
 
   def read(self, client_ids: Sequence[str]) -> list[Any]:
-    """The committed memory of each client, in the order asked; arrays may be read-only.
+    """The committed state of each client, in the given order; arrays may be read-only.
 
-    Raises FileError if the memory of one of them is damaged.
+    Raises FileError if the state of one of them is damaged.
     """
     if self.committed_round is None:
       return [self._initial] * len(client_ids)
@@ -204,10 +203,10 @@ class LmdbStore:
     try:
       return self._packing.unpack(data, record)
     except ValueError as e:
-      raise files.FileError(self._path, f'whole memory of client {client_id!r}', str(e)) from e
+      raise files.FileError(self._path, f'undamaged state of client {client_id!r}', str(e)) from e
 
   def stage(self, client_ids: Sequence[str], states: Sequence[Any]) -> None:
-    """Keeps new memory aside until `commit`; a second staging of a client replaces the first."""
+    """Holds back new state until `commit`; staging a client again replaces the first state."""
     store.check_stage(client_ids, states)
     for client_id, state in zip(client_ids, states, strict=True):
       record = _key(client_id) + self._pending
@@ -229,7 +228,7 @@ class LmdbStore:
       txn.put(record[_KEY_BYTES:] + record[:_KEY_BYTES], checksum, db=self._index)
 
   def commit(self, round_num: int) -> None:
-    """Makes all that is staged visible, as of `round_num`, which must grow."""
+    """Makes staged state visible, as of round `round_num`, which must increase."""
     checks.check_at_least('round_num', round_num, 0)
     store.check_commit(self.committed_round, round_num)
     self._write_batch()
@@ -256,7 +255,7 @@ class LmdbStore:
 
   @staticmethod
   def _needed(version: bytes, next_version: bytes, kept: Sequence[int]) -> bool:
-    """Whether a round of `kept` sees `version` rather than the next."""
+    """Whether a round of `kept` uses `version` and not the next one."""
     low, high = _VERSION.unpack(version)[0], _VERSION.unpack(next_version)[0]
     return any(low <= round_num < high for round_num in kept)
 
@@ -269,12 +268,12 @@ class LmdbStore:
     txn.delete(version + key, db=self._index)
 
   def save(self, write: Callable[[bytes], Any]) -> None:
-    """Makes the committed round survive a power cut; writes which it is of which store."""
+    """Makes the committed round survive a power cut; writes its number and the store's identity."""
     self._file.sync()
     write(json.dumps({name: self._about[name] for name in ('identity', 'digest')}).encode())
 
   def _restorable(self) -> dict[str, dict[str, Any]]:
-    """What can be gone back to, by round."""
+    """The rounds that can be restored."""
     if self.committed_round is None:
       return {}
     now = dict(digest=self._about['digest'], count=self._about['count'])
@@ -284,29 +283,29 @@ class LmdbStore:
     possible = self._restorable()
     if str(round_num) not in possible:
       raise ValueError(
-        f'{self._path}: expected client memory of round {round_num}, found rounds '
+        f'{self._path}: expected client state of round {round_num}, found rounds '
         f'{sorted(map(int, possible))}.'
       )
     if round_num in self._damage:
       raise files.FileError(
-        self._path, f'client memory of round {round_num}', self._damage[round_num]
+        self._path, f'client state of round {round_num}', self._damage[round_num]
       )
 
   def check(self, round_num: int, saved: BinaryIO) -> None:
-    """Raises ValueError unless `restore` of the same could go back to the round."""
+    """Raises ValueError unless `restore` with the same arguments would succeed."""
     self._check_restorable(round_num)
     expected = json.load(saved)
     if expected['identity'] != self._about['identity']:
-      raise files.FileError(self._path, 'the client memory of this run', 'that of another')
+      raise files.FileError(self._path, 'the client state of this run', 'that of another')
     if expected['digest'] != self._restorable()[str(round_num)]['digest']:
       raise files.FileError(
-        self._path, f'client memory as the checkpoint of round {round_num} left it', 'other memory'
+        self._path, f'client state as in the checkpoint of round {round_num}', 'other state'
       )
 
   def restore(self, round_num: int | None, saved: BinaryIO | None = None) -> None:
     """Goes back to a round of `keep` or the last one; None empties the store.
 
-    Raises ValueError if the store does not have the round, or another than was saved.
+    Raises ValueError if the store does not have the round, or it differs from the saved one.
     """
     if saved is not None:
       assert round_num is not None  # What was saved is of a round.
@@ -334,7 +333,7 @@ class LmdbStore:
     return dict(round=round_num, kept=kept, **self._restorable()[str(round_num)])
 
   def keep(self, round_nums: Sequence[int]) -> None:
-    """From now on only the rounds `round_nums` and the last one need to be restorable."""
+    """From now on only the rounds `round_nums` and the last one must stay restorable."""
     self._change(self._keep, round_nums)
 
   def _keep(self, txn: lmdb.Transaction, round_nums: Sequence[int]) -> dict[str, Any]:
@@ -347,5 +346,5 @@ class LmdbStore:
     return dict(kept={str(r): possible[str(r)] for r in round_nums if str(r) in possible})
 
   def close(self) -> None:
-    """Ends the use of the store. What is staged is lost."""
+    """Closes the store. Staged state is lost."""
     self._file.close()

@@ -1,4 +1,4 @@
-"""Client memory as bytes: a checksum, and the raw numbers of its tensors."""
+"""Converts client state to bytes: a checksum and the raw numbers of its tensors."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
 def leaves_of(state: Any) -> list[np.ndarray]:
-  """The tensors of a nested structure as arrays; raises TypeError for what is not numbers."""
+  """The tensors of a nested structure as arrays; raises TypeError for leaves without numbers."""
   leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(state)]
   for leaf in leaves:
     if leaf.dtype.hasobject or leaf.dtype.kind in 'SU':
@@ -21,15 +21,15 @@ def leaves_of(state: Any) -> list[np.ndarray]:
 
 
 class Packing:
-  """Turns structures like `example` to bytes and back.
+  """Converts structures like `example` to bytes and back.
 
-  `pack` and `unpack` are each other's inverse; with `float16`, up to the rounding of float32 and
-  float64 numbers to float16 (a relative error of at most 2^-11 for magnitudes of 6.1e-5 to
-  65504; greater ones become 65504).
+  `unpack` is the inverse of `pack`. With `float16`, float32 and float64 numbers are rounded to
+  float16 (a relative error of at most 2^-11 for magnitudes of 6.1e-5 to 65504; larger ones become
+  65504).
   """
 
   def __init__(self, example: Any, float16: bool = False):
-    """Creates the packing; raises TypeError if `example` has a leaf that is not numbers."""
+    """Creates the packing; raises TypeError if `example` has a leaf without numbers."""
     leaves = leaves_of(example)
     self._example = example
     self._shapes = [leaf.shape for leaf in leaves]
@@ -38,7 +38,7 @@ class Packing:
     self._stored = [np.dtype(np.float16) if d in narrowed else d for d in self._dtypes]
 
   def signature(self) -> str:
-    """What decides the meaning of the bytes, as JSON."""
+    """A description of the format of the bytes, as JSON."""
     return json.dumps(
       [
         [dtype.name, list(shape), stored.name]
@@ -48,7 +48,7 @@ class Packing:
 
   @property
   def num_bytes(self) -> int:
-    """The length of what `pack` returns."""
+    """The length of the result of `pack`."""
     sizes = (
       stored.itemsize * int(np.prod(shape, dtype=np.int64))
       for stored, shape in zip(self._stored, self._shapes, strict=True)
@@ -56,16 +56,16 @@ class Packing:
     return lmdb_check.CHECKSUM.size + sum(sizes)
 
   def pack(self, state: Any, label: bytes) -> bytes:
-    """The bytes of `state`, with a checksum over `label`, whose memory it is, and the numbers.
+    """The bytes of `state`, with a checksum over `label` (which client it is) and the numbers.
 
-    Raises ValueError unless it has the example's shapes and types.
+    Raises ValueError unless it has the shapes and dtypes of the example.
     """
     tf.nest.assert_same_structure(self._example, state, check_types=False)
     parts = []
     for i, leaf in enumerate(leaves_of(state)):
       if leaf.shape != self._shapes[i] or leaf.dtype != self._dtypes[i]:
         raise ValueError(
-          f'Tensor {i} of a client memory must be {self._dtypes[i]} {list(self._shapes[i])}, '
+          f'Tensor {i} of a client state must be {self._dtypes[i]} {list(self._shapes[i])}, '
           f'found {leaf.dtype} {list(leaf.shape)}.'
         )
       if self._stored[i] != leaf.dtype:
@@ -75,10 +75,12 @@ class Packing:
     return lmdb_check.checksum(label, body) + body
 
   def unpack(self, data: bytes, label: bytes) -> Any:
-    """The structure that `pack` was given; raises ValueError if `data` or `label` is damaged."""
+    """The inverse of `pack`; raises ValueError if `data` or `label` is damaged."""
     found, body = data[: lmdb_check.CHECKSUM.size], memoryview(data)[lmdb_check.CHECKSUM.size :]
     if len(data) != self.num_bytes or found != lmdb_check.checksum(label, body):
-      raise ValueError(f'expected {self.num_bytes} bytes with the right checksum, found others')
+      raise ValueError(
+        f'expected {self.num_bytes} bytes with the right checksum, found other content'
+      )
     leaves, start = [], 0
     for dtype, stored, shape in zip(self._dtypes, self._stored, self._shapes, strict=True):
       count = int(np.prod(shape, dtype=np.int64))

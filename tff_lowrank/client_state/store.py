@@ -1,4 +1,4 @@
-"""Stores of client memory, committed round by round."""
+"""Stores of client state, committed round by round."""
 
 from collections.abc import Callable, Iterator, Sequence
 import struct
@@ -10,38 +10,38 @@ _LENGTH = struct.Struct('<Q')
 
 
 class Store(Protocol):
-  """What the rounds and the checkpoints need of a store."""
+  """The interface of a store, for rounds and checkpoints."""
 
   @property
   def committed_round(self) -> int | None:
-    """The last round committed, or None."""
+    """The last committed round, or None."""
 
   def read(self, client_ids: Sequence[str]) -> list[Any]:
-    """The committed memory of each client, in the order asked."""
+    """The committed state of each client, in the given order."""
 
   def stage(self, client_ids: Sequence[str], states: Sequence[Any]) -> None:
-    """Keeps new memory aside until `commit`; a second staging of a client replaces the first."""
+    """Holds back new state until `commit`; staging a client again replaces the first state."""
 
   def commit(self, round_num: int) -> None:
-    """Makes all that is staged visible, as of `round_num`, which must grow."""
+    """Makes staged state visible, as of round `round_num`, which must increase."""
 
   def save(self, write: Callable[[bytes], Any]) -> None:
-    """Writes what a checkpoint of the committed round must hold, piece by piece."""
+    """Writes the data for a checkpoint of the committed round, piece by piece."""
 
   def check(self, round_num: int, saved: BinaryIO) -> None:
-    """Raises ValueError unless `restore` of the same could go back to the round."""
+    """Raises ValueError unless `restore` with the same arguments would succeed."""
 
   def restore(self, round_num: int | None, saved: BinaryIO | None = None) -> None:
-    """Goes back to a round that was committed, and saved as `saved`; None is the empty store.
+    """Goes back to a committed round, which was saved as `saved`; None empties the store.
 
-    Raises ValueError, saying what is wrong, if that is not possible.
+    Raises ValueError, with the reason, if this is not possible.
     """
 
   def keep(self, round_nums: Sequence[int]) -> None:
-    """From now on only the rounds `round_nums` and the last one need to be restorable."""
+    """From now on only the rounds `round_nums` and the last one must stay restorable."""
 
   def close(self) -> None:
-    """Ends the use of the store. What is staged is lost."""
+    """Closes the store. Staged state is lost."""
 
 
 def check_stage(client_ids: Sequence[str], states: Sequence[Any]) -> None:
@@ -59,26 +59,26 @@ def _write_piece(write: Callable[[bytes], Any], piece: bytes) -> None:
 
 
 def _read_piece(saved: BinaryIO) -> bytes | None:
-  """What `_write_piece` wrote; None at the end."""
+  """Reads the result of `_write_piece`; None at the end."""
   header = saved.read(_LENGTH.size)
   if not header:
     return None
   length = int.from_bytes(header, 'little')
   piece = saved.read(length)
   if len(header) < _LENGTH.size or len(piece) < length:
-    raise ValueError('Client memory was cut off.')
+    raise ValueError('Client state was cut off.')
   return piece
 
 
 class MemoryStore:
-  """Client memory in a dictionary.
+  """Client state in a dictionary.
 
-  What a round's clients give back is staged, and becomes visible with `commit`, so that a
-  round that fails half-way leaves no trace.
+  The new state of a round's clients is staged, and becomes visible with `commit`, so a round that
+  fails half-way changes nothing.
   """
 
   def __init__(self, initial: Any):
-    """Creates an empty store; `initial` is the memory of a client that was never seen."""
+    """Creates an empty store; `initial` is the state of a new client."""
     self._initial = initial
     self._committed: dict[str, Any] = {}
     self._staged: dict[str, Any] = {}
@@ -86,31 +86,31 @@ class MemoryStore:
 
   @property
   def committed_round(self) -> int | None:
-    """The last round committed, or None."""
+    """The last committed round, or None."""
     return self._round
 
   def __len__(self) -> int:
-    """The number of clients with memory."""
+    """The number of clients with state."""
     return len(self._committed)
 
   def read(self, client_ids: Sequence[str]) -> list[Any]:
-    """The committed memory of each client, in the order asked."""
+    """The committed state of each client, in the given order."""
     return [self._committed.get(client_id, self._initial) for client_id in client_ids]
 
   def stage(self, client_ids: Sequence[str], states: Sequence[Any]) -> None:
-    """Keeps new memory aside until `commit`; a second staging of a client replaces the first."""
+    """Holds back new state until `commit`; staging a client again replaces the first state."""
     check_stage(client_ids, states)
     self._staged.update(zip(client_ids, states, strict=True))
 
   def commit(self, round_num: int) -> None:
-    """Makes all that is staged visible, as of `round_num`, which must grow."""
+    """Makes staged state visible, as of round `round_num`, which must increase."""
     check_commit(self._round, round_num)
     self._committed.update(self._staged)
     self._staged = {}
     self._round = round_num
 
   def save(self, write: Callable[[bytes], Any]) -> None:
-    """Writes all committed memory, client by client: no more than one is copied at a time."""
+    """Writes all committed state, client by client: only one is copied at a time."""
     packer = packing.Packing(self._initial)
     _write_piece(write, packer.signature().encode())
     for client_id, state in self._committed.items():
@@ -122,23 +122,23 @@ class MemoryStore:
     packer = packing.Packing(self._initial)
     found, expected = _read_piece(saved), packer.signature().encode()
     if found != expected:
-      raise ValueError(f'Expected client memory of {expected!r}, found {found!r}.')
+      raise ValueError(f'Expected client state of {expected!r}, found {found!r}.')
     while (label := _read_piece(saved)) is not None:
       yield label.decode('utf-8', 'surrogatepass'), packer.unpack(_read_piece(saved) or b'', label)
 
   def check(self, round_num: int, saved: BinaryIO) -> None:
-    """Raises ValueError unless `restore` of the same could go back to the round."""
-    del round_num  # Any can be gone back to.
+    """Raises ValueError unless `restore` with the same arguments would succeed."""
+    del round_num  # Every round can be restored.
     for _ in self._saved(saved):
       pass
 
   def restore(self, round_num: int | None, saved: BinaryIO | None = None) -> None:
-    """Goes back to the round that was saved as `saved`; None is the empty store."""
+    """Goes back to the round that was saved as `saved`; None empties the store."""
     committed = dict(self._saved(saved)) if saved is not None else {}
     self._staged, self._committed, self._round = {}, committed, round_num
 
   def keep(self, round_nums: Sequence[int]) -> None:
-    """Does nothing: checkpoints hold the memory themselves."""
+    """Does nothing: checkpoints contain the client state."""
 
   def close(self) -> None:
     """Does nothing."""

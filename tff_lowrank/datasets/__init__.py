@@ -1,1 +1,1 @@
-"""Federated data sets, and partitions of central ones."""
+"""Federated data sets, and partitions of central data sets."""

@@ -1,4 +1,4 @@
-"""Labelled examples of clients, and those of arrays in memory."""
+"""Client data of labelled examples, with an implementation for arrays in memory."""
 
 import abc
 import collections
@@ -26,7 +26,7 @@ class Arrays(NamedTuple):
 
 
 def checked_integers(name: str, values: np.ndarray, largest: int) -> np.ndarray:
-  """`values`, the feature called `name`, before a cast that would wrap those that do not fit.
+  """Returns `values` of the feature `name`, checked before a cast that could overflow.
 
   Raises ValueError unless they are integers from 0 to `largest`.
   """
@@ -40,7 +40,7 @@ def checked_integers(name: str, values: np.ndarray, largest: int) -> np.ndarray:
 
 
 def checked_texts(name: str, values: np.ndarray) -> np.ndarray:
-  """`values`, the feature called `name`; raises ValueError unless all are texts, as bytes."""
+  """Returns `values` of the feature `name`; raises ValueError unless all are texts, as bytes."""
   wrong = next((value for value in values if not isinstance(value, bytes)), None)
   if wrong is not None:
     raise ValueError(f'{name}: expected texts as bytes, found {wrong!r:.100}.')
@@ -48,7 +48,7 @@ def checked_texts(name: str, values: np.ndarray) -> np.ndarray:
 
 
 def made_up(shape: tuple[int, ...], num_classes: int) -> Arrays:
-  """Random bytes with labels: two training examples of each class, or 40, and half as many tests.
+  """Random bytes with labels: two training examples per class, at least 40; half as many for test.
 
   The same in every call. x: uint8 [num_examples, *shape].
   """
@@ -63,7 +63,7 @@ def made_up(shape: tuple[int, ...], num_classes: int) -> Arrays:
 
 
 class ExampleClientData(tff.simulation.datasets.ClientData):
-  """Client data whose clients' examples can be had as arrays, a client at a time.
+  """Client data that can return the examples of one client as arrays.
 
   Elements are `OrderedDict(x=..., y=...)`.
   """
@@ -78,11 +78,11 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
   def held_out(
     self, test_fraction: float, seed: int
   ) -> tuple['ExampleClientData', 'ExampleClientData']:
-    """Each client's own examples at random in two: those to train on, and those to test on.
+    """Splits each client's examples at random into a training set and a test set.
 
     Of n examples, `test_fraction` times n, rounded half to even, are for the test, but never all
-    of them. Which ones depends on the seed and the client's id alone. Both have the same ids;
-    a client of few examples may have none to test on.
+    of them. The choice depends only on the seed and the client's id. Both results have the same
+    ids; a client with few examples may have no test examples.
 
     Raises ValueError if `test_fraction` is not in [0, 1].
     """
@@ -94,9 +94,9 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
     return _Only(self, sorted(client_ids))
 
   def sample(self, num_clients: int, seed: int) -> 'ExampleClientData':
-    """The client data of `num_clients` clients, which the seed decides.
+    """The client data of `num_clients` clients, chosen by the seed.
 
-    Raises ValueError if there are fewer.
+    Raises ValueError if there are fewer clients.
     """
     if num_clients > len(self.client_ids):
       raise ValueError(f'There are {len(self.client_ids)} clients, expected {num_clients} or more.')
@@ -109,7 +109,7 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
 
   @property
   def serializable_dataset_fn(self) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """As `create_tf_dataset_for_client`, from an id tensor; in this process, by a NumPy call."""
+    """As `create_tf_dataset_for_client`, for an id tensor; works only in this process."""
     spec = self.element_type_structure
 
     def dataset_fn(client_id: tf.Tensor) -> tf.data.Dataset:
@@ -139,7 +139,7 @@ class ExampleClientData(tff.simulation.datasets.ClientData):
 def _held_out_positions(
   num_examples: int, client_id: str, test_fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Which of a client's examples to train on, and to test on: see `ExampleClientData.held_out`."""
+  """The indices of a client's training and test examples: see `ExampleClientData.held_out`."""
   rng = np.random.default_rng([seed, zlib.crc32(client_id.encode())])
   mixed = rng.permutation(num_examples)
   count = min(round(test_fraction * num_examples), max(num_examples - 1, 0))
@@ -163,7 +163,7 @@ class _Only(ExampleClientData):
 
 
 class _HeldOut(ExampleClientData):
-  """One part of what `held_out` makes of `whole`: 0 is to train on, 1 to test on."""
+  """One of the results of `held_out` for `whole`: 0 is for training, 1 for testing."""
 
   def __init__(self, whole: ExampleClientData, part: int, test_fraction: float, seed: int):
     self._whole, self._part = whole, part
@@ -251,6 +251,6 @@ class ArrayClientData(ExampleClientData):
 
 
 def partitioned(split: Split, parts: list[np.ndarray]) -> ArrayClientData:
-  """Client data with one client for each array of indices, named in order."""
+  """Client data with one client per array of indices, named in order."""
   width = len(str(len(parts) - 1))
   return ArrayClientData(split, {f'client_{k:0{width}d}': part for k, part in enumerate(parts)})

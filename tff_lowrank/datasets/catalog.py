@@ -1,4 +1,4 @@
-"""The data sets: what they are, what they cost to use, and where their files are."""
+"""A catalog of the data sets: descriptions, sizes, licences, and where their files are."""
 
 import dataclasses
 
@@ -18,13 +18,13 @@ from tff_lowrank.datasets import tff_files
 class DataSet:
   """A data set.
 
-  about: what it is.
-  clients: of its own, for training; text, empty if it has none.
-  sizes: training and test examples.
-  licence: of the data.
+  about: a description.
+  clients: its natural clients for training, as text; empty if it has none.
+  sizes: the numbers of training and test examples.
+  licence: the licence of the data.
   tasks: those of `tasks.NAMES` that use it.
-  remote: what can be fetched.
-  by_hand: the file that users make, where nothing can be fetched.
+  remote: the files that can be downloaded.
+  by_hand: the file that users must create, if there is no download.
   """
 
   about: str

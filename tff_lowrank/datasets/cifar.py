@@ -2,8 +2,8 @@
 
 Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
 https://www.cs.toronto.edu/~kriz/cifar.html: 50,000 training and 10,000 test images, 32x32
-coloured, 10 or 100 classes. No licence is stated; cite the report. `load_pachinko` has the clients
-that TFF made of CIFAR-100: 500 for training and 100 for the test, of 100 images each, by Pachinko
+coloured, 10 or 100 classes. No licence is stated; cite the report. `load_pachinko` has TFF's
+clients of CIFAR-100: 500 for training and 100 for test, with 100 images each, by Pachinko
 allocation (https://storage.googleapis.com/tff-datasets-public/cifar100.sqlite.lzma).
 """
 
@@ -25,7 +25,7 @@ from tff_lowrank.datasets import tff_files
 
 SOURCE = 'https://www.cs.toronto.edu/~kriz/'
 
-# Of CIFAR-10's training pixels, 0 to 255, a channel each; used for CIFAR-100 too.
+# Statistics of CIFAR-10's training pixels, 0 to 255, per channel; used for CIFAR-100, too.
 MEAN = (125.3, 123.0, 113.9)
 STD = (63.0, 62.1, 66.7)
 
@@ -34,20 +34,20 @@ _PIXELS = 3 * 32 * 32
 
 
 def _images(planes: np.ndarray) -> np.ndarray:
-  """Red, green and blue planes [num_examples, 3072] as images."""
+  """Converts red, green and blue planes [num_examples, 3072] to images."""
   return np.ascontiguousarray(planes.reshape(-1, *_IMAGE).transpose(0, 2, 3, 1))
 
 
 def parse_records(
   data: bytes, name: str, num_labels: int = 1, num_classes: int = 10
 ) -> arrays.Split:
-  """The images in the content of a binary file: each label bytes, then red, green, blue planes.
+  """Parses a binary file; a record has label bytes, then red, green and blue planes.
 
-  Of `num_labels` bytes the last one is the class.
+  The last one of `num_labels` bytes is the class.
 
   Returns x: uint8 [num_examples, 32, 32, 3] and y: int32 [num_examples].
 
-  Raises FileError, of the file `name`, if it is not a number of whole records with possible labels.
+  Raises FileError for the file `name` unless it consists of whole records with valid labels.
   """
   size = num_labels + _PIXELS
   if not data or len(data) % size:
@@ -59,19 +59,19 @@ def parse_records(
   return arrays.Split(_images(records[:, num_labels:]), y)
 
 
-# The functions that make an array, of NumPy 1 and 2: of its parts, or of a buffer (protocol 5).
+# The functions of NumPy 1 and 2 that create an array from its parts or a buffer (protocol 5).
 _ARRAYS = tuple(f'numpy.{core}.multiarray._reconstruct' for core in ('core', '_core'))
 _BUFFERS = tuple(f'numpy.{core}.numeric._frombuffer' for core in ('core', '_core'))
 _DTYPE = 'numpy.dtype'
-# How Python 3 writes bytes for Python 2.
+# The function by which Python 3 writes bytes for Python 2.
 _ENCODED, _NO_BYTES = '_codecs.encode', '__builtin__.bytes'
 _NAMES = (*_ARRAYS, *_BUFFERS, _DTYPE, _ENCODED, _NO_BYTES, 'numpy.ndarray')
 
 
 class _Kept:
-  """Stands for what a pickle asks to be built: keeps what of, and builds nothing.
+  """A placeholder for an object that a pickle would create: it records how, and creates nothing.
 
-  name: of the function or class. arguments: of its call. state: what is then set.
+  name: the function or class. arguments: of its call. state: the state that is then set.
   """
 
   def __init__(self, name: str, arguments: tuple = ()):
@@ -89,8 +89,8 @@ class _Kept:
     self.state = state
 
 
-# A batch has a dictionary, an array and its type, and bytes that are encoded. What more there is
-# could nest deeply, or grow beyond what a file holds.
+# A batch has a dictionary, an array and its dtype, and encoded bytes. More objects could nest
+# deeply, or grow beyond the size of the file.
 _MAX_BUILT = 40
 _COUNTED = (
   pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.DICT, pickle.EMPTY_DICT,
@@ -112,7 +112,7 @@ def _counted(load: Callable[['_Unpickler'], None]) -> Callable[['_Unpickler'], N
     made = unpickler.stack[-1]  # type: ignore[attr-defined]  # Not in the stubs.
     if isinstance(made, bytes):
       unpickler.num_encoded += len(made)
-    elif not _is_pair_of_text(made):  # Of which bytes are encoded.
+    elif not _is_pair_of_text(made):  # The source of encoded bytes.
       unpickler.num_built += 1
     if unpickler.num_built > _MAX_BUILT:
       raise ValueError(f'more than {_MAX_BUILT} tuples, dictionaries and calls')
@@ -122,9 +122,9 @@ def _counted(load: Callable[['_Unpickler'], None]) -> Callable[['_Unpickler'], N
   return load_and_count
 
 
-# In Python, since the one in C makes room for as many objects as a file says that it has.
+# The Python implementation, since the C one allocates as many objects as the file claims to have.
 class _Unpickler(pickle._Unpickler):
-  """Reads numbers, text, lists and dictionaries; of NumPy's arrays, keeps the parts."""
+  """Reads numbers, text, lists and dictionaries; keeps the parts of NumPy arrays."""
 
   num_built = num_encoded = max_encoded = 0
   dispatch: ClassVar = pickle._Unpickler.dispatch | {
@@ -133,7 +133,7 @@ class _Unpickler(pickle._Unpickler):
   for operation in _REFUSED:
     del dispatch[operation[0]]
   del operation
-  # As bytes are read: Python makes room for as many as a file says that it has.
+  # Read like bytes: Python would allocate as many as the file claims to have.
   dispatch[pickle.BYTEARRAY8[0]] = dispatch[pickle.BINBYTES8[0]]
 
   def __init__(self, data: bytes):
@@ -148,31 +148,31 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _bytes_array(kept: Any) -> np.ndarray:
-  """The array of bytes whose parts were kept; ValueError if it is none."""
+  """The byte array from its parts; raises ValueError if it is not one."""
   if not isinstance(kept, _Kept) or kept.name not in (*_ARRAYS, *_BUFFERS):
     raise ValueError(f'{type(kept).__name__} instead of an array')
   if kept.name in _BUFFERS:
     data, dtype, shape, order = kept.arguments
   else:
-    # As numpy.ndarray.__reduce__ has it.
+    # As in numpy.ndarray.__reduce__.
     _, shape, dtype, is_fortran, data = kept.state
     order = 'F' if is_fortran else 'C'
   if not isinstance(dtype, _Kept) or dtype.name != _DTYPE:
     raise ValueError('an array without a type')
   if dtype.arguments[0] not in ('u1', b'u1', '|u1', b'|u1'):
-    raise ValueError('an array of something else than bytes')
+    raise ValueError('an array that is not of bytes')
   return np.frombuffer(data, np.uint8).reshape(shape, order=order)
 
 
 def _entry(content: dict[Any, Any], key: bytes) -> Any:
-  """Of Python 2's `key`, which is text in what Python 3 wrote."""
+  """The entry of Python 2's `key`, which is text if Python 3 wrote the file."""
   return content[key.decode() if key.decode() in content else key]
 
 
 def parse_pickle(data: bytes, name: str, label_key: bytes, num_classes: int) -> arrays.Split:
-  """As `parse_records`, of the content of a file of the Python version.
+  """As `parse_records`, for a file of the Python version.
 
-  Whatever the file says, nothing of it is run, and no object is built but of Python's own types.
+  No code in the file is run, and only objects of Python's own types are created.
   """
   try:
     content = _Unpickler(data).load()
@@ -181,8 +181,8 @@ def parse_pickle(data: bytes, name: str, label_key: bytes, num_classes: int) -> 
       labels = _bytes_array(labels).tolist()
     is_number = (type(label) is int and abs(label) < 2**31 for label in labels)
     if not isinstance(labels, list) or not all(is_number):
-      raise ValueError('labels that are no list of whole numbers')
-  except Exception as e:  # A damaged pickle raises anything.
+      raise ValueError('labels that are not a list of whole numbers')
+  except Exception as e:  # A damaged pickle can raise any error.
     raise files.FileError(name, 'a pickle of images and labels', repr(e)) from e
   if planes.shape != (len(labels), _PIXELS) or not labels:
     expected = f'bytes [n, {_PIXELS}] and n labels, n at least 1'
@@ -198,7 +198,7 @@ class Version:
   """An archive of a data set.
 
   archive, folder, train_files, test_file: names.
-  md5: of the archive.
+  md5: the checksum of the archive.
   parse: `(content of a file, its name) -> Split`.
   """
 
@@ -234,7 +234,7 @@ def _batches(suffix: str) -> tuple[str, ...]:
   return tuple(f'data_batch_{i}{suffix}' for i in range(1, 6))
 
 
-# The first one is what a missing file is asked for by.
+# If files are missing, the error names the first version.
 VERSIONS = {
   'cifar10': (
     Version(
@@ -289,7 +289,7 @@ PACHINKO = tff_files.TffFiles(
 )
 
 
-# The largest file has 50,000 images: 3,072 bytes each, and labels, and a name in a pickle.
+# The largest file has 50,000 images: 3,072 bytes each, labels, and in a pickle a file name.
 _MAX_FILE_BYTES, _MAX_ARCHIVE_BYTES = 50_000 * 3_200, 60_000 * 3_200
 
 
@@ -297,7 +297,7 @@ def _read_folder(folder: pathlib.Path, version: Version) -> dict[str, bytes]:
   found = {}
   for name in version.files:
     path = folder / name
-    if path.exists() and not path.is_dir():  # A folder `train` may be of other data.
+    if path.exists() and not path.is_dir():  # A folder `train` may belong to other data.
       with files.opening(path, 'images and labels', _MAX_FILE_BYTES) as stream:
         found[name] = stream.read()
   return found
@@ -323,7 +323,7 @@ def _read_archive(path: pathlib.Path, version: Version) -> dict[str, bytes]:
 
 
 def _find(folder: pathlib.Path, version: Version) -> tuple[dict[str, bytes], pathlib.Path]:
-  """The content of the files that are there, and where they are."""
+  """The content of the files that exist, and their place."""
   if (folder / version.folder).is_dir():
     folder = folder / version.folder
   archive = folder / version.archive
@@ -337,19 +337,19 @@ def load_arrays(data_dir: str | None = None, name: str = 'cifar10') -> arrays.Ar
   """Loads CIFAR-10, or CIFAR-100 with its 100 classes.
 
   Args:
-    data_dir: Holds the files of one version, the folder with them that is in its archive, or the
-      archive itself, looked for in this order.
+    data_dir: A folder with the files of one version, the folder from its archive, or the archive
+      itself, searched for in this order.
     name: `'cifar10'` or `'cifar100'`.
 
   Returns:
     x: uint8 [num_examples, 32, 32, 3]; y: int32 [num_examples].
 
   Raises:
-    FileNotFoundError: If files are missing; says which, and where they come from.
-    FileError: If a file is damaged or not what it should be.
+    FileNotFoundError: If files are missing; says which, and where to get them.
+    FileError: If a file is damaged or has another format.
   """
   versions = VERSIONS[name]
-  how = f'Download {SOURCE}{versions[0].archive} and name its folder with --data_dir.'
+  how = f'Download {SOURCE}{versions[0].archive} and pass its folder as --data_dir.'
   if data_dir is None:
     raise FileNotFoundError(f'{name} needs files that are not part of this package. {how}')
   found = [(version, *_find(pathlib.Path(data_dir), version)) for version in versions]

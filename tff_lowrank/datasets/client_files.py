@@ -1,8 +1,8 @@
-"""Clients in the files that TFF distributes: read a client at a time, only ids in memory.
+"""Reads clients from the files that TFF distributes, one at a time, with only ids in memory.
 
-TFF 0.87 has SQLite files (see tff.simulation.datasets.SqlClientData): tables `examples`, a
-serialised tf.train.Example a row, and `client_metadata`; earlier versions had HDF5 files with an
-array `examples/CLIENT/FEATURE` for each client and feature. What is read here is equal in both: a
+TFF 0.87 has SQLite files (see tff.simulation.datasets.SqlClientData): tables `examples`, with one
+serialised tf.train.Example per row, and `client_metadata`. Earlier versions had HDF5 files with an
+array `examples/CLIENT/FEATURE` for each client and feature. Both give the same result here: a
 client's features, `{name: array [num_examples, ...]}`.
 """
 
@@ -28,11 +28,11 @@ Spec = Mapping[str, tf.io.FixedLenFeature]  # How to parse an example.
 _Child = TypeVar('_Child', h5py.Group, h5py.Dataset)
 
 _HDF5, _SQLITE = 'HDF5 with a group `examples`', "TFF's SQLite format"
-# Of a client and feature: room for 20,000 of EMNIST's images. Small files can say that they hold
-# more, compressed or not written at all.
+# The limit for a client and feature: 20,000 of EMNIST's images. Small files can claim to have more,
+# compressed or never written.
 _MAX_BYTES = 1 << 26
-# SQLite's steps by which a query may be longer than the file: a row is a few bytes, and some ten
-# steps. Damaged files may hold endless queries.
+# The limit of SQLite's steps in a query per byte of the file: a row has a few bytes and takes about
+# ten steps. In damaged files a query may never end.
 _STEPS_PER_BYTE, _STEPS_AT_ONCE = 100, 1_000_000
 
 
@@ -47,7 +47,7 @@ class ClientFile(abc.ABC):
 
 
 class MemoryFile(ClientFile):
-  """Features that are in memory, by client."""
+  """Features in memory, by client."""
 
   def __init__(self, clients: Mapping[str, Features]):
     self._clients = clients
@@ -58,23 +58,23 @@ class MemoryFile(ClientFile):
 
 
 class Hdf5File(ClientFile):
-  """An HDF5 file as TFF distributed them.
+  """An HDF5 file in TFF's format.
 
-  Raises FileError if `path` is none, here or when a client is read. Of 4,000 files with random
-  damage one had libhdf5 search a client without end, in ever more memory.
+  Raises FileError if `path` is not such a file, here or when a client is read. Known limit: with
+  one of 4,000 randomly damaged files, libhdf5 never stopped searching, with growing memory.
   """
 
   def __init__(self, path: pathlib.Path, features: Spec):
     """Reads the ids.
 
     Args:
-      path: Of the file.
-      features: What is read of a client, as in TFF's SQLite files; numbers may be of other sizes.
+      path: The file.
+      features: The features to read, as in TFF's SQLite files; dtypes may have other sizes.
     """
     self._path, self._features = path, dict(features)
     with self._open() as examples:
       self.client_ids = sorted(examples)
-      ''.join(self.client_ids).encode()  # Raises if one is no text.
+      ''.join(self.client_ids).encode()  # Raises if one is not text.
     if not self.client_ids:
       raise files.FileError(path, 'clients in the group `examples`', 'none')
 
@@ -84,7 +84,7 @@ class Hdf5File(ClientFile):
       yield self._child(file, 'examples', h5py.Group)
 
   def _child(self, group: h5py.Group, name: str, kind: type[_Child]) -> _Child:
-    # Links that are not hard ones may lead to other files.
+    # Links other than hard links may lead to other files.
     is_inside = isinstance(group.get(name, getlink=True), h5py.HardLink)
     if not is_inside or not isinstance(group[name], kind):
       expected = f'a {kind.__name__.lower()} {name!r} in {group.name}'
@@ -125,17 +125,18 @@ class Hdf5File(ClientFile):
 
 
 class SqliteFile(ClientFile):
-  """One split of an SQLite file as TFF distributes them.
+  """One split of an SQLite file in TFF's format.
 
-  Raises FileError if `path` is none or has no client in the split, here or when a client is read.
+  Raises FileError if `path` is not such a file or the split has no clients, here or when a client
+  is read.
   """
 
   def __init__(self, path: pathlib.Path, split: str, features: Spec):
     """Reads the ids.
 
     Args:
-      path: Of the file.
-      split: Its name in the column `split_name`.
+      path: The file.
+      split: The name of the split in the column `split_name`.
       features: How to parse an example.
     """
     self._path, self._split, self._features = path, split, dict(features)
@@ -149,7 +150,7 @@ class SqliteFile(ClientFile):
       raise files.FileError(path, f'clients in the split {split!r}', 'none')
 
   def _column(self, kind: type, query: str, *arguments: str | int) -> list[Any]:
-    """The only column of a query's rows, all of type `kind`; they are no larger than the file."""
+    """The only column of a query's rows, of type `kind`, checked to be smaller than the file."""
     size, rows = self._path.stat().st_size, []
     steps = itertools.count(1)
     uri = f'{self._path.absolute().as_uri()}?mode=ro'
@@ -165,7 +166,7 @@ class SqliteFile(ClientFile):
           raise ValueError(f'{type(value).__name__} in a column of {kind.__name__}')
         left -= 1 + len(value)  # type: ignore[arg-type]  # Texts or bytes.
         if left < 0:
-          raise ValueError('more than the file has room for')
+          raise ValueError('more data than the file can have')
         rows.append(value)
     return rows
 
@@ -179,14 +180,14 @@ class SqliteFile(ClientFile):
       serialized = np.array(self._column(bytes, query, client_id, self._split, rows), np.object_)
       try:
         parsed = tf.io.parse_example(tf.constant(serialized, tf.string), self._features)
-      except (tf.errors.OpError, UnicodeDecodeError) as e:  # TensorFlow quotes all bytes.
+      except (tf.errors.OpError, UnicodeDecodeError) as e:  # TensorFlow's error quotes all bytes.
         expected = f'examples of the client {client_id!r} with {", ".join(self._features)}'
         raise files.FileError(self._path, expected, 'others') from e
     return {name: values.numpy() for name, values in parsed.items()}
 
 
 class FileClientData(arrays.ExampleClientData):
-  """Client data that reads a client's examples from a file each time it is asked for them."""
+  """Client data that reads a client's examples from a file each time they are needed."""
 
   def __init__(
     self,
@@ -197,9 +198,9 @@ class FileClientData(arrays.ExampleClientData):
     """Creates the client data.
 
     Args:
-      file: Where the clients are.
-      to_examples: Features -> examples, which may be more or fewer.
-      max_examples: In the file, that are read of each client; the first ones.
+      file: The file with the clients.
+      to_examples: Features -> examples; their numbers may differ.
+      max_examples: Reads only this many first examples of each client in the file.
     """
     self._file, self._to_examples, self._max_examples = file, to_examples, max_examples
 
@@ -215,7 +216,7 @@ class FileClientData(arrays.ExampleClientData):
     return self._to_examples(self._file.read(client_id, self._max_examples))
 
   def pooled(self, max_examples: int | None = None, seed: int = 0) -> arrays.Split:
-    """The examples of all clients, or those of `max_examples` features of random clients."""
+    """The examples of all clients, or of `max_examples` entries of random clients."""
     order = self.client_ids
     if max_examples is not None:
       order = [order[i] for i in np.random.default_rng(seed).permutation(len(order))]

@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: the embedded data set.
+"""The embedded data set: handwritten digits from scikit-learn.
 
 1,797 real 8x8 grey images of 43 writers' digits, the test part of UCI's "Optical Recognition
 of Handwritten Digits" (Alpaydin and Kaynak, 1998; CC BY 4.0). No download, no writer labels.
@@ -32,6 +32,6 @@ def load_arrays() -> arrays.Arrays:
 def load_data(
   num_clients: int = 20, partitioner: partition.Partitioner = partition.iid, seed: int = 0
 ) -> tuple[tff.simulation.datasets.ClientData, arrays.Split]:
-  """The training images partitioned over clients, and the central test images."""
+  """The training images, partitioned over clients, and the central test images."""
   train, test = load_arrays()
   return arrays.partitioned(train, partitioner(train.y, num_clients, seed)), test

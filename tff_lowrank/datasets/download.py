@@ -1,4 +1,4 @@
-"""Fetches files over HTTP: with progress, going on where it was left, checked, and whole or not."""
+"""Downloads files over HTTP: resumable, with progress and checksums; results are complete."""
 
 import base64
 import dataclasses
@@ -22,12 +22,12 @@ _TIMEOUT_SECONDS = 30
 
 @dataclasses.dataclass(frozen=True)
 class RemoteFile:
-  """A file on a server, and what becomes of it in a folder.
+  """A file on a server, and its result in a folder.
 
-  url: where it is. One that ends in `.lzma` is decompressed, one in `.tar.bz2` extracted.
-  checksum: `md5:HEX` or `sha256:HEX` of what is fetched. Without it, the MD5 that Google's storage
-    sends along is used, if it does.
-  max_bytes: what is decompressed or extracted is refused if it is longer.
+  url: the address. `.lzma` files are decompressed, `.tar.bz2` files are extracted.
+  checksum: `md5:HEX` or `sha256:HEX` of the downloaded file. Without it, the MD5 in the response of
+    Google's storage is used, if present.
+  max_bytes: the limit for the decompressed or extracted data.
   """
 
   url: str
@@ -60,12 +60,12 @@ def _verify(path: pathlib.Path, checksum: str, url: str) -> None:
   if found != expected:
     path.unlink()
     raise files.FileError(
-      path, f'{kind} {expected} of {url}', f'{found}, so that it was deleted; try again'
+      path, f'{kind} {expected} of {url}', f'{found}. The file was deleted; try again'
     )
 
 
 def _length(response: http.client.HTTPResponse, start: int) -> int | None:
-  """Of the whole file, if the server says it."""
+  """The length of the complete file, if the server sends it."""
   length = response.headers.get('Content-Length')
   return None if length is None else start + int(length)
 
@@ -78,7 +78,7 @@ def _open(url: str, start: int) -> http.client.HTTPResponse:
 
 
 def _receive(url: str, path: pathlib.Path) -> str | None:
-  """Fetches what `path` lacks of `url`; returns the server's checksum of the whole, if any."""
+  """Downloads what `path` lacks of `url`; returns the server's checksum of the file, if any."""
   start = 0
   if path.exists():
     files.check_regular(path, 'a part of a download')
@@ -88,7 +88,7 @@ def _receive(url: str, path: pathlib.Path) -> str | None:
   except urllib.error.HTTPError as e:
     if e.code != http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
       raise
-    # Nothing is left, or the file is another one now.
+    # Nothing is left to download, or the file on the server has changed.
     path.unlink()
     start, response = 0, _open(url, 0)
   with response:
@@ -109,7 +109,7 @@ def _receive(url: str, path: pathlib.Path) -> str | None:
 
 
 def _write(source: IO[bytes], target: pathlib.Path) -> None:
-  """Copies a stream to a file that is there when it is whole."""
+  """Copies a stream to a file, which appears only when it is complete."""
   target.parent.mkdir(parents=True, exist_ok=True)
   new = target.with_name(f'{target.name}.new')
   try:
@@ -121,22 +121,22 @@ def _write(source: IO[bytes], target: pathlib.Path) -> None:
 
 
 def decompress(path: pathlib.Path, target: pathlib.Path, max_bytes: int) -> None:
-  """Writes the content of an LZMA file; raises FileError if it is damaged, or longer."""
-  with files.opening(path, 'a whole LZMA file', max_bytes) as stream:
+  """Writes the content of an LZMA file; raises FileError if it is damaged, or too long."""
+  with files.opening(path, 'a complete LZMA file', max_bytes) as stream:
     _write(stream, target)
 
 
 def extract(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
   """Extracts the files of a tar archive into `folder`.
 
-  Raises FileError, before anything is written, if the archive is damaged, longer than `max_bytes`,
-  or has a member that is neither a file nor a folder, or lies outside of `folder`.
+  Raises FileError, before anything is written, if the archive is damaged or longer than
+  `max_bytes`, or if a member is neither a file nor a folder, or is outside of `folder`.
   """
   with files.opening_tar(path, max_bytes) as archive:
     for member in archive:
       is_inside = (folder / member.name).resolve().is_relative_to(folder.resolve())
       if not is_inside or not (member.isfile() or member.isdir()) or member.issparse():
-        raise files.FileError(path, 'plain files only', repr(member.name))
+        raise files.FileError(path, 'only regular files', repr(member.name))
   with files.opening_tar(path, max_bytes) as archive:
     for member in archive:
       if member.isfile():
@@ -146,15 +146,15 @@ def extract(path: pathlib.Path, folder: pathlib.Path, max_bytes: int) -> None:
 
 
 def fetch(remote: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
-  """Fetches, checks and unpacks `remote` into `folder`, unless its result is there already.
+  """Downloads, checks and unpacks `remote` to `folder`, unless its result exists already.
 
-  What was fetched of an interrupted download is kept as `NAME.part`, and not fetched again.
+  An interrupted download is kept as `NAME.part`, and resumed.
 
   Returns:
-    The result, which is whole.
+    The path of the result, which is complete.
 
   Raises:
-    ConnectionError: If the file cannot be had; says what to put where instead.
+    ConnectionError: If the download fails; says which file to put where instead.
     FileError: If the file is damaged.
   """
   folder.mkdir(parents=True, exist_ok=True)
@@ -168,9 +168,9 @@ def fetch(remote: RemoteFile, folder: pathlib.Path) -> pathlib.Path:
       checksum = _receive(remote.url, part)
     except files.FileError:
       raise
-    except (OSError, ValueError, http.client.HTTPException) as e:  # Values of headers.
+    except (OSError, ValueError, http.client.HTTPException) as e:  # Invalid values of headers.
       raise ConnectionError(
-        f'{remote.url} could not be fetched ({e}). Try again, which goes on where this stopped, or '
+        f'{remote.url} could not be downloaded ({e}). Try again, which resumes the download, or '
         f'put {remote.result} into {folder}.'
       ) from e
     checksum = remote.checksum or checksum

@@ -1,11 +1,11 @@
 """Federated EMNIST: handwritten digits, or digits and letters, by writer.
 
-Cohen, Afshar, Tapson, van Schaik, EMNIST, 2017 (of NIST Special Database 19, public domain), by
-writer as LEAF has it (Caldas et al., 2018, arXiv 1812.01097), distributed by TFF as
+Cohen, Afshar, Tapson, van Schaik, EMNIST, 2017 (from NIST Special Database 19, public domain), by
+writer as in LEAF (Caldas et al., 2018, arXiv 1812.01097), distributed by TFF as
 `emnist_all.sqlite` (https://storage.googleapis.com/tff-datasets-public/emnist_all.sqlite.lzma),
 earlier as `fed_emnist_digitsonly_train.h5` and so on. Digits: 3,383 writers, 341,873 training and
-40,832 test examples; all 62 classes: 3,400 writers, 671,585 and 77,483. Every writer has examples
-in both. Background is 1, ink 0.
+40,832 test examples; all 62 classes: 3,400 writers, 671,585 and 77,483. Every writer has training
+and test examples. Background is 1, ink 0.
 """
 
 import functools

@@ -1,15 +1,15 @@
 """Features of spoken keywords, for the LSTM of APF's experiments, from a .npz file.
 
 APF (Chen et al., ICDCS 2021) trains on the 10-keyword subset of Google's Speech Commands (Warden,
-2018, arXiv 1804.03209; CC BY 4.0) as 50 frames of 10 features. Any such set serves: make
-`keywords.npz` with `numpy.savez`, of
+2018, arXiv 1804.03209; CC BY 4.0) as 50 frames of 10 features. You can use any such data: create
+`keywords.npz` with `numpy.savez` from
 
-  x: [num_examples, num_frames, num_features], any numbers: features of equally long recordings,
+  x: [num_examples, num_frames, num_features], any numbers: features of recordings of equal length,
     such as log-mel energies or MFCCs;
-  y: [num_examples] whole numbers from 0: which keyword;
-  speaker: [num_examples], numbers or text: who said it;
-  is_test: [num_examples] booleans, optional: what belongs to the test set. Without it, a tenth of
-    each keyword's examples, the same in every call.
+  y: [num_examples] whole numbers from 0: the keyword;
+  speaker: [num_examples], numbers or text: the speaker;
+  is_test: [num_examples] booleans, optional: whether the example is in the test set. Without it, a
+    tenth of each keyword's examples is, the same in every call.
 """
 
 import math
@@ -39,7 +39,7 @@ _NPY_HEADERS = {
 class Keywords(NamedTuple):
   """x: float32 [num_examples, num_frames, num_features]; y: int32 [num_examples].
 
-  speakers: [len(train.y)] text. num_classes: keywords, in the training or the test set.
+  speakers: [len(train.y)] text. num_classes: the number of keywords in both sets.
   """
 
   train: arrays.Split
@@ -48,22 +48,25 @@ class Keywords(NamedTuple):
   num_classes: int
 
   def by_speaker(self) -> arrays.ArrayClientData:
-    """The training examples with a client for each speaker."""
+    """The training examples, with one client per speaker."""
     indices = {f'speaker_{s}': np.flatnonzero(self.speakers == s) for s in set(self.speakers)}
     return arrays.ArrayClientData(self.train, indices)
 
 
 def made_up() -> Keywords:
-  """Random features of APF's shape with labels, of three speakers."""
+  """Random features with the shape of APF's data, with labels, from three speakers."""
   train, test = arrays.made_up((50, 10), 10)
   train, test = (arrays.Split(x.astype(np.float32), y) for x, y in (train, test))
   return Keywords(train, test, (np.arange(len(train.y)) % 3).astype(np.str_), 10)
 
 
 def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """The arrays of a .npz file that are named above; no more is read than it says, and may say."""
+  """Reads the arrays named above from a .npz file, up to the size in its headers and the limit."""
   found = {}
-  with files.reading(path, 'a whole .npz file of plain arrays'), zipfile.ZipFile(path) as archive:
+  with (
+    files.reading(path, 'a complete .npz file of plain arrays'),
+    zipfile.ZipFile(path) as archive,
+  ):
     members = {member.filename: member for member in archive.infolist()}
     missing = [name for name in _REQUIRED if f'{name}.npy' not in members]
     if missing:
@@ -80,13 +83,13 @@ def _read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _read_array(stream: IO[bytes], size: int) -> np.ndarray:
-  """The array in the .npy format in a stream of `size` bytes; ValueError if it has others."""
+  """Reads an array in .npy format from a stream; ValueError if it does not have `size` bytes."""
   read_header = _NPY_HEADERS[np.lib.format.read_magic(stream)]
   shape, is_fortran, dtype = read_header(stream)
   if dtype.hasobject:
     raise ValueError('Python objects')
   expected, left = math.prod(shape) * dtype.itemsize, size - stream.tell()
-  # NumPy would make room for what the header says before it reads.
+  # NumPy would allocate the size in the header before it reads.
   if min(shape, default=0) < 0 or left != expected:
     raise ValueError(f'{left:,} bytes of an array of shape {list(shape)} and type {dtype}')
   array = np.frombuffer(stream.read(), dtype)
@@ -119,7 +122,7 @@ def _check(path: pathlib.Path, found: dict[str, np.ndarray]) -> None:
 
 
 def _split(path: pathlib.Path, y: np.ndarray) -> np.ndarray:
-  """Which examples are for the test, where the file does not say it."""
+  """Which examples are for the test, if the file does not say so."""
   with files.reading(path, 'examples of which a tenth can be set aside as the test set'):
     _, test = model_selection.train_test_split(
       np.arange(len(y)), test_size=TEST_FRACTION, stratify=y, random_state=0
@@ -136,7 +139,9 @@ def load_data(data_dir: str | None = None) -> Keywords:
     FileNotFoundError: If the file is missing.
     FileError: If it is damaged or not as the module says.
   """
-  how = f'Make {FILE} as tff_lowrank/datasets/keywords.py says and name its folder with --data_dir.'
+  how = (
+    f'Create {FILE} as tff_lowrank/datasets/keywords.py says, and pass its folder as --data_dir.'
+  )
   if data_dir is None:
     raise FileNotFoundError(f'keywords needs a file that is not part of this package. {how}')
   folder = pathlib.Path(data_dir)

@@ -15,7 +15,7 @@ from tff_lowrank import checks
 from tff_lowrank import files
 from tff_lowrank.datasets import arrays
 
-# Of the training pixels, 0 to 255.
+# Statistics of the training pixels, 0 to 255.
 MEAN_AND_STD = {
   'mnist': (0.1307 * 255, 0.3081 * 255),
   'fashion_mnist': (0.2860 * 255, 0.3530 * 255),
@@ -34,8 +34,8 @@ FILES = (
 )
 
 
-# Element types of idx files, by the byte that names them, and how many elements the largest file of
-# each has: MNIST's images, QMNIST's table. Numbers are big-endian.
+# Element types of idx files by their code, and the number of elements in the largest file of each:
+# MNIST's images, QMNIST's table. Numbers are big-endian.
 _IDX_TYPES: dict[int, tuple[str, np.dtype, int]] = {
   8: ('unsigned bytes', np.dtype(np.uint8), 60_000 * 28 * 28),
   12: ('integers', np.dtype('>i4'), 60_000 * 8),
@@ -44,13 +44,13 @@ _MAX_HEADER = 16
 
 
 def read_idx(path: pathlib.Path, code: int = 8) -> np.ndarray:
-  """The array of an idx file, gzipped: of unsigned bytes (`code` 8) or 32-bit integers (12).
+  """Reads a gzipped idx file of unsigned bytes (`code` 8) or 32-bit integers (12).
 
-  Raises FileError if it is damaged, of another format, or larger than any of the data sets.
+  Raises FileError if it is damaged, has another format, or is larger than any of the data sets.
   """
   name, dtype, max_elements = _IDX_TYPES[code]
   max_bytes = _MAX_HEADER + max_elements * dtype.itemsize
-  with files.opening(path, 'a whole gzip file', max_bytes) as stream:
+  with files.opening(path, 'a complete gzip file', max_bytes) as stream:
     # Two zero bytes, the element type, the rank, then a length per axis.
     start = stream.read(4)
     if len(start) < 4 or start[:3] != bytes([0, 0, code]):
@@ -86,7 +86,7 @@ def _read_split(folder: pathlib.Path, images: str, labels: str) -> arrays.Split:
 
 
 def _from_tensorflow_datasets(name: str) -> arrays.Arrays:
-  import tensorflow_datasets as tfds  # Takes seconds to import, and is seldom needed.
+  import tensorflow_datasets as tfds  # Takes seconds to import, and is rarely needed.
 
   def split(part: str) -> arrays.Split:
     loaded = tfds.load(name, split=part, batch_size=-1)
@@ -104,15 +104,15 @@ def load_arrays(name: str = 'mnist', data_dir: str | None = None) -> arrays.Arra
 
   Args:
     name: Which of the two.
-    data_dir: Holds the four idx files, or a folder called `name` with them. If None,
-      tensorflow-datasets is asked, which downloads on first use.
+    data_dir: A folder with the four idx files, or with a folder `name` that has them. If None,
+      tensorflow-datasets is used, which downloads them on first use.
 
   Returns:
     x: uint8 [num_examples, 28, 28, 1]; y: int32 [num_examples].
 
   Raises:
-    FileNotFoundError: If files are missing; says which, and where they come from.
-    FileError: If a file is damaged or not what it should be.
+    FileNotFoundError: If files are missing; says which, and where to get them.
+    FileError: If a file is damaged or has another format.
   """
   checks.check_one_of('name', name, SOURCES)
   if data_dir is None:
@@ -120,8 +120,8 @@ def load_arrays(name: str = 'mnist', data_dir: str | None = None) -> arrays.Arra
       return _from_tensorflow_datasets(name)
     except Exception as e:
       raise FileNotFoundError(
-        f'{name} is not here, and tensorflow-datasets could not fetch it ({_first_line(e)}). '
-        f'Download {", ".join(FILES)} from {SOURCES[name]} into a folder and name it with '
+        f'{name} was not found, and tensorflow-datasets could not download it ({_first_line(e)}). '
+        f'Download {", ".join(FILES)} from {SOURCES[name]} into a folder and pass it as '
         '--data_dir.'
       ) from e
   folder = pathlib.Path(data_dir)

@@ -1,7 +1,7 @@
 """Partitions of a labelled data set over clients. Pure NumPy on indices.
 
-Every partitioner maps `(labels, num_clients, seed)` to a list of index arrays, one a client,
-and hands out every example exactly once.
+Every partitioner maps `(labels, num_clients, seed)` to a list of index arrays, one per client, and
+assigns every example exactly once.
 """
 
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from tff_lowrank import checks
 Partitioner = Callable[[np.ndarray, int, int], list[np.ndarray]]
 
 _MAX_DRAWS = 1000
-_FEWEST = 10  # Examples of a client, where there are enough.
-# NumPy's draws do not come to an end far below, and are not finite far above.
+_FEWEST = 10  # Minimum number of examples of a client, if there are enough.
+# Far below, NumPy's sampling does not end; far above, samples are not finite.
 _ALPHAS = (1e-4, 1e6)
 
 
@@ -32,22 +32,22 @@ def _check(labels: np.ndarray, num_clients: int) -> np.ndarray:
 
 
 def iid(labels: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray]:
-  """Stratified: any two clients' counts, in all and of each class, differ by at most one."""
+  """Stratified: the counts of any two clients, total and per class, differ by at most one."""
   labels = _check(labels, num_clients)
   rng = np.random.default_rng(seed)
   shuffled = rng.permutation(len(labels))
   by_class = shuffled[np.argsort(labels[shuffled], kind='stable')]
   order = rng.permutation(num_clients)
-  # Dealing the sorted examples out like cards keeps every class even.
+  # Assigning the sorted examples round-robin keeps every class even.
   return [np.sort(by_class[order[k] :: num_clients]) for k in range(num_clients)]
 
 
 def shards(
   labels: np.ndarray, num_clients: int, seed: int, *, classes_per_client: int
 ) -> list[np.ndarray]:
-  """At most `classes_per_client` classes a client; a class is split evenly among its holders.
+  """At most `classes_per_client` classes per client; a class is split evenly over its clients.
 
-  Classes have as equal numbers of holders as possible, and every client at least one example.
+  The numbers of clients per class are as equal as possible; every client has at least one example.
   """
   labels = _check(labels, num_clients)
   checks.check_at_least('classes_per_client', classes_per_client, 1)
@@ -57,12 +57,13 @@ def shards(
   num_slots = num_clients * per_client
   if num_slots < len(classes):
     raise ValueError(
-      f'{num_clients} clients of {classes_per_client} classes cannot hold {len(classes)} classes.'
+      f'{num_clients} clients with {classes_per_client} classes each cannot have all '
+      f'{len(classes)} classes.'
     )
   free = _slots(counts, num_slots, num_clients)
   holders: list[list[int]] = [[] for _ in classes]
   for client in rng.permutation(num_clients):
-    # Always taking the classes with the most slots left never runs into a dead end.
+    # Always taking the classes with the most slots left never fails.
     ties = rng.permutation(len(classes))
     for c in ties[np.argsort(-free[ties], kind='stable')][:per_client]:
       if free[c] > 0:
@@ -79,7 +80,7 @@ def shards(
 
 
 def _slots(counts: np.ndarray, num_slots: int, num_clients: int) -> np.ndarray:
-  """How many clients hold each class: as even as the counts allow, `num_slots` in all."""
+  """The number of clients with each class: as even as the counts allow, `num_slots` in total."""
   limit = np.minimum(counts, num_clients)
   slots = np.ones_like(limit)
   while slots.sum() < min(num_slots, limit.sum()):
@@ -93,9 +94,9 @@ def dirichlet(labels: np.ndarray, num_clients: int, seed: int, *, alpha: float) 
   """Each class is split over the clients in proportions drawn from Dirichlet(alpha).
 
   Yurochkin et al., Bayesian Nonparametric Federated Learning of Neural Networks, ICML 2019.
-  All proportions are drawn again until every client has an example. If 1000 draws do not do, as is
-  usual for many clients and a small alpha, each client without examples gets one, at random, of
-  the client that then has the most.
+  All proportions are drawn again until every client has an example. If 1000 draws do not suffice,
+  as is usual for many clients and a small alpha, each client without examples gets a random one
+  from the client that then has the most.
   """
   labels = _check(labels, num_clients)
   checks.check_in_range('alpha', alpha, *_ALPHAS)
@@ -116,14 +117,14 @@ def dirichlet(labels: np.ndarray, num_clients: int, seed: int, *, alpha: float) 
 def dirichlet_by_class(
   labels: np.ndarray, num_clients: int, seed: int, *, alpha: float
 ) -> list[np.ndarray]:
-  """As `dirichlet`, but clients that have their fair number of examples get no more classes.
+  """As `dirichlet`, but clients with their fair number of examples get no more classes.
 
-  Li et al., Federated Learning on Non-IID Data Silos: An Experimental Study, ICDE 2022, after the
-  code of Yurochkin et al. Classes are split one after the other, in proportions drawn from
-  Dirichlet(alpha), of which those of clients that have n / num_clients of the n examples count as
-  0. All is drawn again until every client has 10 examples, or half the fair number if that is
-  less, or 1. If 1000 draws do not do, each client with fewer gets, one by one and at random,
-  examples of the client that then has the most.
+  Li et al., Federated Learning on Non-IID Data Silos: An Experimental Study, ICDE 2022, based on
+  the code of Yurochkin et al. Classes are split one after the other, in proportions drawn from
+  Dirichlet(alpha); the proportions of clients that have n / num_clients of the n examples are set
+  to 0. All is drawn again until every client has 10 examples, or half the fair number if that is
+  less, and at least 1. If 1000 draws do not suffice, each client with fewer examples gets random
+  ones, one by one, from the client that then has the most.
   """
   labels = _check(labels, num_clients)
   checks.check_in_range('alpha', alpha, *_ALPHAS)
@@ -147,13 +148,13 @@ def dirichlet_by_class(
 def dirichlet_balanced(
   labels: np.ndarray, num_clients: int, seed: int, *, alpha: float
 ) -> list[np.ndarray]:
-  """Clients have equally many examples, of classes in proportions of the client's own.
+  """Clients have equal numbers of examples, with different class proportions.
 
   Hsu et al., Measuring the Effects of Non-Identical Data Distribution for Federated Visual
   Classification, 2019. A client's proportions are drawn from Dirichlet(alpha * p), where p are
-  those of all examples, and the class of each of its examples from them, again if no example of
-  the class is left. So the last clients, in an order that the seed decides, have what the others
-  leave. Sizes differ by one at most, so that all examples are handed out.
+  those of all examples. The class of each of its examples is drawn from them, again if the class
+  has no examples left. So the last clients, in an order from the seed, get what is left. Sizes
+  differ by at most one, so that all examples are assigned.
   """
   labels = _check(labels, num_clients)
   checks.check_in_range('alpha', alpha, *_ALPHAS)
@@ -177,7 +178,7 @@ def dirichlet_balanced(
 
 
 def _shares(proportions: np.ndarray, is_open: np.ndarray) -> np.ndarray:
-  """Those of the open ones, adding up to 1; equal ones if they are all 0."""
+  """Normalises the shares of the open ones to sum 1; equal shares if they are all 0."""
   shares = np.where(is_open, proportions, 0)
   if not shares.sum() > 0:
     shares = is_open.astype(np.float64)
@@ -185,18 +186,18 @@ def _shares(proportions: np.ndarray, is_open: np.ndarray) -> np.ndarray:
 
 
 def _cuts(shares: np.ndarray, count: int) -> np.ndarray:
-  """Where to cut `count` examples into pieces of these shares."""
+  """The positions that cut `count` examples into pieces of these shares."""
   return np.floor(np.cumsum(shares)[:-1] * count).astype(np.int64)
 
 
 def _joined(pieces: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
-  """Each client's pieces of `(examples, cuts)` of the classes."""
+  """Concatenates each client's pieces of the `(examples, cuts)` of all classes."""
   by_class = [np.split(examples, cuts) for examples, cuts in pieces]
   return [np.sort(np.concatenate(part)) for part in zip(*by_class, strict=True)]
 
 
 def _at_least(fewest: int, parts: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
-  """The parts, where those of fewer examples get the others' at random, of the largest first."""
+  """Moves random examples from the largest parts to those with too few examples."""
   parts, sizes = list(parts), np.array([len(part) for part in parts])
   for client in np.flatnonzero(sizes < fewest):
     while sizes[client] < fewest:
@@ -240,7 +241,7 @@ def parse(spec: str) -> Partitioner:
   except ValueError:
     pass
   raise ValueError(
-    'A partition must be `iid`, `shards:CLASSES` with at least 1 class a client, or '
+    'A partition must be `iid`, `shards:CLASSES` with at least 1 class per client, or '
     f'{", ".join(f"`{name}:ALPHA`" for name in _DIRICHLET)} with ALPHA from {_ALPHAS[0]} to '
     f'{_ALPHAS[1]:.0f}, found {spec!r}.'
   )

@@ -1,8 +1,8 @@
-"""Sentences of users' posts as examples: next-word prediction and tag prediction.
+"""Converts sentences of users' posts to examples for next-word prediction and tag prediction.
 
 As in TFF's baseline tasks on Stack Overflow, which are those of Adaptive Federated Optimization
-(Reddi et al., 2021). Features: `tokens`, a sentence's words separated by blanks; `title` of its
-post; `tags` of its post, separated by `|`; all bytes, [num_sentences].
+(Reddi et al., 2021). Features: `tokens`, the words of a sentence separated by spaces; `title` of
+its post; `tags` of its post, separated by `|`; all bytes, [num_sentences].
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ PADDING = 0
 
 
 class NextWord:
-  """Sentences as sequences of the next word.
+  """Converts sentences to sequences for next-word prediction.
 
-  Token 0 is padding, a word's token its place in the vocabulary from 1; then come
+  Token 0 is padding; a word's token is its position in the vocabulary from 1; then come
   `out_of_vocabulary`, `begin` and `end`.
   """
 
@@ -34,7 +34,7 @@ class NextWord:
   def __call__(self, features: client_files.Features) -> arrays.Split:
     """x, y: int32 [num_sentences, 20]; y is the word after that of x.
 
-    The first 20 words, after `begin`; a shorter sentence is ended by `end`, and padded.
+    The first 20 words, after `begin`; a shorter sentence is followed by `end`, and padded.
     """
     sentences = arrays.checked_texts('tokens', features['tokens'])
     tokens = np.full([len(sentences), SEQUENCE_LENGTH + 1], PADDING, np.int32)
@@ -49,7 +49,7 @@ class NextWord:
 
 
 class Tags:
-  """Sentences and titles as words, to predict the tags of their posts from."""
+  """Converts sentences and titles to words, for prediction of the tags of their posts."""
 
   def __init__(self, vocabulary: Sequence[str], tags: Sequence[str]):
     self._words = {word.encode(): i for i, word in enumerate(vocabulary)}
@@ -57,9 +57,9 @@ class Tags:
     self.num_words, self.num_tags = len(vocabulary), len(tags)
 
   def __call__(self, features: client_files.Features) -> arrays.Split:
-    """x: int32 [num_sentences, num_words of the longest], a word's place in the vocabulary, which
-    is `num_words` for other words and where there is none; y: float32 [num_sentences, num_tags],
-    1 for the post's tags.
+    """x: int32 [num_sentences, number of words in the longest], a word's position in the
+    vocabulary, or `num_words` for other words and padding; y: float32 [num_sentences, num_tags], 1
+    for the post's tags.
     """
     for name in ('tokens', 'title', 'tags'):
       arrays.checked_texts(name, features[name])

@@ -1,4 +1,4 @@
-"""MNIST by writer, as QMNIST's labels name them: a stand-in for federated EMNIST digits.
+"""MNIST by writer, from QMNIST's labels: a substitute for federated EMNIST digits.
 
 Yadav and Bottou, Cold Case: The Lost MNIST Digits, NeurIPS 2019,
 https://github.com/facebookresearch/qmnist (labels: BSD): the NIST writer of every MNIST digit. 539
@@ -28,27 +28,27 @@ def _find_labels(data_dir: str) -> pathlib.Path:
 
 
 def load_data(data_dir: str | None = None) -> tuple[arrays.ArrayClientData, arrays.Split]:
-  """The training digits with a client for each writer, and all test digits.
+  """The training digits with one client per writer, and all test digits.
 
-  Clients are called `writer_0000` and so on, after the writer's number in NIST's data. A writer's
-  own test digits are cut from the training digits with `ArrayClientData.held_out`, since the
-  writers of the test digits are others.
+  Clients are called `writer_0000` and so on, with the writer's number in NIST's data. Test digits
+  per writer must be held out from the training digits with `ArrayClientData.held_out`, since the
+  test set has other writers.
 
   Args:
-    data_dir: Holds MNIST's files, or a folder `mnist` with them, and the label file of
-      QMNIST's training set, or a folder `qmnist` with it.
+    data_dir: A folder with MNIST's files, or a folder `mnist` with them, and with the label file
+      of QMNIST's training set, or a folder `qmnist` with it.
 
   Returns:
     x: uint8 [num_examples, 28, 28, 1]; y: int32 [num_examples].
 
   Raises:
-    FileNotFoundError: If files are missing; says which, and where they come from.
+    FileNotFoundError: If files are missing; says which, and where to get them.
     FileError: If a file is damaged or the labels are not those of MNIST's training digits.
   """
   if data_dir is None:
     raise FileNotFoundError(
       f'qmnist needs MNIST ({", ".join(mnist.FILES)} from {mnist.SOURCES["mnist"]}) and {LABELS} '
-      f'(from {SOURCE}). Download them into a folder and name it with --data_dir.'
+      f'(from {SOURCE}). Download them to a folder, and pass it as --data_dir.'
     )
   path = _find_labels(data_dir)
   train, test = mnist.load_arrays('mnist', data_dir)

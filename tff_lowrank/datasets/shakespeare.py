@@ -1,6 +1,6 @@
-"""Shakespeare by role: the next character.
+"""Shakespeare by role: next-character prediction.
 
-The works of Shakespeare (public domain) as LEAF has them (Caldas et al., 2018, arXiv 1812.01097),
+The works of Shakespeare (public domain) as in LEAF (Caldas et al., 2018, arXiv 1812.01097),
 distributed by TFF as `shakespeare.sqlite`
 (https://storage.googleapis.com/tff-datasets-public/shakespeare.sqlite.lzma), earlier as
 `shakespeare_train.h5` and `shakespeare_test.h5`: 715 roles, 16,068 training and 2,356 test
@@ -35,14 +35,14 @@ FILES = tff_files.TffFiles(
   synthetic=tff.simulation.datasets.shakespeare.get_synthetic,
 )
 
-_TOKENS = np.full(256, OUT_OF_VOCABULARY, np.int32)  # By byte.
+_TOKENS = np.full(256, OUT_OF_VOCABULARY, np.int32)  # Indexed by byte.
 _TOKENS[np.frombuffer(CHARACTERS.encode(), np.uint8)] = np.arange(len(CHARACTERS)) + 1
 
 
 def to_sequences(features: client_files.Features) -> arrays.Split:
-  """Snippets as sequences of tokens.
+  """Converts snippets to sequences of tokens.
 
-  Each snippet is begun and ended by a token, padded to whole sequences and cut into them.
+  Each snippet gets a begin and an end token, is padded, and is cut into sequences.
 
   Returns:
     x, y: int32 [num_sequences, 80]; y is the token after that of x.

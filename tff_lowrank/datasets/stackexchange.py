@@ -1,13 +1,13 @@
-"""Posts and comments of small Stack Exchange sites by user: a stand-in for Stack Overflow.
+"""Posts and comments of small Stack Exchange sites by user: a substitute for Stack Overflow.
 
-Any Stack Exchange sites (CC BY-SA, attribute Stack Exchange and the authors;
-https://archive.org/details/stackexchange) serve, as `users.json`:
+You can use any Stack Exchange sites (CC BY-SA, attribute Stack Exchange and the authors;
+https://archive.org/details/stackexchange), converted to `users.json`:
 
   {USER: [{"k": "q" (question), "a" (answer) or "c" (comment), "d": ISO time, "t": plain text,
-           and of questions "title": text, "tags": [TAG, ...]}, ...], ...}
+           and for questions "title": text, "tags": [TAG, ...]}, ...], ...}
 
-Text is cut into sentences and words as TFF describes for Stack Overflow. What is later than nine
-tenths of all items is for the test; words and tags are counted in the rest, by users who have them.
+Text is split into sentences and words as TFF describes for Stack Overflow. The newest tenth of all
+items is for the test. In the rest, words and tags are counted by the number of users who have them.
 """
 
 import collections
@@ -50,7 +50,7 @@ _SYNTHETIC = {
 
 
 class Users(NamedTuple):
-  """Sentences by user, for training and for the test, and what is in the former.
+  """Sentences by user, for training and test, with the vocabulary and tags of the training part.
 
   vocabulary, tags: the most frequent first.
   """
@@ -62,10 +62,10 @@ class Users(NamedTuple):
 
 
 def sentences(text: str) -> list[str]:
-  """The sentences of a text, their words separated by blanks.
+  """The sentences of a text, their words separated by spaces.
 
-  In lower case, without other characters than ASCII, with URLs as `<URL>`; punctuation but
-  apostrophes and hyphens are words.
+  In lower case, only ASCII characters, with URLs as `<URL>`; punctuation marks are words, except
+  apostrophes and hyphens.
   """
   text = text.encode('ascii', 'ignore').decode().lower()
   cut = _SENTENCE_END.split(_URL.sub('<URL>', text))
@@ -87,7 +87,7 @@ def _features(items: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _most_frequent(users: Iterable[set[str]], count: int) -> list[str]:
-  """What most users have; among equals, by alphabet."""
+  """The words or tags that most users have; ties in alphabetical order."""
   counts = collections.Counter(item for items in users for item in items)
   return sorted(counts, key=lambda item: (-counts[item], item))[:count]
 
@@ -116,7 +116,7 @@ def load_users(data_dir: str | None, questions: bool = False) -> Users:
 
   Args:
     data_dir: The folder.
-    questions: Whether to leave out answers and comments, which have no tags.
+    questions: Whether to use only questions; answers and comments have no tags.
 
   Raises:
     FileNotFoundError: If the file is missing.
@@ -129,7 +129,7 @@ def load_users(data_dir: str | None, questions: bool = False) -> Users:
     if found is None:
       where = pathlib.Path(data_dir) if data_dir else '--data_dir, which is not given,'
       raise FileNotFoundError(
-        f'stackexchange: {where} lacks {FILE}. Make it of a dump of Stack Exchange sites '
+        f'stackexchange: {where} lacks {FILE}. Create it from a dump of Stack Exchange sites '
         '(https://archive.org/details/stackexchange) as tff_lowrank/datasets/stackexchange.py says.'
       )
     path, users = found, _parse(found)
@@ -147,12 +147,12 @@ def _parse(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
   with files.opening(path, _EXPECTED, _MAX_BYTES) as stream:
     users = json.load(stream)
     for user, items in users.items():
-      user.encode()  # Raises if it is no text.
+      user.encode()  # Raises if it is not text.
       for item in items:
         tags = item.get('tags', [])
         texts = (item['k'], item['d'], item['t'], item.get('title', ''), *tags)
         if not isinstance(tags, list) or not all(isinstance(text, str) for text in texts):
-          raise ValueError(f'an item with other values than text: {item!r:.100}')
+          raise ValueError(f'an item with values that are not text: {item!r:.100}')
         ''.join(texts).encode()
   if not any(users.values()):
     raise files.FileError(path, 'items', 'none')

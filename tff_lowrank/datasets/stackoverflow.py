@@ -4,9 +4,8 @@ Stack Overflow Data (CC BY-SA 3.0, attribute Stack Overflow and the authors), di
 `stackoverflow.sqlite`
 (https://storage.googleapis.com/tff-datasets-public/stackoverflow.sqlite.lzma), earlier as
 `stackoverflow_train.h5` and so on: 342,477 users with 135,818,730 training examples; 204,088 users
-with 16,586,035 test examples, which are later. Beside it lie the counts of words and tags,
-`stackoverflow.word_count` and `stackoverflow.tag_count`, in archives of these names with
-`.tar.bz2`.
+with 16,586,035 later test examples. The counts of words and tags are in `stackoverflow.word_count`
+and `stackoverflow.tag_count`, in archives with these names and `.tar.bz2`.
 """
 
 import json
@@ -21,15 +20,15 @@ from tff_lowrank.datasets import client_files
 from tff_lowrank.datasets import posts
 from tff_lowrank.datasets import tff_files
 
-# As in Adaptive Federated Optimization (Reddi et al., 2021): sentences read of each user, and test
-# sentences that are evaluated.
+# As in Adaptive Federated Optimization (Reddi et al., 2021): the number of sentences per user, and
+# of test sentences.
 MAX_EXAMPLES_PER_CLIENT = 1000
 NUM_TEST_EXAMPLES = 10_000
 
 WORD_COUNTS = 'stackoverflow.word_count'
 TAG_COUNTS = 'stackoverflow.tag_count'
 
-# Of their files; words and tags are short.
+# Limit of these files; words and tags are short.
 _MAX_LINE_BYTES, _MAX_TAGS_BYTES = 1 << 16, 1 << 26
 
 FILES = tff_files.TffFiles(
@@ -80,7 +79,7 @@ def load_tags(data_dir: str | None) -> list[str]:
     expected = 'JSON of tags and their counts'
     with files.opening(path, expected, _MAX_TAGS_BYTES) as stream:
       counts = {tag: int(count) for tag, count in json.load(stream).items()}
-      ''.join(counts).encode()  # Raises if one is no text.
+      ''.join(counts).encode()  # Raises if one is not text.
     if not counts:
       raise files.FileError(path, expected, 'none')
   return sorted(counts, key=counts.__getitem__, reverse=True)[: posts.NUM_TAGS]

@@ -1,4 +1,4 @@
-"""The files of TFF's federated data sets, found in a folder."""
+"""Finds the files of TFF's federated data sets in a folder."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
@@ -11,7 +11,7 @@ from tff_lowrank.datasets import client_files
 
 SOURCE = 'https://storage.googleapis.com/tff-datasets-public/'
 
-# Instead of a folder: a few examples that come with TFF, to see that things run.
+# Instead of a folder: a few examples that come with TFF, for tests.
 SYNTHETIC = 'synthetic'
 
 
@@ -24,24 +24,24 @@ def find(data_dir: str | None, name: str, file: str) -> pathlib.Path | None:
 
 
 def missing(data_dir: str | None, name: str, what: str) -> FileNotFoundError:
-  """The error that says that, and how to get, `what` of the data set called `name`."""
+  """The error for missing files `what` of the data set `name`, with advice how to get them."""
   return FileNotFoundError(
     f'{name}: {data_dir or "--data_dir is not given, so this"} lacks {what}. Put it into a folder '
-    'and name the folder with --data_dir; `tff-lowrank datasets '
-    f'--download={name} --data_dir=DIR` fetches it where there is a network.'
+    'and pass the folder as --data_dir; `tff-lowrank datasets '
+    f'--download={name} --data_dir=DIR` downloads it.'
   )
 
 
 @dataclasses.dataclass(frozen=True)
 class TffFiles:
-  """A data set as TFF distributes it.
+  """The files of a data set in TFF's formats.
 
   name: its name here.
   sqlite: the SQLite file of TFF 0.87, at `SOURCE` with the suffix `.lzma`.
   splits: part (`train`, `test`) -> the split's name in the SQLite file.
   hdf5: part -> the HDF5 file of earlier versions of TFF.
-  features: how to parse an example of the SQLite file; what is read of the HDF5 file.
-  synthetic: TFF's few examples.
+  features: how to parse an example of the SQLite file; also the features read from the HDF5 file.
+  synthetic: returns TFF's few synthetic examples.
   """
 
   name: str
@@ -56,7 +56,7 @@ class TffFiles:
     return f'{SOURCE}{self.sqlite}.lzma'
 
   def open(self, data_dir: str | None, part: str) -> client_files.ClientFile:
-    """The clients of `part`, from either format.
+    """The clients of `part`, from a file in either format.
 
     Raises:
       FileNotFoundError: If neither file is in the folder.
@@ -71,7 +71,7 @@ class TffFiles:
     if path is not None:
       return client_files.Hdf5File(path, self.features)
     what = f'{self.sqlite} ({self.url}, decompressed with `xz -d --format=lzma`)'
-    raise missing(data_dir, self.name, f'{what} and {self.hdf5[part]}, either of which would do')
+    raise missing(data_dir, self.name, f'{what} and {self.hdf5[part]}, either of them')
 
   def _synthetic(self) -> client_files.ClientFile:
     clients = self.synthetic()

@@ -1,7 +1,7 @@
-"""Labelled examples that a user has, by client or not, as this package's client data.
+"""Converts a user's labelled examples, by client or without clients, to this package's client data.
 
-By client they are a `tff.simulation.datasets.ClientData`, read a client at a time, or a mapping
-from client id to arrays. Not by client they are arrays or a `tf.data.Dataset`. Data frames are in
+By client: a `tff.simulation.datasets.ClientData`, read one client at a time, or a mapping from
+client id to arrays. Without clients: arrays or a `tf.data.Dataset`. Data frames are in
 `user_frames`.
 """
 
@@ -16,16 +16,16 @@ import tensorflow_federated as tff
 from tff_lowrank.datasets import arrays
 
 _LABEL_NAMES = ('y', 'label', 'labels', 'target', 'targets')
-_BATCH_SIZE = 1024  # Of examples that are read at once.
+_BATCH_SIZE = 1024  # The number of examples read at once.
 _LARGEST_LABEL = np.iinfo(np.int32).max
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-  """What examples are made of.
+  """The format of examples.
 
-  x_key, label_key: Their names where examples are mappings; None where one of two names is a usual
-    one of labels.
+  x_key, label_key: The keys if examples are mappings; None if there are two keys and one is a usual
+    key of labels.
   classes: Whether labels are classes, or else numbers.
   """
 
@@ -34,7 +34,7 @@ class Format:
   classes: bool = True
 
   def keys(self, where: str, names: Iterable[str]) -> tuple[str, str]:
-    """Which of `names` are the example and its label."""
+    """The keys in `names` of the example and of its label."""
     names = list(names)
     if not set(names) >= {key for key in (self.x_key, self.label_key) if key is not None}:
       raise ValueError(
@@ -46,18 +46,18 @@ class Format:
     x = self.x_key or (others[0] if len(others) == 1 else None)
     if x is None or label is None:
       raise ValueError(
-        f'{where}: expected an example and its label, found entries {names}; name the two with '
+        f'{where}: expected an example and its label, found entries {names}; set '
         '`x_key` and `label_key`.'
       )
     return x, label
 
   def split(self, where: str, x: Any, y: Any) -> arrays.Split:
-    """Arrays of examples and labels, in the types that they have here.
+    """Converts arrays of examples and labels to this package's dtypes.
 
-    float64 becomes float32, as Keras has it, and text becomes bytes. Classes become int32, of
-    shape [n] if they are [n, 1], and numbers float32, of shape [n, 1] if they are [n].
+    float64 becomes float32, as in Keras, and text becomes bytes. Classes become int32, of shape
+    [n] if they are [n, 1], and numbers float32, of shape [n, 1] if they are [n].
 
-    Raises ValueError if they are no such arrays, or not of the same length.
+    Raises ValueError if they cannot be converted, or have different lengths.
     """
     x, y = _array(where, 'examples', x), _array(where, 'labels', y)
     if not x.ndim or not y.ndim or len(x) != len(y):
@@ -70,8 +70,8 @@ class Format:
   def _labels(self, where: str, y: np.ndarray) -> np.ndarray:
     if y.dtype == np.object_:
       raise ValueError(
-        f'{where}: labels must be numbers, found text such as {y.flat[0]!r:.50}; make them classes '
-        'with `numpy.unique(labels, return_inverse=True)`.'
+        f'{where}: labels must be numbers, found text such as {y.flat[0]!r:.50}; convert them to '
+        'classes with `numpy.unique(labels, return_inverse=True)`.'
       )
     if not self.classes:
       return (y[:, np.newaxis] if y.ndim == 1 else y).astype(np.float32)
@@ -93,7 +93,7 @@ def _array(where: str, what: str, values: Any) -> np.ndarray:
 
 
 def text_ids(ids: Iterable[Any]) -> dict[Any, str]:
-  """Client ids as text, each once; raises ValueError if two are the same text."""
+  """Client ids as text; raises ValueError if two have the same text."""
   found: dict[str, Any] = {}
   for client_id in ids:
     text = client_id.decode() if isinstance(client_id, bytes) else str(client_id)
@@ -104,10 +104,10 @@ def text_ids(ids: Iterable[Any]) -> dict[Any, str]:
 
 
 class MappingClientData(arrays.ExampleClientData):
-  """Clients' arrays in memory, which are not copied."""
+  """Client data of arrays in memory, which are not copied."""
 
   def __init__(self, splits: Mapping[str, arrays.Split]):
-    """Creates the client data; raises ValueError unless all clients' types and ranks are equal."""
+    """Creates the client data; raises ValueError unless all clients have equal dtypes and ranks."""
     self._splits = dict(splits)
     kinds: dict[Any, str] = {}
     for client_id, split in self._splits.items():
@@ -131,7 +131,7 @@ class MappingClientData(arrays.ExampleClientData):
 
 
 class TffClientData(arrays.ExampleClientData):
-  """TFF's client data, of which a client is read each time that it is asked for."""
+  """TFF's client data; a client is read each time it is needed."""
 
   def __init__(self, clients: tff.simulation.datasets.ClientData, form: Format):
     self._clients, self._form = clients, form
@@ -151,7 +151,7 @@ class TffClientData(arrays.ExampleClientData):
 
 
 class Completed(arrays.ExampleClientData):
-  """`whole` with further clients, who have no examples."""
+  """`whole` plus clients without examples."""
 
   def __init__(self, whole: arrays.ExampleClientData, client_ids: Sequence[str]):
     self._whole, self._with_examples = whole, frozenset(whole.client_ids)
@@ -171,7 +171,7 @@ class Completed(arrays.ExampleClientData):
 
 
 def _keys(where: str, spec: Any, form: Format) -> tuple[Any, Any]:
-  """Of an element of a data set, of type `spec`: where its example and its label are."""
+  """The keys of the example and the label in an element of a data set of type `spec`."""
   keys: tuple[Any, Any]
   if isinstance(spec, Mapping):
     keys = form.keys(where, spec)
@@ -187,7 +187,7 @@ def _keys(where: str, spec: Any, form: Format) -> tuple[Any, Any]:
 
 
 def read_dataset(where: str, dataset: tf.data.Dataset, form: Format) -> arrays.Split:
-  """All of a data set's elements, which are single examples."""
+  """Reads all elements of a data set, which are single examples."""
   spec = dataset.element_spec
   parts = []
   for key in _keys(where, spec, form):
@@ -196,17 +196,17 @@ def read_dataset(where: str, dataset: tf.data.Dataset, form: Format) -> arrays.S
   for batch in dataset.batch(_BATCH_SIZE).as_numpy_iterator():
     for key, part in parts:
       part.append(batch[key])
-  # Of no examples, there is only the type.
+  # Without examples, only the type is known.
   return form.split(where, *(np.concatenate(part[1:] or part) for _, part in parts))
 
 
 def is_pair(given: Any) -> bool:
-  """Whether `given` are arrays `(x, y)`."""
+  """Whether `given` is a pair of arrays `(x, y)`."""
   return isinstance(given, tuple) and len(given) == 2
 
 
 def read_arrays(where: str, given: Any, form: Format) -> arrays.Split:
-  """Arrays `(x, y)`, or a mapping of them."""
+  """Reads arrays `(x, y)`, or a mapping of them."""
   if is_pair(given):
     return form.split(where, *given)
   if isinstance(given, Mapping):
@@ -218,9 +218,9 @@ def read_arrays(where: str, given: Any, form: Format) -> arrays.Split:
 
 
 def by_client(given: Any, form: Format) -> arrays.ExampleClientData | None:
-  """Client data of `given`, or None if it is not by client.
+  """Client data from `given`, or None if it is not grouped by client.
 
-  Clients in memory that have no examples are left out.
+  Clients in memory without examples are dropped.
   """
   if isinstance(given, arrays.ExampleClientData):
     return given
@@ -230,7 +230,7 @@ def by_client(given: Any, form: Format) -> arrays.ExampleClientData | None:
     return None
   values = given.values()
   if not all(is_pair(value) or isinstance(value, Mapping) for value in values):
-    return None  # Arrays by name, which are of no client.
+    return None  # Arrays by name, not by client.
   ids = text_ids(given)
   splits = {
     ids[client_id]: read_arrays(f'client {client_id!r}', value, form)

@@ -1,4 +1,4 @@
-"""Labelled examples in a pandas data frame: one in a row, with columns of clients and labels."""
+"""Labelled examples in a pandas data frame: one per row, with columns of clients and labels."""
 
 from collections.abc import Collection, Sequence
 import dataclasses
@@ -13,11 +13,11 @@ from tff_lowrank.datasets import user_data
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """What the columns of a data frame are.
+  """The columns of a data frame.
 
-  client, label: their names.
-  features: names of all others, in order.
-  classes: of labels that are text or of pandas' categorical type, in sorted order; None of numbers.
+  client, label: the names of the columns of clients and labels.
+  features: the names of all others, in order.
+  classes: the sorted classes of text or categorical labels; None for numeric labels.
   """
 
   client: Any
@@ -49,20 +49,21 @@ def columns_of(frame: pd.DataFrame, client: Any, label: Any) -> Columns:
 
 
 def read(frame: pd.DataFrame, columns: Columns, form: user_data.Format) -> arrays.Split:
-  """The examples: x float32 [n, features], y as `user_data.Format` says.
+  """Reads examples: x float32 [n, features], y as in `user_data.Format`.
 
-  Raises ValueError if a column is missing or not of finite numbers, or a label is no class.
+  Raises ValueError if a column is missing or has values that are not finite numbers, or if a label
+  is not one of the classes.
   """
   _check_names(frame, [columns.label, *columns.features])
   labels = frame[columns.label]
   _check_complete(labels)
   if columns.classes is None:
-    y = labels.to_numpy(getattr(labels.dtype, 'numpy_dtype', labels.dtype))  # Not of objects.
+    y = labels.to_numpy(getattr(labels.dtype, 'numpy_dtype', labels.dtype))  # Without dtype object.
   else:
     number = {value: i for i, value in enumerate(columns.classes)}
     if unknown := _sorted(set(labels) - set(number)):
       raise ValueError(
-        f'The column {columns.label!r} must have classes of the training examples, found '
+        f'The column {columns.label!r} must have only classes of the training examples, found '
         f'{unknown[0]!r}.'
       )
     y = np.array([number[value] for value in labels], np.int32)
@@ -85,14 +86,16 @@ def by_client(
 def _sorted(values: Collection[Any]) -> tuple[Any, ...]:
   try:
     return tuple(sorted(values))
-  except TypeError:  # Of several types.
+  except TypeError:  # Several types.
     return tuple(sorted(values, key=str))
 
 
 def _check_names(frame: pd.DataFrame, names: Sequence[Any]) -> None:
   if not frame.columns.is_unique:
     twice = frame.columns[frame.columns.duplicated()][0]
-    raise ValueError(f'A data frame must have a column of a name once, found {twice!r} twice.')
+    raise ValueError(
+      f'The columns of a data frame must have different names, found {twice!r} twice.'
+    )
   missing = [name for name in names if name not in frame.columns]
   if missing:
     raise ValueError(
@@ -113,16 +116,16 @@ def _features(frame: pd.DataFrame, names: Sequence[Any]) -> np.ndarray:
   for name in names:
     if not pd.api.types.is_numeric_dtype(frame[name].dtype):
       raise ValueError(
-        f'The column {name!r} must be of numbers, found {frame[name].dtype}; leave it out or make '
-        'numbers of it, as pandas.get_dummies does.'
+        f'The column {name!r} must have numbers, found {frame[name].dtype}; remove it or convert '
+        'it to numbers, for example with pandas.get_dummies.'
       )
-  with np.errstate(over='ignore'):  # Found below.
+  with np.errstate(over='ignore'):  # Reported below.
     features = frame[list(names)].to_numpy(np.float32, na_value=np.nan)
   is_wrong = ~np.isfinite(features).all(0)
   if is_wrong.any():
     name = names[int(is_wrong.argmax())]
     raise ValueError(
-      f'The column {name!r} must be of finite numbers, found others, or none, in a row; leave such '
-      'rows out or fill them in.'
+      f'The column {name!r} must have finite numbers, found other or missing values; remove such '
+      'rows or fill them in.'
     )
   return features

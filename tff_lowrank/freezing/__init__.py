@@ -1,10 +1,10 @@
-"""Adaptive Parameter Freezing as arithmetic on structures of tensors. Never imports tff.
+"""Adaptive Parameter Freezing, computed on structures of tensors. Never imports tff.
 
 Chen, Xu, Wang, Li, Li, Chen, Zhang: Communication-Efficient Federated Learning with Adaptive
 Parameter Freezing, ICDCS 2021.
 
-`freezer` has the state and what a round does to it; `stability`, `control` and `aggressive`
-are its parts.
+`freezer` has the state and its update in a round; `stability`, `control` and `aggressive` are its
+parts.
 """
 
 from tff_lowrank.freezing.freezer import State as State

@@ -1,11 +1,11 @@
 """Aggressive APF: parameters are also frozen at random, as in dropout.
 
-For models with far more parameters than they need. At each check c, every parameter that was
-active may stay frozen longer than its period says, by a random number of check intervals:
-  `'growing'`    u uniform in [0, 100); floor(u) intervals if u < c / 20, so nothing before
-                 c = 21, then ever more often and ever longer (the paper's code, APF++)
-  `'one_round'`  one interval with probability 1/2 (the later code, APF#, which drew for frozen
-                 parameters too)
+For over-parameterised models. At each check c, a random number of check intervals is added to the
+freezing period of every parameter that was active:
+  `'growing'`    u uniform in [0, 100); floor(u) intervals if u < c / 20, so none before c = 21,
+                 then more and more often and for longer (APF++ in the paper's code)
+  `'one_round'`  one interval with probability 1/2 (APF# in the later code, which also drew for
+                 frozen parameters)
 """
 
 import tensorflow as tf
@@ -14,15 +14,16 @@ VARIANTS = ('none', 'growing', 'one_round')
 
 
 def uniform(seed: int, check: tf.Tensor, index: int, shape: tf.TensorShape) -> tf.Tensor:
-  """float32 in [0, 1), a pure function of the seed, the check, the tensor and the position.
+  """float32 in [0, 1), a function of the seed, the check, the tensor and the position only.
 
-  Drawn as integers by a named algorithm: random floats differ between TensorFlow and XLA.
+  Drawn as integers by an explicit algorithm, since random floats differ between TensorFlow and
+  XLA.
 
   Args:
-    seed: Of the experiment.
-    check: int32 [], the check's number.
-    index: Which tensor of the model.
-    shape: Static, of the result.
+    seed: The seed of the experiment.
+    check: int32 [], the number of the check.
+    index: The index of the tensor in the model.
+    shape: The static shape of the result.
   """
   key = tf.random.experimental.stateless_fold_in(
     tf.stack([tf.constant(seed, tf.int64), tf.cast(check, tf.int64)]), index, alg='philox'
@@ -34,7 +35,7 @@ def uniform(seed: int, check: tf.Tensor, index: int, shape: tf.TensorShape) -> t
 def extra_period(
   variant: str, seed: int, check: tf.Tensor, index: int, shape: tf.TensorShape
 ) -> tf.Tensor:
-  """int32 of `shape`: by how many check intervals each parameter stays frozen longer.
+  """int32 of `shape`: the number of extra check intervals for which each parameter is frozen.
 
   `variant` is one of `VARIANTS`; the other arguments are those of `uniform`.
   """

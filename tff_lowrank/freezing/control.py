@@ -1,7 +1,7 @@
 """How long a stable parameter stays frozen.
 
-A freezing period L is a number of check intervals. APF's control is TCP's: additive increase,
-multiplicative decrease. The others are those that its paper compares it with.
+A freezing period L is a number of check intervals. APF's control is that of TCP: additive increase,
+multiplicative decrease. Its paper compares it with the others.
 """
 
 import tensorflow as tf
@@ -9,7 +9,7 @@ import tensorflow as tf
 CONTROLS = ('aimd', 'additive', 'multiplicative', 'fixed', 'permanent')
 
 FIXED_PERIOD = 10
-# Frozen for so many checks means for ever, and check numbers plus it still fit int32.
+# A period of this many checks means for ever; check numbers plus this still fit int32.
 MAX_PERIOD = 2**30
 
 
@@ -40,7 +40,7 @@ def next_period(control: str, period: tf.Tensor, stable: tf.Tensor) -> tf.Tensor
   Args:
     control: One of `CONTROLS`.
     period: int32, the period before the check.
-    stable: bool, shaped as `period`, what the check found.
+    stable: bool, shaped as `period`, the result of the check.
 
   Returns:
     int32, shaped as `period`, at most `MAX_PERIOD`.

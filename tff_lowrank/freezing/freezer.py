@@ -1,11 +1,11 @@
-"""Adaptive Parameter Freezing: its state, and what a round does to it.
+"""Adaptive Parameter Freezing: its state, and the update of the state in a round.
 
-For parameter j at check c, of those with U_j <= c, the active ones:
+At check c, for each active parameter j (those with U_j <= c):
   D_j: its change since the last check -> E_j, A_j -> P_j            see `stability`
   P_j < T:  L_j grows,  else: L_j shrinks                            see `control`
-  U_j = c + 1 + L_j, plus what is drawn at random                    see `aggressive`
-  then c grows by one, and T is halved if more than 80 % of all are frozen
-A frozen parameter, one with U_j > c, keeps its value and its E, A, L until it wakes.
+  U_j = c + 1 + L_j, plus a random extra period                      see `aggressive`
+  then c grows by one, and T is halved if more than 80 % of all parameters are frozen
+A frozen parameter (U_j > c) keeps its value and its E, A, L until it is active again.
 """
 
 import collections
@@ -25,14 +25,14 @@ _QUANTILE_SAMPLE = 1024
 
 
 class State(NamedTuple):
-  """What is known of a model's parameters. Lists have an entry for each tensor.
+  """The freezing state of a model. Lists have an entry for each tensor.
 
   round: int32 [], rounds so far; the number of checks is `round // check_every`.
   threshold: T, float32 [].
   change: float, shaped as the tensors: their change since the last check. `[]` if there is a
     check in each round.
   statistics: `stability.Statistics`.
-  period: L, int32, shaped as the tensors, or [] if a tensor is one parameter.
+  period: L, int32, shaped as the tensors, or [] if a tensor is frozen as a whole.
   wake: U, int32, as `period`: the check from which on the parameter is active.
   """
 
@@ -54,7 +54,7 @@ def initial_state(settings: settings_lib.Settings, value_spec: Any) -> State:
   All parameters are active.
 
   Raises:
-    TypeError: If a tensor is not of floats.
+    TypeError: If a tensor does not have a float dtype.
   """
   specs = tf.nest.flatten(value_spec)
   for spec in specs:
@@ -74,17 +74,17 @@ def initial_state(settings: settings_lib.Settings, value_spec: Any) -> State:
 
 
 def frozen_mask(settings: settings_lib.Settings, state: State) -> list[tf.Tensor]:
-  """bool, shaped as `state.wake`: what is frozen in the round that comes next.
+  """bool, shaped as `state.wake`: what is frozen in the next round.
 
-  It differs from the mask of the round before only after a check.
+  The mask changes only after a check.
   """
   check = state.round // settings.check_every
-  # With == instead, a parameter whose check was missed would never wake.
+  # With == instead, a parameter whose check was missed would stay frozen for ever.
   return [wake > check for wake in state.wake]
 
 
 def hold(frozen: list[tf.Tensor], kept: Any, value: Any) -> Any:
-  """`value`, with `kept` where `frozen`; both are of one structure, `frozen` its mask."""
+  """`kept` where `frozen`, else `value`; both have the same structure, and `frozen` is its mask."""
   held = [
     structures.where(mask, a, b)
     for mask, a, b in zip(frozen, tf.nest.flatten(kept), tf.nest.flatten(value), strict=True)
@@ -93,10 +93,10 @@ def hold(frozen: list[tf.Tensor], kept: Any, value: Any) -> Any:
 
 
 def hold_slots(frozen: list[tf.Tensor], weights: Any, kept: Any, slots: Any) -> Any:
-  """An optimizer's state after a step, with its slots as they were where `frozen`.
+  """An optimizer's state after a step, with its slots unchanged where `frozen`.
 
-  A slot is a part of the state structured and shaped as the weights: a momentum, a second
-  moment. What else there is, say a counter of steps, has moved on.
+  A slot is a part of the state with the structure and shapes of the weights: a momentum, a second
+  moment. Other parts, such as a counter of steps, are updated.
 
   Args:
     frozen: The mask.
@@ -127,8 +127,7 @@ def next_round(settings: settings_lib.Settings, state: State, change: Any) -> St
   Args:
     settings: The settings.
     state: The state before it.
-    change: By how much the model's values changed, in the structure of the model. What is
-      frozen did not change.
+    change: The change of the model's values, in the structure of the model; 0 where frozen.
   """
   change = tf.nest.flatten(change)
   if settings.check_every == 1:
@@ -174,14 +173,14 @@ def measure(
 ) -> collections.OrderedDict[str, Any]:
   """Measurements of the state after a round.
 
-  frozen_fraction: of all scalars, in the round that comes next.
+  frozen_fraction: the fraction of all scalars that is frozen in the next round.
   stability_threshold: T.
-  freezing_period, effective_perturbation: means over all scalars of L, in checks, and P, of
-    frozen ones the last.
+  freezing_period, effective_perturbation: means over all scalars of L, in checks, and P (for
+    frozen scalars, the last one).
   frozen_fraction_by_tensor: [tensors].
   freezing_period_by_tensor, effective_perturbation_by_tensor: `mean` and the quantiles `q05`,
-    `q50`, `q95`, each [tensors]; quantiles of a tensor of more than 1,024 scalars are those of
-    1,024 evenly spaced ones.
+    `q50`, `q95`, each [tensors]; quantiles of a tensor with more than 1,024 scalars are computed
+    from 1,024 evenly spaced ones.
 
   Args:
     settings: The settings.
@@ -217,7 +216,7 @@ def measure(
 
 
 def _summary(values: list[tf.Tensor]) -> collections.OrderedDict[str, tf.Tensor]:
-  """The mean and quantiles of each tensor, float32 [tensors]; 0 for an empty one."""
+  """The mean and quantiles of each tensor, float32 [tensors]; 0 for an empty tensor."""
   summary = collections.OrderedDict(
     mean=tf.stack([tf.math.divide_no_nan(tf.reduce_sum(v), float(v.shape.num_elements()))
                    for v in values])

@@ -1,7 +1,7 @@
-"""What APF makes of pure noise: the null curve that a frozen fraction is to be held against.
+"""APF on pure noise: the null curve with which a frozen fraction should be compared.
 
-Parameters that only jitter freeze too, so a growing frozen fraction is by itself no evidence
-that a model converges. NumPy, at a threshold that stays as it is.
+Parameters that change only by noise freeze too, so a growing frozen fraction alone does not show
+that a model converges. In NumPy, with a constant threshold.
 """
 
 import numpy as np
@@ -16,19 +16,19 @@ def simulate(
   freezes: bool = True,
   seed: int = 0,
 ) -> np.ndarray:
-  """Runs APF on parameters whose changes are independent normal numbers.
+  """Runs APF on parameters whose changes are independent normal random numbers.
 
   Args:
-    num_checks: How many checks to run.
-    num_parameters: How many parameters to simulate.
+    num_checks: The number of checks to run.
+    num_parameters: The number of parameters to simulate.
     threshold: The stability threshold.
-    ema_decay: Weight of the past in the moving averages.
+    ema_decay: The decay of the moving averages.
     freezes: If false, nothing is ever frozen.
-    seed: Decides the numbers.
+    seed: The random seed.
 
   Returns:
     float64 [num_checks], after each check: the fraction of frozen parameters, or, if nothing
-    freezes, of those found stable, an estimate of Pr(P < T).
+    freezes, the fraction of stable ones, an estimate of Pr(P < T).
   """
   rng = np.random.default_rng(seed)
   signed, magnitude = np.zeros(num_parameters), np.zeros(num_parameters)

@@ -15,18 +15,18 @@ GRANULARITIES = ('scalar', 'tensor')
 class Settings:
   """How parameters are frozen; the defaults are those of APF's experiments.
 
-  stability_threshold: a parameter whose effective perturbation is below it is stable. 0
-    freezes nothing, ever; above 1 all that has moved is stable.
+  stability_threshold: a parameter whose effective perturbation is below it is stable. With 0
+    nothing is ever frozen; above 1 every parameter that has changed is stable.
   check_every: rounds between stability checks.
-  ema_decay: weight of the past in the moving averages of eq. 3, in [0, 1).
-  window: if given, the effective perturbation of eq. 2 over this many last checks instead.
-  control: how freezing periods follow the checks, one of `control.CONTROLS`.
-  aggressive: random freezing on top, one of `aggressive.VARIANTS`.
+  ema_decay: the decay of the moving averages of eq. 3, in [0, 1).
+  window: if given, uses the effective perturbation of eq. 2 over this many last checks instead.
+  control: how checks change the freezing period, one of `control.CONTROLS`.
+  aggressive: additional random freezing, one of `aggressive.VARIANTS`.
   granularity: `'scalar'` decides for each scalar, as APF does, `'tensor'` for each tensor.
-  zero_update: whether a parameter that never moved is `'unstable'`, as in the published code,
+  zero_update: whether a parameter that never changed is `'unstable'`, as in the published code,
     or `'stable'`.
   threshold_floor: the threshold is never halved below it.
-  seed: decides, with the check and the coordinate, all that is random.
+  seed: seeds, together with check and coordinate, all randomness.
   """
 
   stability_threshold: float = 0.05
@@ -49,7 +49,7 @@ class Settings:
     checks.check_at_least('check_every', self.check_every, 1)
     checks.check_in_range('ema_decay', self.ema_decay, 0, 1)
     if self.ema_decay == 1:
-      raise ValueError('`ema_decay` must be below 1, found 1: nothing would ever be learnt.')
+      raise ValueError('`ema_decay` must be below 1, found 1: the averages would never change.')
     if self.window is not None:
       checks.check_at_least('window', self.window, 1)
     checks.check_one_of('control', self.control, control.CONTROLS)

@@ -1,11 +1,11 @@
 """Whether a parameter is stable.
 
 D is the change of a parameter's value from one stability check to the next. Its effective
-perturbation P compares how far the changes led with how long they were:
+perturbation P is the size of the total change relative to the total size of the changes:
   over a window (eq. 2)           P = |sum D| / sum |D|
   by moving averages (eq. 3)      E <- a E + (1 - a) D,  A <- a A + (1 - a) |D|,  P = |E| / A
-P is 1 for a parameter that always moves one way and 0 for one whose changes cancel out. At the
-first check it is 1: no parameter is stable then unless the threshold is above 1.
+P is 1 for a parameter that always changes in one direction, and 0 if its changes cancel out. At
+the first check it is 1, so no parameter is stable then unless the threshold is above 1.
 
 Here a parameter is a scalar, or, for comparison, a whole tensor with |.| its Euclidean norm.
 """
@@ -18,15 +18,15 @@ from tff_lowrank import structures
 
 ZERO_UPDATES = ('unstable', 'stable')
 
-_TIGHTEN_ABOVE = (4, 5)  # As a fraction: a float could not tell exactly 80 % from more.
+_TIGHTEN_ABOVE = (4, 5)  # A fraction of integers: a float cannot represent 80 % exactly.
 
 
 class Statistics(NamedTuple):
-  """What is kept of the changes of one tensor.
+  """Statistics of the changes of one tensor.
 
   signed: the E of eq. 3, or the sum in eq. 2. float, shaped as the tensor.
   magnitude: A, or the sum of magnitudes. float, shaped as the tensor, or [] for the whole.
-  history: float [window, ...], the last changes, the newest first; `()` with moving averages.
+  history: float [window, ...], the last changes, newest first; `()` with moving averages.
   """
 
   signed: tf.Tensor
@@ -39,16 +39,18 @@ def _float_type(spec: tf.TensorSpec) -> tf.DType:
 
 
 def magnitudes(change: tf.Tensor, whole: bool, batch_dims: int = 0) -> tf.Tensor:
-  """|D| of each scalar, or the norm of the whole tensor but for the first `batch_dims` axes."""
+  """|D| of each scalar, or the norm over all axes after the first `batch_dims`."""
   if not whole:
     return tf.abs(change)
-  squares = tf.square(tf.cast(change, tf.float64))  # No float32 under- or overflows.
+  squares = tf.square(
+    tf.cast(change, tf.float64)
+  )  # Wide, so that no float32 underflows or overflows.
   axes = list(range(batch_dims, change.shape.rank))
   return tf.cast(tf.sqrt(tf.reduce_sum(squares, axis=axes)), change.dtype)
 
 
 def initial_statistics(spec: tf.TensorSpec, window: int | None, whole: bool) -> Statistics:
-  """Of a tensor that never changed; float32, or float64 for such tensors."""
+  """The statistics of a tensor that never changed; float32, or float64 for float64 tensors."""
   dtype = _float_type(spec)
   return Statistics(
     signed=tf.zeros(spec.shape, dtype),
@@ -69,13 +71,13 @@ def update(
   """The statistics after a check.
 
   Args:
-    statistics: Those before it.
+    statistics: The statistics before the check.
     change: D, float, shaped as the tensor.
-    active: bool, shaped as `statistics.magnitude`; what is not active keeps its statistics, as
-      does what changed by a number that is not finite, which would stay for ever.
+    active: bool, shaped as `statistics.magnitude`. The statistics do not change where this is
+      false, or where the change is not finite (averages would never become finite again).
     ema_decay: The a of eq. 3.
-    window: The number of changes summed up in eq. 2, or None for eq. 3.
-    whole: Whether the tensor is one parameter.
+    window: The number of changes in the sums of eq. 2, or None for eq. 3.
+    whole: Whether the whole tensor is one parameter.
   """
   change = tf.cast(change, statistics.signed.dtype)
   finite = tf.math.is_finite(change)
@@ -102,7 +104,7 @@ def effective_perturbation(
 ) -> tf.Tensor:
   """P, float in [0, 1], shaped as `statistics.magnitude`.
 
-  Of a parameter that never moved it is 1 if that counts as `'unstable'`, else 0.
+  For a parameter that never changed, it is 1 if `zero_update` is `'unstable'`, else 0.
   """
   length = magnitudes(statistics.signed, whole)
   ratio = tf.minimum(tf.math.divide_no_nan(length, statistics.magnitude), 1.0)
@@ -116,7 +118,7 @@ def is_stable(
 ) -> tf.Tensor:
   """bool, shaped as `statistics.magnitude`: whether P is below `threshold`, float32 [].
 
-  A parameter that never moved is what `zero_update` says, but nothing is stable at threshold 0.
+  For a parameter that never changed, `zero_update` decides. Nothing is stable at threshold 0.
   """
   perturbation = effective_perturbation(statistics, whole=whole, zero_update=zero_update)
   below = perturbation < tf.cast(threshold, perturbation.dtype)
@@ -128,7 +130,7 @@ def tighten(
 ) -> tf.Tensor:
   """The threshold after a check, float32 []: halved if more than 80 % of all scalars are frozen.
 
-  `num_frozen` is int64 []. Halving ends at `floor`.
+  `num_frozen` is int64 []. The threshold is never halved below `floor`.
   """
   numerator, denominator = _TIGHTEN_ABOVE
   too_loose = num_frozen * denominator > num_scalars * numerator

@@ -1,8 +1,8 @@
-"""What a client of a partly frozen model is sent, and what that costs.
+"""The downlink of a client when parts of the model are frozen, and its cost in bits.
 
-The server counts the model's versions: version v is the model after v rounds, and is broadcast
-in the next. A client remembers the version it was sent last. It lacks the coordinates that
-changed since, and, if there was a check in between, the mask.
+The server counts the versions of the model: version v is the model after v rounds, and is broadcast
+in the next round. The client state is the last version that the client received. The client lacks
+the coordinates that changed since then and, if there was a check in between, the mask.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ def initial_changed(frozen: list[tf.Tensor]) -> list[tf.Tensor]:
 def next_changed(
   changed: list[tf.Tensor], frozen: list[tf.Tensor], version: tf.Tensor
 ) -> list[tf.Tensor]:
-  """As `initial_changed`, after the round that made `version` with the mask `frozen`."""
+  """As `initial_changed`, after the round that produced `version` with the mask `frozen`."""
   return [tf.where(mask, c, version) for mask, c in zip(frozen, changed, strict=True)]
 
 
@@ -41,14 +41,14 @@ def own_mask(
 
 
 class Book(NamedTuple):
-  """What changed when, summed up: all that a client's price depends on, and the same for all.
+  """A summary of what changed when, the same for all clients, to compute downlink costs from.
 
-  version: int32 [], of the model that is broadcast.
-  bits_by_version: int64 [v], the price of the values that last changed in version i; v is more
-    than `version`, and a multiple of 1,024, so that shapes seldom change.
-  units_by_version: int64 [v], how many entries of the mask these are.
-  num_frozen: int64 [], frozen entries of the mask.
-  active_bits: int64 [], the price of the values that are not frozen.
+  version: int32 [], the version of the model that is broadcast.
+  bits_by_version: int64 [v], the bits of the values that last changed in version i; v is more
+    than `version`, and a multiple of 1,024, so that shapes rarely change.
+  units_by_version: int64 [v], the number of entries of the mask for these values.
+  num_frozen: int64 [], the number of frozen entries of the mask.
+  active_bits: int64 [], the bits of the values that are not frozen.
   """
 
   version: tf.Tensor
@@ -61,7 +61,7 @@ class Book(NamedTuple):
 def sum_up(
   changed: list[tf.Tensor], frozen: list[tf.Tensor], version: tf.Tensor, value_spec: Any
 ) -> Book:
-  """Sums up `changed` (see `initial_changed`) and the mask of the round to come."""
+  """Summarises `changed` (see `initial_changed`) and the mask of the next round."""
   length = _VERSIONS_AT_A_TIME * (version // _VERSIONS_AT_A_TIME + 1)
   bits, units = [], []
   for when, spec in zip(changed, tf.nest.flatten(value_spec), strict=True):
@@ -85,7 +85,7 @@ def _num_units(settings: settings_lib.Settings, spec: tf.TensorSpec) -> int:
 
 
 def _state_bits(settings: settings_lib.Settings, value_spec: Any) -> int:
-  """What a client needs, beside the model, to run the checks itself: E, A, L, U."""
+  """The bits of what a client needs, besides the model, to run the checks itself: E, A, L, U."""
   state = freezer.initial_state(settings, value_spec)
   if settings.window is None:
     statistics = [(s.signed, s.magnitude) for s in state.statistics]
@@ -102,22 +102,22 @@ def downlink_price(
   known: tf.Tensor,
   book: Book,
 ) -> ledger.Price:
-  """The price of bringing a client from version `known` to that of `book`.
+  """The cost, in bits, of bringing a client from version `known` to that of `book`.
 
-  payload: the values that changed in the last round: all that a client which was sent the
-    version before lacks.
-  catch_up: the values that changed in rounds before, since `known`; everything for a client
-    never seen. With `mask_policy='derived'` also the state of the checks that it missed.
-  index_or_mask: with `mask_policy='server'` the mask, if there was a check since `known`; and
-    for a client that missed one, which coordinates the values are of, unless they are all.
-  A set is sent as a bitmap or as indices, whichever is shorter; so an empty mask is free.
+  payload: the values that changed in the last round. A client that has the previous version lacks
+    only these.
+  catch_up: the values that changed in earlier rounds since `known`; everything for a new client.
+    With `mask_policy='derived'` also the state of the checks that the client missed.
+  index_or_mask: with `mask_policy='server'` the mask, if there was a check since `known`. For a
+    client that missed a check, also the coordinates of the values, unless all values are sent.
+  A set is sent as a bitmap or as indices, whichever is shorter, so an empty mask is free.
 
   Args:
     settings: How parameters are frozen.
-    mask_policy: `'server'`: the server sends the mask after each check. `'derived'`: clients
-      keep the state of the checks (four more numbers for each of the model's) and run them
-      too, so that a client that is always there needs no mask, but one that missed a check
-      fetches that state. The former suits sampled clients, the latter full participation.
+    mask_policy: `'server'`: the server sends the mask after each check; for sampled clients.
+      `'derived'`: clients keep the state of the checks (four more numbers per parameter) and run
+      them too; for full participation. Then a client that takes part in every round needs no
+      mask, but one that missed a check downloads that state.
     value_spec: `tf.TensorSpec`s of the trainable weights.
     known: int32 [], the version that the client has; `NEVER_SEEN` for none.
     book: What changed when.
@@ -129,23 +129,23 @@ def downlink_price(
   payload = tf.reduce_sum(tf.where(tf.equal(versions, version), bits, 0))
   catch_up = tf.reduce_sum(tf.where(versions < version, bits, 0))
   set_bits = tf.constant(0, tf.int64)
-  if settings.stability_threshold == 0:  # There never is a mask, as everybody knows.
+  if settings.stability_threshold == 0:  # Nothing is ever frozen, so no mask is sent.
     pass
   elif mask_policy == 'server':
     num_units = sum(_num_units(settings, spec) for spec in tf.nest.flatten(value_spec))
     num_lacking = tf.reduce_sum(tf.where(missed, book.units_by_version, 0))
     missed_check = known < every * (version // every)
-    # The mask that the client knows says what changed in the one round after it.
+    # The client's mask tells what changed in the one round after it.
     unknown = missed_check & (known < version - 1) & (num_lacking < num_units)
     mask_bits = ledger.index_set_bits(book.num_frozen, num_units)
     lacking_bits = ledger.index_set_bits(num_lacking, num_units)
     set_bits = tf.where(missed_check, mask_bits, 0) + tf.where(unknown, lacking_bits, 0)
   else:
-    # A check in this very version the client can run itself, with the values that it is sent.
+    # The client can run a check of this version itself, with the values it receives.
     missed_check = known < every * ((version - 1) // every)
     state_bits = tf.cast(_state_bits(settings, value_spec), tf.int64)
     state_bits = tf.where(version >= every, state_bits, 0)
-    # Between checks it also needs what changed since the last one, of what is active.
+    # Between checks it also needs the changes of active values since the last check.
     state_bits += tf.where(version % every > 0, book.active_bits, 0)
     catch_up += tf.where(missed_check, state_bits, 0)
   return ledger.price(payload=payload, index_or_mask=set_bits, catch_up=catch_up)

@@ -1,4 +1,4 @@
-"""Keras layers of factorised kernels: FedPara, pFedPara, plain low-rank, adapters; and dropout."""
+"""Keras layers with factorised kernels: FedPara, pFedPara, low-rank, adapters; and dropout."""
 
 from tff_lowrank.layers.adapters import AdapterConv1D as AdapterConv1D
 from tff_lowrank.layers.adapters import AdapterConv2D as AdapterConv2D

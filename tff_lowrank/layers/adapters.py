@@ -1,12 +1,12 @@
-"""Low-rank Hadamard adapters on frozen layers: what is trained, and travels, is the factors alone.
+"""Low-rank Hadamard adapters on frozen layers: only the factors are trained and sent.
 
-LoHa: Yeh et al.: Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859, which takes
+LoHa: Yeh et al.: Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859, which uses
 FedPara's product (ICLR 2022, arXiv 2108.06098) as an update of a trained kernel:
-  kernel = base + scale W1 * W2        0 at the start, since x2 is
+  kernel = base + scale W1 * W2        the product is 0 at the start, since x2 is
 Each layer takes the arguments of the Keras layer of its name, and `rank`, `scale` (a number above
-0), `initialization` of the factors other than x2, and `recompute`. `base` and `bias` are weights
-that do not train. They are created as such, rather than frozen by `layer.trainable = False`, so
-that tff.learning.models.functional_model_from_keras tells them from the factors.
+0), `initialization` of the factors other than x2, and `recompute`. `base` and `bias` are not
+trainable. They are created so, rather than frozen by `layer.trainable = False`, since
+tff.learning.models.functional_model_from_keras only looks at how variables were created.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from tff_lowrank.layers import recurrent
 
 
 class Adapter(factored.Factored):
-  """What makes a factorised layer an adapter on a frozen one; mixed into one."""
+  """A mixin that makes a factorised layer an adapter on a frozen layer."""
 
   trains_bias = False
 
@@ -47,7 +47,7 @@ class Adapter(factored.Factored):
     return super().settings | self._adapter
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Adapter:
-    """The adapter's, of the layer's rank."""
+    """The adapter's factorization, with the layer's rank."""
     del kernel_shape
     return factorization_lib.Adapter(form=self.form, **self._adapter)
 
@@ -123,10 +123,10 @@ class AdapterGRU(recurrent.FactoredRNN):
 
 @factored.serializable
 class Frozen(tf.keras.layers.Wrapper):
-  """Another layer, none of whose weights train; they are created as not trainable."""
+  """Wraps a layer; its weights are created as not trainable."""
 
   def __init__(self, layer: tf.keras.layers.Layer, **kwargs: Any):
-    # Keras' SavedModel gives all in the wrapper what it has for the wrapper itself.
+    # Keras' SavedModel passes the wrapper's saved data to all layers in it.
     super().__init__(layer, **kwargs | dict(trainable=False))
     layer.trainable = False
     self.supports_masking = layer.supports_masking
@@ -140,10 +140,13 @@ class Frozen(tf.keras.layers.Wrapper):
 
   def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
     accepted = inspect.signature(self.layer.call).parameters
-    for name in ('training', 'mask'):  # Keras gives them to whatever takes any arguments.
+    for name in (
+      'training',
+      'mask',
+    ):  # Keras passes them to every layer that takes arbitrary arguments.
       if name not in accepted:
         kwargs.pop(name, None)
-    with _creating_not_trainable():  # Layers of several inputs are built when they are called.
+    with _creating_not_trainable():  # Layers with several inputs are built when they are called.
       return self.layer(inputs, *args, **kwargs)
 
   def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
@@ -154,8 +157,8 @@ class Frozen(tf.keras.layers.Wrapper):
 
   @classmethod
   def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> 'Frozen':
-    # Keras' own for wrappers does not find registered layers, and from HDF5 files they are found by
-    # their class's name alone. The layer is built by `build`.
+    # Keras' own method for wrappers does not find registered layers, and HDF5 files have only the
+    # class name. The layer is built by `build`.
     inner = config['layer']
     name = inner.get('registered_name') or inner['class_name']
     inner = dict(inner, class_name=name, build_config=None)

@@ -1,8 +1,8 @@
-"""Models walked layer by layer, and copied with some of their layers exchanged.
+"""Walks models layer by layer, and copies them with some layers replaced.
 
-A layer is a container if it is a nested model, or a wrapper without weights but those of what it
-wraps: keras.layers.TimeDistributed, Bidirectional and the like. Each other layer is a leaf.
-A path is the names of the containers around a layer, from the outermost on, and its own.
+A layer is a container if it is a nested model, or a wrapper without weights of its own:
+keras.layers.TimeDistributed, Bidirectional and the like. Every other layer is a leaf. A path has
+the names of the containers around a layer, from the outermost on, and the layer's own name.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +18,12 @@ Layer: TypeAlias = tf.keras.layers.Layer
 Model: TypeAlias = tf.keras.Model
 Path = tuple[str, ...]
 
-# Whose `call` follows the connections of layers: Sequential's and functional models'.
+# Models whose `call` follows the connections of layers: Sequential and functional models.
 _GRAPH_MODELS = (tf.keras.Sequential, tf.keras.Sequential.__base__)
 
 
 def check_model(model: Model) -> None:
-  """Raises TypeError or ValueError unless `model` is built, and Sequential or functional."""
+  """Raises TypeError or ValueError unless `model` is built, and is Sequential or functional."""
   checks.check_type('model', model, Model)
   _refuse_subclassed(model)
   if not model.built:
@@ -36,8 +36,8 @@ def _refuse_subclassed(layer: Layer) -> None:
     if owner_of_call not in _GRAPH_MODELS:
       raise ValueError(
         f'`model` must be a Sequential or functional model, found {type(layer).__name__}, a '
-        'subclassed model: a keras.Model with a `call` of its own, which does not say how its '
-        'layers are connected. Make it by tf.keras.Model(inputs, outputs), or use the layers of '
+        'subclassed model: a keras.Model with its own `call`, so the connections of its layers '
+        'are not known. Create it with tf.keras.Model(inputs, outputs), or use the layers of '
         'tff_lowrank.layers in it.'
       )
   for inner in inner_layers(layer):
@@ -45,7 +45,7 @@ def _refuse_subclassed(layer: Layer) -> None:
 
 
 def inner_layers(layer: Layer) -> list[Layer]:
-  """The layers of a container, in order; none for a leaf."""
+  """The layers of a container, in order; empty for a leaf."""
   if isinstance(layer, tf.keras.Model):
     return layer.layers
   if isinstance(layer, adapters.Frozen) or not isinstance(layer, tf.keras.layers.Wrapper):
@@ -68,7 +68,7 @@ def leaves(layer: Layer, path: Path = ()) -> Iterator[tuple[Layer, Path]]:
 
 
 def pairs(model: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
-  """The layers of a model and of its copy: leaves, or containers where the other is a leaf."""
+  """Pairs of layers of a model and its copy: leaves, or a container if the other is a leaf."""
   inner, twins = inner_layers(model), inner_layers(twin)
   if not inner or not twins:
     yield model, twin
@@ -78,7 +78,7 @@ def pairs(model: Layer, twin: Layer) -> Iterator[tuple[Layer, Layer]]:
 
 
 def names(model: Model) -> set[str]:
-  """The names of all layers in a model, of containers and leaves."""
+  """The names of all layers in a model, both containers and leaves."""
   return {name for _, path in leaves(model) for name in path}
 
 
@@ -91,18 +91,18 @@ def _classes_inside(layer: Layer) -> dict[str, type]:
 
 
 def copy(layer: Layer) -> Layer:
-  """A layer of the same arguments, without weights yet.
+  """A layer with the same arguments, without weights yet.
 
-  Raises ValueError for one that Keras cannot make from its `get_config`.
+  Raises ValueError if Keras cannot create it from its `get_config`.
   """
   try:
-    # Keras' wrappers look for the class of what they wrap by its name, also if it is registered.
+    # Keras' wrappers search for the class of the wrapped layer by name, even if it is registered.
     with tf.keras.utils.custom_object_scope(_classes_inside(layer)):
       return type(layer).from_config(config_of(layer))
-  except Exception as e:  # Whatever a class of the user's raises.
+  except Exception as e:  # A user's class may raise any error.
     raise ValueError(
-      f'`model` must have layers that can be made anew by `from_config(get_config())`, found '
-      f'{layer.name!r} of class {type(layer).__name__}, where that raises {type(e).__name__}.'
+      f'`model` must have layers that can be copied by `from_config(get_config())`, found '
+      f'{layer.name!r} of class {type(layer).__name__}, where this raises {type(e).__name__}.'
     ) from e
 
 
@@ -110,7 +110,7 @@ def config_of(layer: Layer) -> dict:
   """The layer's arguments."""
   config = layer.get_config()
   if isinstance(layer, tf.keras.layers.Embedding):
-    config['sparse'] = layer.sparse  # Which Keras forgets.
+    config['sparse'] = layer.sparse  # Keras forgets this.
   return config
 
 
@@ -120,23 +120,23 @@ def clone(
   make: Callable[[Layer, Path], Layer],
   wrapper_options: Mapping[str, Any] | None = None,
 ) -> Model:
-  """A copy of `model`, built, with fresh weights.
+  """A copy of `model`, built, with new weights.
 
   Args:
-    model: as `check_model` takes it.
-    is_exchanged: whether `make(leaf, path)` is to take part in place of a leaf. Then the wrappers
-      around it are made anew, around it.
-    make: gives the copy of a leaf, or of a wrapper with no such leaf. Of a Bidirectional, both
-      directions are exchanged or none is.
-    wrapper_options: arguments of the wrappers that are made anew, in place of their own.
+    model: a model that passes `check_model`.
+    is_exchanged: `(leaf, path) -> bool`, whether to replace the leaf by `make(leaf, path)`. Then
+      the wrappers around it are created again, around the new layer.
+    make: returns the copy of a leaf, or of a wrapper without such a leaf. For a Bidirectional,
+      both directions are replaced or none.
+    wrapper_options: arguments of wrappers that are created again, in place of their own.
 
   Raises:
-    ValueError: for a layer in two containers, where Keras' copies would not be shared.
+    ValueError: for a layer in two containers, since Keras' copies would not be shared.
   """
   met = set()
 
   def build(layer: Layer, path: Path) -> Layer:
-    if id(layer) in met:  # Once for each container that the layer is in.
+    if id(layer) in met:  # Once for each container of the layer.
       raise ValueError(
         'A layer in two nested models, or in a wrapper and elsewhere, cannot be converted, found '
         f'{layer.name!r}.'
@@ -148,7 +148,7 @@ def clone(
     inside = list(leaves(layer, path))
     if inside and enough(is_exchanged(*leaf) for leaf in inside):
       twins = [build(inner, (*path, inner.name)) for inner in inner_layers(layer)]
-      return _wrapped_anew(layer, twins, wrapper_options or {})
+      return _rewrapped(layer, twins, wrapper_options or {})
     met.update(id(leaf) for leaf, _ in inside)
     return make(layer, path)
 
@@ -163,12 +163,12 @@ def clone(
   return twin
 
 
-def _wrapped_anew(wrapper: Layer, twins: list[Layer], options: Mapping[str, Any]) -> Layer:
+def _rewrapped(wrapper: Layer, twins: list[Layer], options: Mapping[str, Any]) -> Layer:
   config = wrapper.get_config() | options
-  # A Bidirectional without a layer of its own for the way back has one configuration for both.
+  # A Bidirectional without a separate backward layer has one configuration for both directions.
   for key, twin in zip(('layer', 'backward_layer'), twins, strict=False):
     if key in config:
-      # Built here, layers would have weights whose names lack the layer's.
+      # If layers were built here, the names of their weights would lack the layer's name.
       serialized = _without_shapes(tf.keras.layers.serialize(twin))
       serialized['config']['name'] = config[key]['config']['name']
       config[key] = serialized
@@ -176,7 +176,7 @@ def _wrapped_anew(wrapper: Layer, twins: list[Layer], options: Mapping[str, Any]
 
 
 def _without_shapes(config: Any) -> Any:
-  """A serialised layer by which neither it nor what is in it is built."""
+  """A serialised layer without shapes, so that neither it nor layers in it are built."""
   if isinstance(config, list):
     return [_without_shapes(part) for part in config]
   if not isinstance(config, dict):
@@ -186,22 +186,24 @@ def _without_shapes(config: Any) -> Any:
 
 @contextlib.contextmanager
 def _all_frozen(layer: Layer) -> Iterator[None]:
-  """Inside, nothing in the layer is trainable, whatever it is before and after."""
+  """Inside, nothing in the layer is trainable; afterwards it is as before."""
   modules = layer.submodules
   inner = [layer, *(m for m in modules if isinstance(m, tf.keras.layers.Layer))]
   before = [each.trainable for each in inner]
-  layer.trainable = False  # With all in it.
+  layer.trainable = False  # Including nested layers.
   try:
     yield
   finally:
-    for each, value in zip(inner, before, strict=True):  # Outer ones first: they set their inner.
+    for each, value in zip(
+      inner, before, strict=True
+    ):  # Outer layers first: they set `trainable` of their inner layers.
       each.trainable = value
 
 
 def copy_weights(old: Layer, new: Layer) -> None:
-  """Gives `new` the weights of `old`, a layer of the same kind that may be frozen otherwise.
+  """Copies the weights of `old` to `new`, a layer of the same kind but maybe frozen differently.
 
-  Keras lists weights that train before the others, so the lists of both differ in order then.
+  Keras lists trainable weights before the others, so the order of the lists may differ.
   """
   with _all_frozen(old), _all_frozen(new):
     new.set_weights(old.get_weights())

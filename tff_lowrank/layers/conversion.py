@@ -1,4 +1,4 @@
-"""What a conversion of a model gives: the model, and what became of each of its layers."""
+"""The result of converting a model: the new model, and a report on each layer."""
 
 from collections.abc import Collection, Mapping
 import dataclasses
@@ -9,12 +9,12 @@ import tensorflow as tf
 
 @dataclasses.dataclass(frozen=True)
 class KernelReport:
-  """What became of one kernel.
+  """A report on one factorised kernel.
 
   layer, kernel: the names of the layer and of the kernel in it.
-  shape, rank: of the kernel and of its factors.
-  num_parameters: of its factors, in place of the product of `shape`.
-  fit_error: |K - fit| / |K| of the trained kernel, or None where it was not fitted.
+  shape, rank: the shape of the kernel, and the rank of its factors.
+  num_parameters: the number of parameters of its factors.
+  fit_error: |K - fit| / |K| of the trained kernel, or None if it was not fitted.
   """
 
   layer: str
@@ -34,12 +34,12 @@ class KernelReport:
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-  """A factorised model, and what became of its layers; as a string, a summary.
+  """A factorised model, and a report on its layers; as a string, a summary.
 
-  kernels: each kernel that was factorised, in order.
-  left: why each layer that was not converted was left, by its name, in order; by the names of the
-    models and wrappers around it too, as in 'encoder/dense', where another has the same name.
-    Models and wrappers stand for their layers, and inputs are no layers here.
+  kernels: each factorised kernel, in order.
+  left: layer name -> the reason why the layer was not converted, in order. If names are not
+    unique, they include the models and wrappers around the layer, as in 'encoder/dense'. Inputs,
+    models and wrappers themselves are not listed.
   """
 
   model: tf.keras.Model
@@ -48,7 +48,7 @@ class Conversion:
 
   @property
   def converted(self) -> tuple[str, ...]:
-    """The names of the layers that were converted, in order."""
+    """The names of the converted layers, in order."""
     return tuple(dict.fromkeys(kernel.layer for kernel in self.kernels))
 
   def __str__(self) -> str:
@@ -56,7 +56,7 @@ class Conversion:
       [
         f'{_layers(self.converted)} converted:',
         *(f'  {kernel}' for kernel in self.kernels),
-        f'{_layers(self.left)} left:',
+        f'{_layers(self.left)} not converted:',
         listed(self.left),
       ]
     ).rstrip()
@@ -67,5 +67,5 @@ def _layers(names: Collection[str]) -> str:
 
 
 def listed(reasons: Mapping[str, str]) -> str:
-  """The reasons by layer, a line each."""
+  """The reasons by layer, one per line."""
   return '\n'.join(f'  {layer}: {reason}' for layer, reason in reasons.items())

@@ -1,12 +1,12 @@
-"""Keras models to their factorised twins, to adapters, and back to ordinary layers.
+"""Converts Keras models to factorised models, to adapters, and back to ordinary layers.
 
-A model is Sequential or functional, built; models nested in it are converted too, and what wrappers
-such as TimeDistributed and Bidirectional wrap. What has a factorised form is, in exactly these
-classes and without a constraint on a kernel: Dense, Conv1D to Conv3D of any number of groups,
+A model must be built, and Sequential or functional. Nested models, and layers in wrappers such as
+TimeDistributed and Bidirectional, are converted too. These classes (not their subclasses) have a
+factorised form, if no kernel has a constraint: Dense, Conv1D to Conv3D with any number of groups,
 DepthwiseConv1D and 2D, SeparableConv1D and 2D, Embedding, LSTM, GRU. Other layers, wrappers with
-weights of their own, and those named in `skip`, are copied as they are. A layer may be used several
-times in one model, but not in a nested one or in a wrapper besides, where Keras' copies would not
-be shared.
+their own weights, and layers named in `skip` are copied unchanged. A layer may be used several
+times in one model, but not also in a nested model or a wrapper, since Keras' copies would not be
+shared.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -70,25 +70,25 @@ def to_fedpara(
   from_trained_weights: bool = False,
   fit_iterations: int = 300,
 ) -> Conversion:
-  """The model with FedPara's (or pFedPara's) layers; see `fedpara` for the paper and arguments.
+  """Converts to FedPara's (or pFedPara's) layers; see `fedpara` for the paper and arguments.
 
-  Layers whose kernels, together, would not get smaller stay as they are: at FedPara's least
-  unrestricted rank, or for lack of a rank within the budget.
+  A layer is not converted if its kernels, together, would not get smaller at FedPara's smallest
+  unrestricted rank, or if no rank is within the budget.
 
   Args:
-    model: built, of plain Keras layers; it is not changed.
+    model: a built model of plain Keras layers; it is not changed.
     gamma: FedPara's rank hyper-parameter in [0, 1]; or
-    budget: the share of each kernel's size, in (0, 1], that its factors may have.
-    skip: names of layers, or nested models, that stay as they are.
+    budget: the largest size of the factors as a fraction, in (0, 1], of each kernel's size.
+    skip: names of layers, or nested models, that are not converted.
     personal: whether kernels are W1 * (W2 + 1).
-    tanh: whether the terms pass through tanh.
-    recompute: whether kernels are composed anew in the backward pass.
-    from_trained_weights: whether to copy the weights of layers that stay, and biases, and to fit
-      factors to the kernels; otherwise all weights are initialised anew.
+    tanh: whether to apply tanh to W1 and W2.
+    recompute: whether the backward pass composes kernels again, to save memory.
+    from_trained_weights: whether to copy the weights of other layers, and biases, and to fit
+      factors to the kernels; otherwise all weights are initialised again.
     fit_iterations: see `fit.fit`.
 
   Raises:
-    TypeError or ValueError: for a model or an argument that is not as above, or if no layer is
+    TypeError or ValueError: if the model or an argument is not as above, or no layer can be
       converted.
 
   >>> import tensorflow as tf
@@ -116,7 +116,7 @@ def to_low_rank(
   from_trained_weights: bool = False,
   fit_iterations: int = 300,
 ) -> Conversion:
-  """The plain low-rank counterpart of `to_fedpara`: the same layers, at equal budget."""
+  """Converts to plain low-rank layers: the same layers as `to_fedpara`, with equal size."""
   ranks.check_size(None, gamma, budget)
   options = dict(gamma=gamma, budget=budget, recompute=recompute)
   return _factorize(model, _LOW_RANK, options, skip, from_trained_weights, fit_iterations)
@@ -131,18 +131,18 @@ def to_adapters(
   trainable: Collection[str] = (),
   recompute: bool = False,
 ) -> Conversion:
-  """The model with frozen weights and LoHa adapters of `rank`; its outputs are the model's.
+  """Freezes the weights and adds LoHa adapters of `rank`; the outputs do not change at first.
 
-  Only adapters train, of any size, and what is named in `trainable`. Layers that get none, because
-  they have no kernel or are named in `skip`, are frozen with their weights.
+  Only the adapters, even if larger than the kernel, and layers named in `trainable` are trained.
+  Layers without a kernel, or named in `skip`, are frozen without an adapter.
 
   Args:
     model: as for `to_fedpara`.
-    rank: of all adapters, at least 1.
-    scale: of the adapters' products; see `adapters`.
+    rank: the rank of all adapters, at least 1.
+    scale: the factor of the adapters' products; see `adapters`.
     skip: names of layers, or nested models, that are frozen without adapters.
-    trainable: names of layers, or nested models, that train whole, such as a new head.
-    recompute: whether kernels are composed anew in the backward pass.
+    trainable: names of layers, or nested models, that are fully trained, such as a new head.
+    recompute: whether the backward pass composes kernels again, to save memory.
 
   Raises:
     TypeError or ValueError: as `to_fedpara`, or for a name in both `skip` and `trainable`.
@@ -156,7 +156,7 @@ def to_adapters(
 
   def reason(layer: Layer, path: clone.Path) -> str | None:
     if set(trainable).intersection(path):
-      return 'it is named in `trainable`, and trains whole'
+      return 'it is named in `trainable`, and is fully trained'
     return _reason(layer, path, skip)
 
   def make(layer: Layer, path: clone.Path) -> Layer:
@@ -169,7 +169,7 @@ def to_adapters(
       return twin
     return adapters.Frozen(twin, name=layer.name) if layer.weights else twin
 
-  # Adapters train in layers, and in wrappers, that are frozen in the model.
+  # Adapters are trainable even in layers and wrappers that are frozen in the model.
   twin, left = _convert(model, reason, make, wrapper_options=dict(trainable=True))
   for old, new in clone.pairs(model, twin):
     if _is_frozen(new):
@@ -185,10 +185,10 @@ def to_adapters(
 
 
 def compose(model: Model) -> Model:
-  """The model with ordinary Keras layers, whose kernels are composed once; equal outputs.
+  """Converts back to ordinary Keras layers, whose kernels are composed once; equal outputs.
 
-  The inverse of the conversions above, for serving at the plain model's cost. All layers of an
-  adapted model can be trained again.
+  The inverse of the conversions above, to serve the model at the plain model's cost. All layers of
+  an adapted model become trainable again.
   """
   clone.check_model(model)
 
@@ -201,7 +201,7 @@ def compose(model: Model) -> Model:
     if not _is_frozen(layer):
       return clone.copy(layer)
     thawed = clone.copy(layer.layer)
-    thawed.trainable = True  # With all layers that it wraps.
+    thawed.trainable = True  # Including all layers that it wraps.
     return thawed
 
   twin = clone.clone(model, lambda layer, path: True, make)
@@ -256,21 +256,23 @@ def _convert(
   make: Callable[[Layer, clone.Path], Layer],
   **options: Any,
 ) -> tuple[Model, dict[str, str]]:
-  """The copy of the model, and why each leaf of it that has no factors was left."""
+  """The copy of the model, and the reasons why leaves were not converted."""
   twin = clone.clone(model, lambda layer, path: not reason(layer, path), make, **options)
   converted = {id(old) for old, new in clone.pairs(model, twin) if _is_converted(old, new)}
   left = {}
   for layer, path in clone.leaves(model):
     if id(layer) not in converted and not isinstance(layer, tf.keras.layers.InputLayer):
       name = '/'.join(path) if layer.name in left else layer.name
-      left[name] = reason(layer, path) or 'the other direction of its Bidirectional is left'
+      left[name] = (
+        reason(layer, path) or 'the other direction of its Bidirectional is not converted'
+      )
   if not converted:
     raise ValueError(f'`model` has no layer that can be converted:\n{conversion.listed(left)}')
   return twin, left
 
 
 def _reason(layer: Layer, path: clone.Path, skip: Collection[str]) -> str | None:
-  """Why a layer is left whatever the rank; None if it is not."""
+  """The reason why a layer cannot be converted at any rank; None if there is none."""
   if set(skip).intersection(path):
     return 'it is named in `skip`'
   if not layer.weights:
@@ -286,9 +288,9 @@ def _reason(layer: Layer, path: clone.Path, skip: Collection[str]) -> str | None
 
 
 def _size_reason(layer: Layer, options: dict[str, Any]) -> str | None:
-  """Why a layer would not get smaller, all its kernels together; None if it does."""
+  """The reason why a layer would not get smaller, all its kernels together; None if it would."""
   form = _form(layer)
-  # Low-rank models keep the same layers as FedPara's, whose counterparts they are.
+  # Low-rank models convert the same layers as FedPara, for a fair comparison.
   branches = ranks.FEDPARA_BRANCHES
   gamma, budget = options['gamma'], options['budget']
   size = least = chosen = 0
@@ -301,22 +303,22 @@ def _size_reason(layer: Layer, options: dict[str, Any]) -> str | None:
     chosen += ranks.count(view, rank, form, branches)
     smallest = rank if gamma is None else ranks.minimal_rank(view, form)
     least += ranks.count(view, smallest, form, branches)
-  # At gamma 1, factors of a kernel's own size are as the paper has them.
+  # At gamma 1, factors may have the kernel's own size, as in the paper.
   if least < size and chosen <= size:
     return None
-  return f'it would not get smaller: {chosen:,} numbers for the {size:,} of its kernels'
+  return f'it would not get smaller: {chosen:,} numbers instead of {size:,} in its kernels'
 
 
 def _form(layer: Layer) -> str:
-  """How the kernels of a plain layer are factorised."""
+  """The form in which the kernels of a plain layer are factorised."""
   if not issubclass(_FEDPARA[type(layer)], convolution.TuckerOrMatrix):
     return 'matrix'
-  # Groups of one input each are a depthwise convolution.
+  # Groups with one input each are a depthwise convolution.
   return 'matrix' if layer.groups > 1 and layer.kernel.shape[-2] == 1 else 'tucker'
 
 
 def _make(twin: type[Layer], layer: Layer, options: dict[str, Any]) -> Layer:
-  """A layer of class `twin` with the arguments of `layer` and `options`."""
+  """A layer of class `twin` with the arguments of `layer`, and `options`."""
   dropped = ('_initializer', '_constraint')
   config = {
     name: value
@@ -346,7 +348,7 @@ def _check_names(model: Model, **arguments: Collection[str]) -> None:
 
 
 def _plain_kernels(layer: Layer) -> dict[str, tf.Variable]:
-  """The kernels of a plain layer, by the names that the factorised layers have for them."""
+  """The kernels of a plain layer, by their names in the factorised layers."""
   owner = getattr(layer, 'cell', layer)
   names = ('kernel', 'recurrent_kernel', 'embeddings', ranks.DEPTHWISE_KERNEL, 'pointwise_kernel')
   return {name: getattr(owner, name) for name in names if hasattr(owner, name)}
@@ -361,7 +363,7 @@ def _copy_bias(old: Layer, new: Layer) -> None:
 def _described(
   model: Model, twin: Model, errors: Mapping[Any, float]
 ) -> tuple[conversion.KernelReport, ...]:
-  """errors: of the kernels that were fitted."""
+  """errors: the errors of the fitted kernels."""
   return tuple(
     conversion.KernelReport(
       layer=layer.name,

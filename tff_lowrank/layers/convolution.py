@@ -1,7 +1,8 @@
-"""Convolutional Keras layers whose kernels are factorised, whatever the factorisation.
+"""Convolutional Keras layers with factorised kernels, for any factorisation.
 
-Convolutions along one, two or three axes, of one or more groups, are factorised in either form;
-depthwise kernels, and a separable convolution's two, as matrices. `ranks.kernel_view` derives how.
+Convolutions along one, two or three axes, with one or more groups, can have either form; depthwise
+kernels, and both kernels of a separable convolution, are factorised as matrices. The derivation is
+in `ranks.kernel_view`.
 """
 
 import math
@@ -15,7 +16,7 @@ from tff_lowrank.layers import ranks
 
 
 class TuckerOrMatrix(factored.Factored):
-  """A factorised convolution, of either form; mixed in ahead of its factorisation.
+  """A mixin for convolutions that can have either form; it comes before the factorisation's mixin.
 
   form: `'tucker'` for Tucker factors (Proposition 3 in FedPara), `'matrix'` for those of the
     matrix [outputs, window x inputs] (Proposition 1).
@@ -32,23 +33,23 @@ class TuckerOrMatrix(factored.Factored):
 
 
 class Convolution(factored.Linear):
-  """What the layers below share; each mixed into Keras layers of any number of axes."""
+  """Shared by the mixins below, which are for Keras layers with any number of axes."""
 
   num_positional = 9
 
   def channels_of(self, input_shape: Any) -> int:
-    """The number of the input's channels, which later inputs must have too."""
+    """The number of channels of the input; later inputs must have the same."""
     axis = -1 if self.data_format == 'channels_last' else -1 - self.rank
     channels = tf.TensorShape(input_shape)[axis]
     if channels is None:
       raise ValueError(f'The number of channels must be known, found shape {input_shape}.')
-    self.compute_output_shape(input_shape)  # Refuses windows larger than the image.
+    self.compute_output_shape(input_shape)  # Raises for windows larger than the image.
     self.input_spec = tf.keras.layers.InputSpec(min_ndim=self.rank + 2, axes={axis: channels})
     return channels
 
 
 class Grouped(Convolution):
-  """A convolution of one group or more, with the kernel [*window, channels / groups, filters]."""
+  """A convolution with one or more groups and kernel [*window, channels / groups, filters]."""
 
   def build(self, input_shape: Any) -> None:
     channels = self.channels_of(input_shape)
@@ -79,7 +80,7 @@ class Depthwise(Convolution):
     self.built = True
 
   def add_depthwise_kernel(self, channels: int, variance: float) -> None:
-    """Adds the kernel of this many channels, its entries of this variance at the start."""
+    """Adds the kernel for this many channels, with entries of this variance at the start."""
     shape = (*self.kernel_size, channels, self.depth_multiplier)
     self.add_kernel(ranks.DEPTHWISE_KERNEL, shape, variance, self.depthwise_regularizer)
 
@@ -89,7 +90,7 @@ class Depthwise(Convolution):
 
 
 class Separable(Depthwise):
-  """A depthwise convolution, and a matrix of what it gives for each channel to the filters."""
+  """A depthwise convolution, and a matrix from its outputs to the filters."""
 
   num_positional = 9
 

@@ -1,7 +1,7 @@
-"""Dropout whose masks follow from a key alone, so that a run can be repeated.
+"""Dropout whose masks depend only on a random key, so that runs are repeatable.
 
-keras.layers.Dropout draws from a state that it keeps in a variable. A client has no such state
-between its steps; here each step has a key, and the masks are a function of it.
+keras.layers.Dropout keeps the state of its random generator in a variable. A client has no such
+state between its steps. Here each step has a key, and the masks are a function of the key.
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ _FACTORS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 
 
 class _Draws:
-  """Where masks come from. number: how many were drawn before, while the graph was made."""
+  """The source of masks. number: the number of masks drawn so far, during graph construction."""
 
   def __init__(self, key: tf.Tensor):
     self._key = tf.cast(key, tf.uint64)
     self._number = itertools.count()
 
   def bits(self, shape: tf.Tensor) -> tf.Tensor:
-    """uint32 of `shape`, uniform; each call gives others."""
+    """uint32 of `shape`, uniform; different in each call."""
     count = tf.reduce_prod(tf.cast(shape, tf.int64))
     first = tf.constant(next(self._number) << 32, tf.uint64)
     return tf.reshape(random_bits(self._key, first + tf.cast(tf.range(count), tf.uint64)), shape)
@@ -38,14 +38,14 @@ _draws: contextvars.ContextVar[_Draws | None] = contextvars.ContextVar('draws', 
 
 
 def random_bits(key: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
-  """uint32 as `counter`, uniform: the upper halves of SplitMix64's numbers.
+  """uint32 shaped as `counter`, uniform: the upper halves of SplitMix64's numbers.
 
-  Made of integer operations, which give the same bits in TensorFlow and in XLA, on any device, and
-  for several clients at once. TensorFlow's own random operations do not do all of that.
+  Uses integer operations, which give the same bits in TensorFlow and in XLA, on any device, and
+  batched over clients. TensorFlow's own random operations do not guarantee all of this.
 
   Args:
-    key: uint64 [], where the generator starts.
-    counter: uint64, which of its numbers.
+    key: uint64 [], the start of the generator.
+    counter: uint64, the indices of the numbers.
   """
   shift = tf.bitwise.right_shift
   x = key + counter * tf.constant(_STEP, tf.uint64)
@@ -58,10 +58,10 @@ def random_bits(key: tf.Tensor, counter: tf.Tensor) -> tf.Tensor:
 
 @contextlib.contextmanager
 def dropout_key(key: tf.Tensor) -> Iterator[None]:
-  """Within, `StatelessDropout` draws its masks from `key`, int64 [].
+  """Inside, `StatelessDropout` draws its masks from `key`, int64 [].
 
-  Each call of such a layer has a mask of its own, by the order of the calls. Another `with` starts
-  to count anew: give each step of training a key of its own.
+  Each call of such a layer has a different mask, by the order of the calls. Every `with` block
+  starts to count again, so use a different key in each training step.
   """
   token = _draws.set(_Draws(key))
   try:
@@ -72,14 +72,14 @@ def dropout_key(key: tf.Tensor) -> Iterator[None]:
 
 @factored.serializable
 class StatelessDropout(tf.keras.layers.Layer):
-  """keras.layers.Dropout whose masks follow from the key of `dropout_key` alone.
+  """keras.layers.Dropout whose masks depend only on the key of `dropout_key`.
 
-  In training each input is 0 with probability `rate`, and the others are times `1 / (1 - rate)`.
-  The model of `tasks.Task.build_model` takes a key with each batch, which
-  `simulation.batches.ClientBatches(..., dropout_keys=True)` gives.
+  In training each input is set to 0 with probability `rate`, and the others are multiplied by
+  `1 / (1 - rate)`. The model of `tasks.Task.build_model` takes a key with each batch, which
+  `simulation.batches.ClientBatches(..., dropout_keys=True)` adds.
 
   Raises:
-    TypeError: If `rate` is no number.
+    TypeError: If `rate` is not a number.
     ValueError: If it is not in [0, 1); in training, if there is no key.
   """
 
@@ -97,8 +97,8 @@ class StatelessDropout(tf.keras.layers.Layer):
     draws = _draws.get()
     if draws is None:
       raise ValueError(
-        f'Layer {self.name!r} needs a key to draw its mask from in training; train the model of '
-        '`tff_lowrank.tasks.Task.build_model`, or call yours within '
+        f'Layer {self.name!r} needs a key for its mask in training; train the model of '
+        '`tff_lowrank.tasks.Task.build_model`, or call yours inside '
         '`tff_lowrank.layers.dropout_key(key)`.'
       )
     limit = min(round(self.rate * 2**32), 2**32 - 1)

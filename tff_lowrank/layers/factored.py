@@ -1,9 +1,9 @@
-"""Keras layers whose kernels are factorised, whatever the factorisation.
+"""Keras layers with factorised kernels, for any factorisation.
 
-Each is a Keras layer of the same constructor, in which the kernel is composed from factors; a
-subclass says how (`fedpara`, `low_rank`, `adapters`). Differences from the plain layer:
-  kernel regularizers act on each factor, as weight decay does in the papers, not on the kernel;
-  kernel initializers and constraints are refused;
+Each is a Keras layer with the same constructor, but its kernel is composed from factors; subclasses
+define how (`fedpara`, `low_rank`, `adapters`). Differences from the plain layer:
+  kernel regularizers apply to each factor, as weight decay does in the papers, not to the kernel;
+  kernel initializers and constraints are not allowed;
   `kernel` (`recurrent_kernel`, `embeddings`) is a composed tensor, not a variable.
 """
 
@@ -20,7 +20,7 @@ from tff_lowrank.layers import ranks
 
 PACKAGE = 'tff_lowrank'
 
-# Variance of the entries of keras.layers.Embedding's initialisation, uniform in [-0.05, 0.05].
+# Variance of keras.layers.Embedding's initialisation, uniform in [-0.05, 0.05].
 EMBEDDING_VARIANCE = 0.1**2 / 12
 
 _WITHOUT_MEANING = tuple(
@@ -36,9 +36,9 @@ def he_variance(kernel_shape: Sequence[int]) -> float:
 
 
 def with_tuples(build_config: dict[str, Any]) -> dict[str, Any]:
-  """What a saved file has for `build_from_config`, with each shape a tuple, as it was, not a list.
+  """The saved argument of `build_from_config`, with each shape converted from list to tuple.
 
-  A list is of several inputs' shapes to Keras.
+  Keras takes a list as the shapes of several inputs.
   """
 
   def convert(shape: Any) -> Any:
@@ -54,7 +54,7 @@ def with_tuples(build_config: dict[str, Any]) -> dict[str, Any]:
 def serializable(layer_class: type) -> type:
   """Registers a layer class for saved models.
 
-  By its bare name too: that is where Keras 2.14 looks for the layer in TimeDistributed and other
+  Also by its name without package, which Keras 2.14 uses for layers in TimeDistributed and other
   wrappers.
   """
   tf.keras.utils.get_custom_objects()[layer_class.__name__] = layer_class
@@ -66,19 +66,19 @@ _MIXED_IN: Any = object
 
 
 class Factored(_MIXED_IN):
-  """What all layers with factorised kernels share; mixed into a Keras layer, ahead of it.
+  """A mixin shared by all layers with factorised kernels; it comes before the Keras class.
 
-  Mixins are no Keras layers themselves: in TFF's graphs Keras exchanges the base class of each
-  layer when it is made, and a shared one, exchanged for one layer, would disorder the others.
+  Mixins are not Keras layers themselves: in TFF's graphs Keras replaces the base class of each
+  layer when it is created, and replacing a shared base class would break the other layers.
 
-  recompute: whether the backward pass composes kernels anew rather than keeping them in memory.
+  recompute: whether the backward pass composes kernels again, rather than keeping them in memory.
   """
 
-  # How convolutions are factorised; all other kernels are matrices.
+  # The form of convolutions; all other kernels are matrices.
   form = 'matrix'
   # Whether biases are trained as the factors are.
   trains_bias = True
-  # Of the plain layer's arguments, those that may be given by position; the next have no meaning.
+  # The number of the plain layer's arguments allowed by position; the next ones are not supported.
   num_positional = 0
 
   def __init__(self, *args: Any, recompute: bool = False, **kwargs: Any):
@@ -90,7 +90,7 @@ class Factored(_MIXED_IN):
       )
     for name in _WITHOUT_MEANING:
       if kwargs.pop(name, None) is not None:
-        raise ValueError(f'`{name}` has no meaning for a factorised kernel; found one.')
+        raise ValueError(f'`{name}` is not supported with a factorised kernel; found one.')
     super().__init__(*args, **kwargs)
     self.recompute = recompute
     self._kernels: tuple[tuple[str, kernel_lib.FactoredKernel], ...] = ()
@@ -101,12 +101,12 @@ class Factored(_MIXED_IN):
     return dict(recompute=self.recompute)
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Factorization:
-    """How a kernel of this shape, which is its view (`ranks.kernel_view`), is factorised."""
+    """The factorization of a kernel of this shape, which is its view (`ranks.kernel_view`)."""
     raise NotImplementedError
 
   @property
   def factored_kernels(self) -> dict[str, kernel_lib.FactoredKernel]:
-    """The kernels by the name of the attribute that composes them; empty before `build`."""
+    """The kernels, by the name of the attribute that composes them; empty before `build`."""
     return dict(self._kernels)
 
   def add_kernel(
@@ -114,7 +114,7 @@ class Factored(_MIXED_IN):
   ) -> None:
     """Adds the factors of the kernel `name`, as weights called `name` + `_` + the factor's name.
 
-    variance: of the kernel's entries under the balanced initialisation.
+    variance: the variance of the kernel's entries, for the balanced initialisation.
     """
     view = ranks.kernel_view(name, shape)
     factorization = self.factorization(view)
@@ -128,15 +128,15 @@ class Factored(_MIXED_IN):
         initializer=tf.keras.initializers.RandomNormal(stddev=stddevs[factor]),
         regularizer=regularizer if trainable else None,
         trainable=trainable,
-        # Factors are composed in full precision, and the kernel cast, as a plain kernel is.
+        # Factors are composed in full precision, then the kernel is cast, as a plain kernel is.
         experimental_autocast=False,
       )
     kernel = kernel_lib.FactoredKernel(factorization, shape, view, factors, self.recompute)
-    # A tuple: a dictionary Keras would wrap, and save.
+    # A tuple, since Keras would wrap and save a dictionary.
     self._kernels = (*self._kernels, (name, kernel))
 
   def add_bias(self, shape: Sequence[int], initializer: Any = None) -> None:
-    """Adds `bias`, or None without `use_bias`, as the plain layer does."""
+    """Adds `bias`, or sets it to None without `use_bias`, as the plain layer does."""
     self.bias = None
     if self.use_bias:
       self.bias = self.add_weight(
@@ -160,14 +160,14 @@ class Factored(_MIXED_IN):
 
 
 class Sized(Factored):
-  """A factorised layer of a rank, or of a size that a rank follows from; mixed into one.
+  """A mixin for factorised layers with a given rank, or a size that decides the rank.
 
-  Exactly one of these is given:
-    rank: of all kernels, at least 1;
-    gamma: in [0, 1], FedPara's hyper-parameter, by which kernels get as many parameters as
-      FedPara's (`ranks.rank_for_gamma`);
-    budget: in (0, 1], the share of each kernel's size that its factors may have. The rank is at
-      least 1 even so.
+  Exactly one of these must be given:
+    rank: the rank of all kernels, at least 1;
+    gamma: in [0, 1], FedPara's hyper-parameter: kernels get as many parameters as FedPara's
+      (`ranks.rank_for_gamma`);
+    budget: in (0, 1], the largest size of the factors as a fraction of each kernel's size. The rank
+      is always at least 1.
   initialization: see `factorization.Factorization`.
   """
 
@@ -211,9 +211,9 @@ def personal_mask(model: tf.keras.Model) -> list[bool]:
 
 
 class Linear(Factored):
-  """A factorised layer that is linear in its input up to the activation; mixed into one.
+  """A mixin for factorised layers that are linear in their input before the activation.
 
-  Computes what the plain layer does, by its own code, on whatever input that takes.
+  Runs the code of the plain layer, so it accepts the same inputs.
   """
 
   # The plain Keras layer.
@@ -237,7 +237,7 @@ class Linear(Factored):
 
 
 class _View:
-  """A layer with some attributes in place of its own."""
+  """A layer with some attributes replaced."""
 
   def __init__(self, layer: tf.keras.layers.Layer, **attributes: Any):
     self._layer = layer
@@ -250,7 +250,7 @@ class _View:
 class FactoredDense(Linear, tf.keras.layers.Dense):
   """keras.layers.Dense: floating [..., inputs] -> [..., units], also ragged; or sparse [n, inputs].
 
-  Of a ragged input, the last axis has one size.
+  The last axis of a ragged input must have a fixed size.
   """
 
   plain = tf.keras.layers.Dense
@@ -274,7 +274,7 @@ class FactoredDense(Linear, tf.keras.layers.Dense):
 class FactoredEmbedding(Factored, tf.keras.layers.Embedding):
   """keras.layers.Embedding: integers [...] -> [..., output_dim], also ragged or sparse.
 
-  Composes the rows used alone.
+  Composes only the rows that are used.
   """
 
   num_positional = 2
@@ -300,8 +300,8 @@ class FactoredEmbedding(Factored, tf.keras.layers.Embedding):
     return self.factored_kernels['embeddings'].rows(indices, tf.as_dtype(self.compute_dtype))
 
   def _of_sparse(self, inputs: tf.SparseTensor) -> Any:
-    """The plain layer's lookup, in a table of row 0, for what is absent, and of the rows used."""
-    indices = tf.maximum(inputs.values, 0)  # Negative ones are absent ones.
+    """The plain layer's lookup in a table of the used rows, and row 0 for absent entries."""
+    indices = tf.maximum(inputs.values, 0)  # Negative indices mean absent.
     table = self._rows(tf.concat([tf.zeros([1], indices.dtype), indices], 0))
     places = tf.range(1, tf.size(indices, indices.dtype) + 1)
     inputs = inputs.with_values(tf.where(inputs.values < 0, inputs.values, places))

@@ -1,13 +1,13 @@
-"""How a kernel is made of factors: which ones, their shapes, their start, their composition.
+"""Factorisations of kernels: the factors, their shapes, initialisation and composition.
 
-A kernel K has its Keras shape, (*window, inputs, outputs), the window of none to three sizes. One
-low-rank term of rank R is made of x [outputs, R], y [inputs, R] and, in form 'tucker', t [R, R,
+A kernel K has its Keras shape, (*window, inputs, outputs); the window has zero to three sizes. A
+low-rank term of rank R consists of x [outputs, R], y [inputs, R] and, in form 'tucker', t [R, R,
 *window]; in form 'matrix' a convolution's y is [window x inputs, R]:
   matrix   K[i, o]      = sum_r  y[i, r] x[o, r]
   tucker   K[..., i, o] = sum_ab t[a, b, ...] x[o, a] y[i, b]
-Of such terms W1 = (t1, x1, y1) and W2 = (t2, x2, y2) are composed:
+From such terms W1 = (t1, x1, y1) and W2 = (t2, x2, y2) are composed:
   Hadamard                   W1 * W2                 FedPara, Propositions 1 and 3
-  Hadamard(tanh=True)        tanh(W1) * tanh(W2)     its supplement B; voids the bound on the rank
+  Hadamard(tanh=True)        tanh(W1) * tanh(W2)     its supplement B; no bound on the rank
   Hadamard(personal=True)    W1 * (W2 + 1)           pFedPara; W2 stays at the client
   LowRank                    W1                      the plain baseline
   Adapter                    base + scale W1 * W2    LoHa: `base` is frozen, x2 starts at 0
@@ -27,7 +27,7 @@ from tff_lowrank.layers import ranks
 
 INITIALIZATIONS = ('balanced', 'he_fan_out', 'he_fan_in')
 
-# Standard deviation of the entries of pFedPara's W2 at the start: small, so that W is nearly W1.
+# Initial standard deviation of pFedPara's W2: small, so that W is nearly W1.
 PERSONAL_STDDEV = 0.1
 
 BASE = 'base'
@@ -38,12 +38,12 @@ Factors = Mapping[str, tf.Tensor]
 
 
 def is_personal(variable_name: str) -> bool:
-  """Whether a weight of this name is one of pFedPara's personal factors (of W2)."""
+  """Whether a weight of this name is a personal factor of pFedPara (a factor of W2)."""
   return _PERSONAL in variable_name.rpartition('/')[2]
 
 
 def has_input_rows(factor_name: str) -> bool:
-  """Whether the first axis of this factor is the kernel's inputs."""
+  """Whether the first axis of this factor is the axis of the kernel's inputs."""
   return factor_name == BASE or factor_name.removeprefix(_PERSONAL).startswith('y')
 
 
@@ -53,10 +53,10 @@ class Factorization:
 
   rank: R, at least 1.
   form: `'matrix'` or, for a convolution, `'tucker'`.
-  initialization: `'balanced'` gives the entries of the composed kernel the variance of the kernel
-    that it replaces, all factors alike. For parity with published code, on factors stored as
-    there: `'he_fan_out'` (Flower's baseline), and `'he_fan_in'` (the official notebook), whose
-    kernels are 25 to 120 times too small to train.
+  initialization: `'balanced'` gives the composed kernel the variance of the kernel that it
+    replaces, with equal factors. For parity with published code, with factors stored as there:
+    `'he_fan_out'` (Flower's baseline), and `'he_fan_in'` (the official notebook), whose kernels
+    are 25 to 120 times too small to train.
   """
 
   rank: int
@@ -74,15 +74,15 @@ class Factorization:
     raise NotImplementedError
 
   def compose(self, factors: Factors) -> tf.Tensor:
-    """The kernel; in form 'matrix' that of a convolution is [window x inputs, outputs].
+    """Composes the kernel; in form 'matrix' a convolution's is [window x inputs, outputs].
 
-    `factors` are those of `shapes`. Those whose first axis is the inputs may hold some rows of it
-    only: these rows of the kernel are composed.
+    `factors` are those of `shapes`. Factors whose first axis is the inputs may have only some rows;
+    then only these rows of the kernel are composed.
     """
     raise NotImplementedError
 
   def term_variances(self, variance: float) -> tuple[float, ...]:
-    """The variance of each term's entries under which the kernel's is `variance`."""
+    """The variance of each term's entries such that the kernel's is `variance`."""
     raise NotImplementedError
 
   def factor_name(self, letter: str, term: str) -> str:
@@ -101,10 +101,10 @@ class Factorization:
     return {self.factor_name(k, term): shape for term in self.terms for k, shape in one.items()}
 
   def stddevs(self, kernel_shape: Shape, variance: float) -> dict[str, float]:
-    """The standard deviation of each factor at the start, by name.
+    """The initial standard deviation of each factor, by name.
 
-    variance: that of the kernel's entries, for the balanced initialisation: a matrix term has
-      variance R s^4 from factors of deviation s, a Tucker term R^2 s^6.
+    variance: the variance of the kernel's entries, for the balanced initialisation: with factors
+      of standard deviation s, a matrix term has variance R s^4, a Tucker term R^2 s^6.
     """
     result = {}
     for term, term_variance in zip(self.terms, self.term_variances(variance), strict=True):
@@ -118,8 +118,8 @@ class Factorization:
     if self.initialization == 'balanced':
       each = (variance / rank**2) ** (1 / 6) if tucker else (variance / rank) ** (1 / 4)
       return dict(t=each, x=each, y=each) if tucker else dict(x=each, y=each)
-    # He et al. on the factors as stored there: Flower's matrices are [size, R], the notebook's
-    # of a Tucker term [R, size] and Flower's [R, size, 1, 1].
+    # He et al. for the factors as stored there: Flower's matrices are [size, R]; for a Tucker term
+    # the notebook's are [R, size] and Flower's [R, size, 1, 1].
     by_size = tucker == (self.initialization == 'he_fan_in')
     sizes = (outputs, inputs if tucker else inputs * math.prod(window))
     x, y = (math.sqrt(2 / (size if by_size else rank)) for size in sizes)
@@ -139,10 +139,10 @@ class Factorization:
 
 @dataclasses.dataclass(frozen=True)
 class Hadamard(Factorization):
-  """FedPara's kernel W1 * W2, of rank up to R^2.
+  """FedPara's kernel W1 * W2, with rank up to R^2.
 
-  personal: pFedPara's W1 * (W2 + 1), of rank up to R (R + 1); the factors of W2 are personal.
-  tanh: passes W1 and W2 through tanh first.
+  personal: pFedPara's W1 * (W2 + 1), with rank up to R (R + 1); the factors of W2 are personal.
+  tanh: applies tanh to W1 and W2 first.
   """
 
   personal: bool = False
@@ -171,7 +171,7 @@ class Hadamard(Factorization):
 
 
 def _variance_before_tanh(variance: float) -> float:
-  """The variance of a centred normal variable whose tanh has this variance, of at most 0.9."""
+  """The variance of a centred normal variable whose tanh has this variance, at most 0.9."""
   points, weights = np.polynomial.hermite_e.hermegauss(99)
   weights = weights / weights.sum()
   low, high = 0.0, 100.0
@@ -186,7 +186,7 @@ def _variance_before_tanh(variance: float) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class LowRank(Factorization):
-  """A plain low-rank kernel: a matrix of rank R, or a Tucker-2 tensor of ranks (R, R)."""
+  """A plain low-rank kernel: a matrix of rank R, or a Tucker-2 tensor with ranks (R, R)."""
 
   @property
   def terms(self) -> tuple[str, ...]:
@@ -203,8 +203,8 @@ class LowRank(Factorization):
 class Adapter(Factorization):
   """A frozen kernel `base` plus `scale` times FedPara's product, which is 0 at the start.
 
-  x2 alone starts at zero: it gets a gradient from the first step on, the other factors from the
-  second. These start as FedPara's do: at larger ones, such as LoHa's, plain SGD diverges.
+  Only x2 starts at zero: it gets a gradient from the first step on, the other factors from the
+  second. These are initialised as FedPara's; with larger values, as in LoHa, plain SGD diverges.
   """
 
   scale: float = 1.0

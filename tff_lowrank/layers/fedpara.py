@@ -1,20 +1,20 @@
-"""FedPara and pFedPara: Keras layers that train low-rank Hadamard factors of their kernels.
+"""FedPara and pFedPara: Keras layers whose kernels are Hadamard products of low-rank factors.
 
 Hyeon-Woo, Ye-Bin, Oh: FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated
 Learning, ICLR 2022, arXiv 2108.06098. Kernels are W1 * W2 (Propositions 1 and 3), or for the
-personal form W1 * (W2 + 1) (Algorithm 2); see `factorization`. `ranks.kernel_view` derives how the
-kernels of groups, and of depthwise and separable convolutions, are factorised.
+personal form W1 * (W2 + 1) (Algorithm 2); see `factorization`. For grouped, depthwise and separable
+convolutions, see `ranks.kernel_view`.
 
 Each layer takes the arguments of the Keras layer of its name, and
   rank: R of the factors; or
-  gamma: in [0, 1], from which the rank of each kernel follows (`ranks`); or
-  budget: in (0, 1], the share of the kernel's size that the factors may have. Exactly one of the
-    three; the rank is at least 1.
-  personal: pFedPara's form. Its W2's weights have `is_personal` names and stay at the client.
-  tanh: the non-linearity of the paper's FedPara (not pFedPara) experiments; voids the rank bound.
+  gamma: in [0, 1], which decides the rank of each kernel (see `ranks`); or
+  budget: in (0, 1], the largest size of the factors as a fraction of the kernel's size. Exactly one
+    of the three; the rank is at least 1.
+  personal: pFedPara's form. The factors of W2 have `is_personal` names and stay at the client.
+  tanh: the non-linearity of the paper's FedPara (not pFedPara) experiments; no bound on the rank.
   initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
-  recompute: saves memory by composing kernels anew in the backward pass.
-Raises TypeError or ValueError for arguments of another type or outside of their range.
+  recompute: saves memory by composing kernels again in the backward pass.
+Raises TypeError or ValueError for arguments of the wrong type or out of range.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ from tff_lowrank.layers import recurrent
 
 
 class FedPara(factored.Sized):
-  """What makes a factorised layer FedPara's; mixed into one."""
+  """A mixin that makes a factorised layer a FedPara layer."""
 
   branches = ranks.FEDPARA_BRANCHES
 
@@ -44,7 +44,7 @@ class FedPara(factored.Sized):
     return super().settings | dict(personal=self.personal, tanh=self.tanh)
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.Hadamard:
-    """FedPara's, with the rank of this kernel."""
+    """FedPara's factorization, with the rank of this kernel."""
     return factorization_lib.Hadamard(
       rank=self.rank_of(kernel_shape),
       form=self.form,

@@ -1,14 +1,14 @@
-"""Factors for a kernel that is given: least squares from a start by singular vectors.
+"""Fits factors to a given kernel: least squares, initialised with singular vectors.
 
-A product W1 * W2 of rank-R terms has no closed-form best approximation; its squared error is
+The best approximation by a product W1 * W2 of rank-R terms has no closed form; the squared error is
 minimised by L-BFGS, in float32. It starts from the truncated singular value decompositions (for
-Tucker terms, the higher-order one) of
+Tucker terms, the higher-order ones) of
   sign(K) sqrt|K| and sqrt|K|    for W1 * W2, whose untruncated product is K
   K and a small random term      for W1 * (W2 + 1)
-  K                              for a plain low-rank kernel, where a matrix is then done
-Factors of a kernel of zeros are random but for one, which is 0: all 0 would have no gradient.
-The problem is not convex: kernels that are exact products are not always found. Against alternating
-least squares from the same starts it was 3 to 8 times faster, and ended no worse.
+  K                              for a plain low-rank kernel; for a matrix this is the solution
+For a zero kernel, one factor is 0 and the others are random: all 0 would have no gradient. The
+problem is not convex: exact products are not always found. Compared with alternating least squares
+from the same starts, it was 3 to 8 times faster, with no larger errors.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from tff_lowrank import checks
 from tff_lowrank.layers import factored
 from tff_lowrank.layers import factorization as factorization_lib
 
-# Directions beyond the kernel's own rank start at this share of a balanced start: zeros would stay.
+# Directions beyond the kernel's rank start at this fraction of a balanced start: 0 would stay 0.
 _PADDING = 0.1
 
 
@@ -32,19 +32,19 @@ def fit(
   iterations: int = 300,
   seed: int = 0,
 ) -> tuple[dict[str, np.ndarray], float]:
-  """Factors that compose nearly to `kernel`, and the relative error |K - fit| / |K|.
+  """Factors whose composition approximates `kernel`, and the relative error |K - fit| / |K|.
 
   Args:
     kernel: floating, [*window, inputs, outputs].
-    factorization: of this kernel; fixes the rank.
-    iterations: of L-BFGS at most; 0 returns the start.
-    seed: of the random parts of the start.
+    factorization: the factorization of this kernel, which has the rank.
+    iterations: the maximum number of L-BFGS iterations; 0 returns the start.
+    seed: the seed of the random parts of the start.
 
   Returns:
     float32 factors by name, and the error; 0 for a kernel of zeros.
 
   Raises:
-    TypeError: for another kind of factorisation, such as an adapter, which has nothing to fit.
+    TypeError: for another kind of factorisation, such as an adapter.
     ValueError: if `kernel` has entries that are not finite.
   """
   kinds = (factorization_lib.Hadamard, factorization_lib.LowRank)
@@ -52,7 +52,7 @@ def fit(
   checks.check_at_least('iterations', iterations, 0)
   if not np.isfinite(kernel).all():
     raise ValueError('A kernel to fit must be finite, found NaN or infinity.')
-  # Fitted at unit size, for the optimiser's sake, unless tanh forbids to scale.
+  # Fitted at unit norm, which is better for the optimiser, unless tanh does not allow scaling.
   kernel = np.asarray(kernel, np.float64)
   size = float(np.sqrt(np.mean(kernel**2)))
   if not size:
@@ -76,7 +76,7 @@ def _zero_fit(
   factorization: factorization_lib.Hadamard | factorization_lib.LowRank,
   rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-  """Factors that start as those of a new kernel with He's variance, but that one is 0."""
+  """Factors initialised as for a new kernel with He's variance, but one factor is 0."""
   factors = _random(kernel_shape, factorization, factored.he_variance(kernel_shape), rng)
   factors[factorization.factor_name('x', factorization.terms[0])] *= 0
   return {name: np.asarray(factor, np.float32) for name, factor in factors.items()}
@@ -88,7 +88,7 @@ def _random(
   variance: float,
   rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-  """Factors as a kernel whose entries have this variance starts from."""
+  """Random initial factors of a kernel whose entries have this variance."""
   stddevs = factorization.stddevs(kernel_shape, variance)
   shapes = factorization.shapes(kernel_shape)
   return {name: stddevs[name] * rng.normal(size=shape) for name, shape in shapes.items()}
@@ -128,7 +128,7 @@ def _start(
 
 
 def _truncated(kernel: np.ndarray, rank: int) -> dict[str, np.ndarray]:
-  """x, y (and t) of one term closest to `kernel`, of at most this rank, balanced in size."""
+  """x, y (and t) of the term closest to `kernel`, of at most this rank, with balanced norms."""
   if kernel.ndim == 2:
     u, s, v = np.linalg.svd(kernel, full_matrices=False)
     root = np.sqrt(s[:rank])
@@ -136,7 +136,7 @@ def _truncated(kernel: np.ndarray, rank: int) -> dict[str, np.ndarray]:
   x = _left_vectors(np.moveaxis(kernel, -1, 0), rank)
   y = _left_vectors(np.moveaxis(kernel, -2, 0), rank)
   core = np.einsum('...io,oa,ib->ab...', kernel, x, y, optimize=True)
-  # Orthonormal vectors and a core of the kernel's size, brought to a common scale.
+  # Orthonormal vectors and a core with the kernel's norm, scaled to equal norms.
   scale = (np.sqrt(np.mean(core**2)) / np.sqrt(np.mean(x**2) * np.mean(y**2)) ** 0.5) ** (1 / 3)
   scale = scale or 1.0
   return dict(t=core / scale**2, x=x * scale, y=y * scale)

@@ -1,11 +1,11 @@
-"""FedPara's Jacobian correction: an optional regulariser, off unless it is called.
+"""FedPara's Jacobian correction: an optional regulariser, not used unless it is called.
 
-Hyeon-Woo, Ye-Bin, Oh: FedPara, ICLR 2022, arXiv 2108.06098, supplement B. With J_W = dL/dW for a
-composed kernel W, and W' the kernel composed of the factors after one virtual SGD step of size
-eta on the factors, all at once, the loss is
+Hyeon-Woo, Ye-Bin, Oh: FedPara, ICLR 2022, arXiv 2108.06098, supplement B. Let J_W = dL/dW for a
+composed kernel W, and W' the kernel composed from the factors after one virtual SGD step of size
+eta on all factors at once. The loss is
   R = L + (lambda / 2) |W' - (W - eta J_W)|^2        summed over kernels
-In the paper its effect on accuracy (Table 4) is inside the noise. Whether J_W is differentiated
-through is not said there; here it is a constant, and what it is multiplied with is not.
+In the paper its effect on accuracy (Table 4) is within the noise. The paper does not say whether
+gradients flow through J_W; here J_W is a constant, but its coefficients are not.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,11 +23,11 @@ def virtual_step(
   kernel_gradient: tf.Tensor,
   step_size: float,
 ) -> tf.Tensor:
-  """W', the kernel of the factors after one SGD step of size `step_size`.
+  """W': the kernel composed from the factors after one SGD step of size `step_size`.
 
-  factors: by the names of `factorization.shapes`, of which a frozen base does not move.
-  kernel_gradient: J_W, from which the factors' gradients follow by the chain rule; as
-    `factorization.compose(factors)` in shape and dtype.
+  factors: by the names of `factorization.shapes`; a frozen base does not change.
+  kernel_gradient: J_W, which gives the factors' gradients by the chain rule; same shape and dtype
+    as `factorization.compose(factors)`.
   """
   values = {name: tf.convert_to_tensor(factor) for name, factor in factors.items()}
   movable = {name: x for name, x in values.items() if name != factorization_lib.BASE}
@@ -46,7 +46,7 @@ def penalty(
   kernel_gradient: tf.Tensor,
   step_size: float,
 ) -> tf.Tensor:
-  """|W' - (W - eta J_W)|^2 / 2, a scalar, differentiable in the factors; arguments as above."""
+  """|W' - (W - eta J_W)|^2 / 2, a scalar, differentiable in the factors. Arguments as above."""
   kernel_gradient = tf.stop_gradient(kernel_gradient)
   moved = virtual_step(factorization, factors, kernel_gradient, step_size)
   wanted = factorization.compose(factors) - step_size * kernel_gradient
@@ -60,7 +60,7 @@ def corrected_loss(
 
   Args:
     loss_fn: calls the model and returns L, a scalar. The model's factorised layers must have
-      `recompute=False`; embeddings count by the rows that were looked up.
+      `recompute=False`; for embeddings, only the rows that were looked up are included.
     step_size: eta, the client's learning rate; at least 0.
     strength: lambda; 0 returns L itself. The paper's is 1, in an ablation 10.
 
@@ -74,13 +74,13 @@ def corrected_loss(
   with kernel_lib.recorded() as uses, tf.GradientTape() as tape:
     loss = loss_fn()
   gradients = tape.gradient(loss, [use.kernel for use in uses])
-  # Owner -> one of the kernel's uses, the gradient by each.
+  # Owner -> one of the kernel's uses, and the gradients of all.
   kernels = {}  # type: dict[object, tuple[kernel_lib.Use, list[tf.Tensor]]]
   for use, gradient in zip(uses, gradients, strict=True):
     if gradient is not None:
       kernels.setdefault(use.owner, (use, []))[1].append(gradient)
   if not kernels:
-    raise ValueError('The loss depends on no factorised kernel; found none to correct.')
+    raise ValueError('The loss does not depend on any factorised kernel.')
   return loss + strength * tf.add_n(
     [
       penalty(use.factorization, use.factors, tf.add_n(parts), step_size)

@@ -1,4 +1,4 @@
-"""A layer's kernel as factors: the variables, composed on the way forward."""
+"""A layer's kernel as factors: variables that are composed in the forward pass."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
@@ -17,9 +17,10 @@ _recording = threading.local()
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Use:
-  """One composition: `kernel` is the tensor that `factorization.compose(factors)` gave.
+  """One composition: `kernel` is the result of `factorization.compose(factors)`.
 
-  owner: the same object for all compositions of the same kernel; rows of one are a kernel each.
+  owner: the same object for all compositions of the same kernel; each set of rows is a separate
+    kernel.
   """
 
   owner: object
@@ -30,7 +31,7 @@ class Use:
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Use]]:
-  """Lists every composition of a kernel by this thread within."""
+  """Inside, records every composition of a kernel in this thread."""
   outer, _recording.found = getattr(_recording, 'found', None), []
   try:
     yield _recording.found
@@ -42,12 +43,12 @@ def recorded() -> Iterator[list[Use]]:
 class FactoredKernel:
   """The factors of one kernel of a layer.
 
-  factorization: how they compose.
-  shape: of the kernel, as in the plain Keras layer.
-  view: the shape as which it is factorised (`ranks.kernel_view`).
+  factorization: how they are composed.
+  shape: the shape of the kernel, as in the plain Keras layer.
+  view: the shape in which it is factorised (`ranks.kernel_view`).
   factors: a variable for each name of `factorization.shapes(view)`, in order.
-  recompute: whether the backward pass composes the kernel anew, rather than keeping it and the
-    terms that it is made of in memory.
+  recompute: whether the backward pass composes the kernel again, rather than keeping it and its
+    terms in memory.
   """
 
   factorization: factorization_lib.Factorization
@@ -63,10 +64,10 @@ class FactoredKernel:
   def rows(self, indices: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Rows of a kernel [inputs, outputs]: integers `indices` [...] -> [..., outputs].
 
-    Only these rows are composed, each as often as it is asked for.
+    Only these rows are composed; repeated rows are composed repeatedly.
     """
     flat = tf.reshape(indices, [-1])
-    # A variable that is gathered from gets sparse gradients; read as a tensor, dense ones.
+    # Gathering from a variable gives sparse gradients; from a tensor, dense ones.
     chosen = {
       name: tf.gather(factor, flat)
       if factorization_lib.has_input_rows(name)
@@ -89,7 +90,7 @@ class FactoredKernel:
     dtype: tf.DType | None,
     owner: object,
   ) -> tf.Tensor:
-    """The kernel of these values of the factors, in this shape and dtype; recorded if asked for."""
+    """The kernel composed from these factors, in this shape and dtype; see also `recorded`."""
     kernel = self.factorization.compose(factors)
     found = getattr(_recording, 'found', None)
     if found is not None:
@@ -106,9 +107,9 @@ def apply(
   kernels: Mapping[str, FactoredKernel],
   dtype: tf.DType | None,
 ) -> Any:
-  """`operation(inputs, kernels)` with the composed kernels, each cast to `dtype`, by their names.
+  """`operation(inputs, kernels)` with the composed kernels by name, each cast to `dtype`.
 
-  inputs: a structure of tensors, also sparse or ragged ones; the result may be sparse or ragged.
+  inputs: a structure of tensors, which may be sparse or ragged, and so may the result.
   """
   factors = {
     name: {factor: tf.convert_to_tensor(value) for factor, value in kernel.factors.items()}
@@ -126,10 +127,10 @@ def apply(
 
 
 def _run(recompute: bool, run: Callable[[Any, Any], Any], inputs: Any, factors: Any) -> Any:
-  """`run(inputs, factors)`; by `recompute`, nothing else is kept for the backward pass.
+  """`run(inputs, factors)`; with `recompute`, nothing else is kept for the backward pass.
 
-  In place of tf.recompute_grad, whose recomputation newer XLA merges with the way forward, so that
-  nothing is saved.
+  Not tf.recompute_grad, since newer XLA merges its recomputation with the forward pass, so that no
+  memory is saved.
   """
   if not recompute:
     return run(inputs, factors)
@@ -149,7 +150,7 @@ def _run(recompute: bool, run: Callable[[Any, Any], Any], inputs: Any, factors: 
       with tf.GradientTape() as tape:
         later = [_after(arrived[0], x) for x in tensors[num_inputs:]]
         again = [*tensors[:num_inputs], *later]
-        # Indices, as in sparse tensors, have no gradient.
+        # Indices in sparse tensors have no gradient.
         sources = [x for x in again if x.dtype.is_floating]
         tape.watch(sources)
         outputs = [x for x in _flat(of_flat(again)) if x.dtype.is_floating]
@@ -172,8 +173,8 @@ def _packed(structure: Any, tensors: Sequence[tf.Tensor]) -> Any:
 
 
 def _after(upstream: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-  """`x`, as a value that no optimiser can know before `upstream` is."""
-  # A sum, so that it is 0 for an empty batch; NaN there is NaN in the gradients anyway.
+  """`x`, but dependent on `upstream`, so that a compiler cannot compute it earlier."""
+  # A sum, which is 0 for an empty batch; if it is NaN, the gradients are NaN anyway.
   first = tf.reduce_sum(tf.reshape(upstream, [-1])[:1])
   nothing = tf.where(tf.math.is_nan(first), np.nan, 0.0)
   return x + tf.cast(nothing, x.dtype)

@@ -1,17 +1,17 @@
-"""Plain low-rank Keras layers, the baseline that FedPara is compared with at equal budget.
+"""Plain low-rank Keras layers, the baseline for FedPara at equal size.
 
 Each takes the arguments of the Keras layer of its name, and
   rank: R of the factors; or
-  gamma: in [0, 1]: the rank at which a kernel costs what FedPara's costs at this gamma, or as
-    close as whole ranks come (equal for matrices, at twice FedPara's rank); or
-  budget: in (0, 1], the share of the kernel's size that the factors may have. Exactly one of the
-    three; the rank is at least 1.
+  gamma: in [0, 1]: the rank whose number of parameters is closest to FedPara's at this gamma (equal
+    for matrices, at twice FedPara's rank); or
+  budget: in (0, 1], the largest size of the factors as a fraction of the kernel's size. Exactly one
+    of the three; the rank is at least 1.
   initialization: `'balanced'`, `'he_fan_out'`, `'he_fan_in'`; see `factorization.Factorization`.
-  recompute: saves memory by composing kernels anew in the backward pass.
-Convolutions are in Tucker-2 form with equal ranks, the baseline (TKD) of Hyeon-Woo et al., ICLR
-2022, arXiv 2108.06098, or by `form='matrix'` a reshaped low-rank matrix. Depthwise kernels, and
-both of a separable convolution, are matrices (`ranks.kernel_view`).
-Raises TypeError or ValueError for arguments of another type or outside of their range.
+  recompute: saves memory by composing kernels again in the backward pass.
+Convolutions have the Tucker-2 form with equal ranks, the baseline (TKD) of Hyeon-Woo et al., ICLR
+2022, arXiv 2108.06098, or with `form='matrix'` a reshaped low-rank matrix. Depthwise kernels, and
+both kernels of a separable convolution, are matrices (`ranks.kernel_view`).
+Raises TypeError or ValueError for arguments of the wrong type or out of range.
 """
 
 from tff_lowrank.layers import convolution
@@ -22,12 +22,12 @@ from tff_lowrank.layers import recurrent
 
 
 class LowRank(factored.Sized):
-  """What makes a factorised layer plainly low-rank; mixed into one."""
+  """A mixin that makes a factorised layer a plain low-rank layer."""
 
   branches = ranks.LOW_RANK_BRANCHES
 
   def factorization(self, kernel_shape: tuple[int, ...]) -> factorization_lib.LowRank:
-    """The low-rank one, with the rank of this kernel."""
+    """The low-rank factorization, with the rank of this kernel."""
     return factorization_lib.LowRank(
       rank=self.rank_of(kernel_shape), form=self.form, initialization=self.initialization
     )

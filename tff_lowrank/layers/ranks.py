@@ -1,20 +1,21 @@
-"""Ranks and parameter counts of factorised kernels: whole numbers, no TensorFlow.
+"""Ranks and parameter counts of factorised kernels, without TensorFlow.
 
 Hyeon-Woo, Ye-Bin, Oh: FedPara: Low-Rank Hadamard Product for Communication-Efficient Federated
 Learning, ICLR 2022, arXiv 2108.06098.
 
 A kernel has its Keras shape, (*window, inputs, outputs): no window for a matrix, one to three sizes
-for a convolution. It is made of `branches` low-rank terms, two for FedPara and one for the plain
-low-rank baseline, each of rank R:
+for a convolution. It consists of `branches` low-rank terms, two for FedPara and one for the plain
+low-rank baseline, each with rank R:
   form 'matrix'   R (m + n) numbers; m = outputs, n = inputs x window             Proposition 1
   form 'tucker'   R (O + I) + R^2 window numbers, for convolutions                Proposition 3
-The window counts by its area alone, so that both hold for a convolution of any number of axes. The
-kernels of groups are in `kernel_view`.
+Only the area of the window matters, so both hold for convolutions with any number of axes. For
+grouped convolutions see `kernel_view`.
 FedPara's rank for a hyper-parameter gamma in [0, 1], equal for all layers:
-  r_min = min(ceil(sqrt(m)), ceil(sqrt(n)))      the least rank that does not restrict the kernel's
-  r_max = the largest rank that has no more parameters than the kernel
+  r_min = min(ceil(sqrt(m)), ceil(sqrt(n)))      the smallest rank with an unrestricted kernel rank
+  r_max = the largest rank with no more parameters than the kernel
   r     = round((1 - gamma) r_min + gamma r_max)
-How r_max and r are rounded is not stated there; down, and half to even, give the paper's Table 5.
+The paper does not say how r_max and r are rounded; rounding r_max down, and r half to even, gives
+its Table 5.
 """
 
 from collections.abc import Sequence
@@ -34,25 +35,27 @@ def check_kernel(kernel_shape: Sequence[int], form: str) -> None:
   """Raises ValueError unless `form` can factorise a kernel of this shape."""
   checks.check_one_of('form', form, FORMS)
   if not 2 <= len(kernel_shape) <= 5 or any(size < 1 for size in kernel_shape):
-    raise ValueError(f'A kernel has 2 to 5 sizes of at least 1, found shape {tuple(kernel_shape)}.')
+    raise ValueError(
+      f'A kernel must have 2 to 5 axes of size at least 1, found shape {tuple(kernel_shape)}.'
+    )
   if form == 'tucker' and len(kernel_shape) == 2:
     raise ValueError(
-      f"Form 'tucker' needs a kernel of 3 to 5 sizes, found shape {tuple(kernel_shape)}."
+      f"Form 'tucker' needs a kernel with 3 to 5 axes, found shape {tuple(kernel_shape)}."
     )
 
 
 def kernel_view(name: str, kernel_shape: Sequence[int]) -> tuple[int, ...]:
-  """The shape as which the kernel of this name is factorised: the same numbers in the same order.
+  """The shape in which the kernel of this name is factorised: the same numbers in the same order.
 
-  A convolution of g groups has the kernel (*window, I / g, O): its outputs in g blocks, each of
-  which sees I / g inputs. It is factorised as it is, like that of a convolution from I / g inputs
-  to O outputs. At R^2 >= min(I / g, O) >= min(I / g, O / g), the rank of no group's own kernel, a
-  slice of it, is restricted either.
+  A convolution with g groups has the kernel (*window, I / g, O): its outputs are g blocks, each of
+  which gets I / g inputs. It is factorised unchanged, like that of a convolution from I / g inputs
+  to O outputs. With R^2 >= min(I / g, O) >= min(I / g, O / g), the rank of each group's kernel, a
+  slice of it, is not restricted either.
 
-  A depthwise kernel (*window, I, M) is that of I groups of one input and M outputs: this view is
-  (*window, 1, I M). Of one input, a Tucker form has nothing to share; as a matrix
-  [window, I M], FedPara costs 2 R (window + I M) numbers for window x I M, and
-  r_min = ceil(sqrt(min(window, I M))). Of 3 x 3 it is 3, so that from 19 outputs on it is smaller.
+  A depthwise kernel (*window, I, M) is that of I groups with one input and M outputs each: the view
+  is (*window, 1, I M). With one input, a Tucker form would not save anything. As a matrix
+  [window, I M], FedPara has 2 R (window + I M) instead of window x I M numbers, and
+  r_min = ceil(sqrt(min(window, I M))). For 3 x 3 this is 3, and it is smaller from 19 outputs on.
   """
   if name != DEPTHWISE_KERNEL:
     return tuple(kernel_shape)
@@ -61,7 +64,7 @@ def kernel_view(name: str, kernel_shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _polynomial(kernel_shape: Sequence[int], form: str, branches: int) -> tuple[int, int]:
-  """(a, b) such that rank R costs a R^2 + b R parameters."""
+  """(a, b) such that rank R has a R^2 + b R parameters."""
   check_kernel(kernel_shape, form)
   *window, inputs, outputs = kernel_shape
   area = math.prod(window)
@@ -77,16 +80,16 @@ def count(kernel_shape: Sequence[int], rank: int, form: str, branches: int) -> i
 
 
 def largest_rank(kernel_shape: Sequence[int], budget: int, form: str, branches: int) -> int:
-  """The largest rank that costs at most `budget` parameters; 0 where none does."""
+  """The largest rank with at most `budget` parameters; 0 if there is none."""
   a, b = _polynomial(kernel_shape, form, branches)
   if a == 0:
     return budget // b
-  # The positive root of a R^2 + b R = budget, rounded down in whole numbers.
+  # The positive root of a R^2 + b R = budget, rounded down, in integer arithmetic.
   return (math.isqrt(b * b + 4 * a * budget) - b) // (2 * a)
 
 
 def nearest_rank(kernel_shape: Sequence[int], budget: int, form: str, branches: int) -> int:
-  """The rank, at least 1, whose cost is closest to `budget`; the smaller one in a tie."""
+  """The rank, at least 1, with a number of parameters closest to `budget`; ties go down."""
   low = max(1, largest_rank(kernel_shape, budget, form, branches))
   return min(
     (low, low + 1), key=lambda rank: abs(count(kernel_shape, rank, form, branches) - budget)
@@ -94,7 +97,7 @@ def nearest_rank(kernel_shape: Sequence[int], budget: int, form: str, branches: 
 
 
 def minimal_rank(kernel_shape: Sequence[int], form: str) -> int:
-  """FedPara's r_min: the least R such that R^2 reaches the smaller side of the kernel."""
+  """FedPara's r_min: the smallest R such that R^2 is at least the kernel's smaller side."""
   check_kernel(kernel_shape, form)
   *window, inputs, outputs = kernel_shape
   rows = inputs if form == 'tucker' else inputs * math.prod(window)
@@ -107,13 +110,13 @@ def maximal_rank(kernel_shape: Sequence[int], form: str) -> int:
 
 
 def is_worthwhile(kernel_shape: Sequence[int], form: str) -> bool:
-  """Whether FedPara at r_min has fewer parameters than the kernel; else it had better stay."""
+  """Whether FedPara at r_min has fewer parameters than the kernel."""
   least = count(kernel_shape, minimal_rank(kernel_shape, form), form, FEDPARA_BRANCHES)
   return least < math.prod(kernel_shape)
 
 
 def rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> int:
-  """FedPara's rank for `gamma` in [0, 1]; r_min where that already exceeds r_max.
+  """FedPara's rank for `gamma` in [0, 1]; r_min if that is larger than r_max.
 
   >>> from tff_lowrank.layers import ranks
   >>> [ranks.rank_for_gamma((256, 512), gamma, 'matrix') for gamma in (0, 0.5, 1)]
@@ -126,9 +129,9 @@ def rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> int:
 
 
 def low_rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> int:
-  """The rank of the plain low-rank kernel that costs what FedPara costs at `gamma`.
+  """The rank at which a plain low-rank kernel is as large as FedPara's at `gamma`.
 
-  The cost is the closest possible one: for form 'matrix' it is equal, at twice FedPara's rank.
+  As close as possible: for form 'matrix' the size is equal, at twice FedPara's rank.
   """
   rank = rank_for_gamma(kernel_shape, gamma, form)
   budget = count(kernel_shape, rank, form, FEDPARA_BRANCHES)
@@ -136,9 +139,9 @@ def low_rank_for_gamma(kernel_shape: Sequence[int], gamma: float, form: str) -> 
 
 
 def rank_for_budget(kernel_shape: Sequence[int], budget: float, form: str, branches: int) -> int:
-  """The largest rank that costs at most the share `budget`, in (0, 1], of the kernel's size.
+  """The largest rank whose size is at most the fraction `budget`, in (0, 1], of the kernel's size.
 
-  Returns 0 where no rank is that small. (The paper's notebook rounds up instead.)
+  Returns 0 if even rank 1 is too large. (The paper's notebook rounds up instead.)
   """
   check_size(None, None, budget)
   # The tolerance is for budgets such as 0.3, whose product may fall just below a whole number.
@@ -173,7 +176,7 @@ def choose_rank(
   gamma: float | None = None,
   budget: float | None = None,
 ) -> int:
-  """The rank, at least 1, by the one of `rank`, `gamma` and `budget` that is given."""
+  """The rank, at least 1, from whichever of `rank`, `gamma` and `budget` is given."""
   check_size(rank, gamma, budget)
   if rank is not None:
     return rank

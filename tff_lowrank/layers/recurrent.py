@@ -1,11 +1,11 @@
-"""Recurrent Keras layers whose kernels are factorised, whatever the factorisation.
+"""Recurrent Keras layers with factorised kernels, for any factorisation.
 
 `FactoredLSTM` and `FactoredGRU` take the arguments of keras.layers.LSTM and keras.layers.GRU and
 compute the same (masks, states, dropout, direction are keras.layers.RNN's), without cuDNN. Each
-kernel is composed once a sequence. The cells work alone in keras.layers.RNN too, where kernels are
-composed at each step.
-FedPara (ICLR 2022, arXiv 2108.06098) factorises the matrices [inputs, gates x units] and
-[units, gates x units], each as a whole.
+kernel is composed once per sequence. The cells can also be used in keras.layers.RNN, where kernels
+are composed at each step.
+As in FedPara (ICLR 2022, arXiv 2108.06098), the matrices [inputs, gates x units] and
+[units, gates x units] are factorised, each as a whole.
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ _SEQUENCE_ARGUMENTS = (
 
 
 class FactoredCell(factored.Factored):
-  """What the cells share; mixed into a Keras cell that reads `kernel` and `recurrent_kernel`."""
+  """A mixin shared by the cells, for Keras cells that use `kernel` and `recurrent_kernel`."""
 
   num_gates = 0
   num_positional = 4
@@ -45,7 +45,7 @@ class FactoredCell(factored.Factored):
 
   def build(self, input_shape: Any) -> None:
     inputs, outputs = tf.TensorShape(input_shape)[-1], self.num_gates * self.units
-    # Variances of Keras' defaults: Glorot's, and that of a matrix with orthonormal rows.
+    # The variances of Keras' default initialisers: Glorot's, and that of orthonormal rows.
     self.add_kernel('kernel', (inputs, outputs), 2 / (inputs + outputs), self.kernel_regularizer)
     self.add_kernel(
       'recurrent_kernel', (self.units, outputs), 1 / outputs, self.recurrent_regularizer
@@ -59,7 +59,7 @@ class FactoredCell(factored.Factored):
 
   @contextlib.contextmanager
   def composed_once(self) -> Iterator[None]:
-    """Within, the kernels are those composed here."""
+    """Inside, the kernels are composed only once."""
     composed = {name: self.compose(name) for name in self.factored_kernels}
     outer, self._composed = self._composed, composed
     try:
@@ -106,7 +106,7 @@ class FactoredGRUCell(FactoredCell, tf.keras.layers.GRUCell):
 
 
 class FactoredRNN(tf.keras.layers.RNN):
-  """A sequence layer of a factorised cell; its constructor takes the arguments of both."""
+  """A sequence layer with a factorised cell; its constructor takes the arguments of both."""
 
   cell_class = FactoredCell
 

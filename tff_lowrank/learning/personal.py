@@ -60,15 +60,15 @@ def _build_work(
     weights = tff.learning.models.ModelWeights(start, shared.non_trainable)
     trained = training.train(weights, None, dataset)
     learnt = ()  # type: Any
-    left_out = ()  # type: Any
+    excluded = ()  # type: Any
     if memory:
       seen = tf.constant(True)
       learnt = collections.OrderedDict(seen=seen, personal=split.personal_part(trained.trainable))
-      left_out = collections.OrderedDict(seen=seen, personal=own)
+      excluded = collections.OrderedDict(seen=seen, personal=own)
     result = tff.learning.templates.ClientResult(
       split.shared_part(trained.result.update), trained.result.update_weight
     )
-    return work_lib.Worked(learnt, result, price, trained.metrics, left_out)
+    return work_lib.Worked(learnt, result, price, trained.metrics, excluded)
 
   return work_lib.build_work(
     training, initialize_client, shared_type, work, lambda shared: shared.trainable

@@ -1,7 +1,7 @@
-"""The methods that runs can train with, one record in each file.
+"""The training methods, one record per file.
 
-A module of this package that has a `METHOD` is found by itself. A method of one's own is a
-`Method` anywhere, named as `package.module:RECORD`.
+A module of this package with a `METHOD` is found automatically. Your own method is a `Method` in
+any module, given as `package.module:RECORD`.
 """
 
 from tff_lowrank.methods.method import Choice as Choice

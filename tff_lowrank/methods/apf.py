@@ -1,4 +1,4 @@
-"""APF: parameters that have settled are frozen, for periods controlled as TCP does."""
+"""APF: stable parameters are frozen, for periods controlled as in TCP."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -18,34 +18,32 @@ from tff_lowrank.methods import method
 
 @dataclasses.dataclass(frozen=True)
 class FreezingSettings(settings.Settings):
-  """Which parameters are stable, and what is frozen."""
+  """Settings of the stability check and of what is frozen."""
 
   apf_stability_threshold: float = settings.field(
     0.05,
-    'Effective perturbation below which a parameter is stable; 0 freezes none.',
+    'A parameter is stable if its effective perturbation is below this; 0 freezes none.',
     at_least=0,
   )
-  apf_check_every: int = settings.field(1, 'Rounds between checks of stability.', at_least=1)
+  apf_check_every: int = settings.field(1, 'Rounds between stability checks.', at_least=1)
   apf_aggressive: str = settings.field(
-    'none', 'Freezing at random on top.', choices=aggressive.VARIANTS
+    'none', 'Additional random freezing.', choices=aggressive.VARIANTS
   )
-  apf_ema_decay: float = settings.field(
-    0.99, 'Weight of the past in the moving averages.', at_least=0, below=1
-  )
+  apf_ema_decay: float = settings.field(0.99, 'Decay of the moving averages.', at_least=0, below=1)
   apf_granularity: str = settings.field(
-    'scalar', 'What is frozen together.', choices=freezing_settings.GRANULARITIES
+    'scalar', 'Unit of freezing.', choices=freezing_settings.GRANULARITIES
   )
   apf_zero_update: str = settings.field(
-    'unstable', 'What a parameter is that never moved.', choices=stability.ZERO_UPDATES
+    'unstable', 'Whether a parameter that never changed is stable.', choices=stability.ZERO_UPDATES
   )
   apf_mask_policy: str = settings.field(
     'server',
-    'Whether the server sends the mask or clients derive it, which suits full participation.',
+    'Whether the server sends the mask, or clients derive it (for full participation).',
     choices=synchronisation.MASK_POLICIES,
   )
 
   def freezing(self, seed: int, how: str) -> freezing.Settings:
-    """`how` is one of `freezing.control.CONTROLS`; raises ValueError for contradictions."""
+    """`how` is one of `freezing.control.CONTROLS`; raises ValueError if settings conflict."""
     return freezing.Settings(
       stability_threshold=self.apf_stability_threshold,
       check_every=self.apf_check_every,
@@ -60,15 +58,15 @@ class FreezingSettings(settings.Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ApfSettings(FreezingSettings):
-  """Besides, how long it stays frozen."""
+  """The same, and how long parameters stay frozen."""
 
   apf_control: str = settings.field(
-    'aimd', 'How freezing periods follow the checks.', choices=control.CONTROLS
+    'aimd', 'How stability checks change the freezing period.', choices=control.CONTROLS
   )
 
 
 def check(choice: method.Choice) -> None:
-  """A `Method.check`: of a codec that cannot do with what is frozen."""
+  """A `Method.check`: whether the codec works with freezing."""
   aggregators.check_codec_under_freezing(choice.uplink)
 
 
@@ -90,7 +88,7 @@ def _replay(choice: method.Choice, rounds: Sequence[replay.Round]) -> replay.Rep
 
 METHOD = method.Method(
   name='apf',
-  about='Parameters that have settled are frozen and not sent, for periods controlled as by TCP.',
+  about='Stable parameters are frozen and not sent, for periods controlled as in TCP.',
   source='Chen et al., Adaptive Parameter Freezing, ICDCS 2021',
   build=_build,
   settings=ApfSettings,

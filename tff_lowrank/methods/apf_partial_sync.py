@@ -1,4 +1,4 @@
-"""The strawman of APF's paper: what has settled is not sent again, and trained by each alone."""
+"""A baseline of APF's paper: stable parameters are never sent again; each client trains them."""
 
 from tff_lowrank import freezing
 from tff_lowrank import learning
@@ -20,8 +20,8 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='apf_partial_sync',
-  about='Parameters that have settled are never sent again; each client trains its own on.',
-  source='Chen et al., Adaptive Parameter Freezing, ICDCS 2021, where it is a strawman',
+  about='Stable parameters are never sent again; each client keeps training its own copy.',
+  source='A baseline in Chen et al., Adaptive Parameter Freezing, ICDCS 2021',
   build=_build,
   settings=apf.FreezingSettings,
   check=apf.check,

@@ -1,4 +1,4 @@
-"""FedAvg, with codecs both ways."""
+"""FedAvg, with codecs for uplink and downlink."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ def _replay(choice: method.Choice, rounds: Sequence[replay.Round]) -> replay.Rep
 
 METHOD = method.Method(
   name='fed_avg',
-  about='Clients train on their own examples and send what their models changed by.',
+  about='Clients train on their own examples and send the change of their model.',
   source='McMahan et al., AISTATS 2017, arXiv 1602.05629',
   build=_build,
   takes_downlink=True,

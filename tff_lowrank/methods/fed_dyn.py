@@ -1,4 +1,4 @@
-"""FedDyn: each client's loss has a regulariser that follows its own gradients."""
+"""FedDyn: each client's loss has a dynamic regulariser, updated from its own gradients."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from tff_lowrank.methods import method
 
 @dataclasses.dataclass(frozen=True)
 class FedDynSettings(settings.Settings):
-  """How strong the regulariser is."""
+  """The strength of the regulariser."""
 
   fed_dyn_alpha: float = settings.field(
     0.1, "Strength of FedDyn's regulariser; 0 is FedAvg.", at_least=0
@@ -24,7 +24,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='fed_dyn',
-  about="Clients' losses have a regulariser that makes their optima that of the whole.",
+  about='A dynamic regulariser aligns the optimum of each client with the global optimum.',
   source='Acar et al., Federated Learning Based on Dynamic Regularization, ICLR 2021',
   build=_build,
   settings=FedDynSettings,

@@ -1,4 +1,4 @@
-"""FedPer: the last layer is the client's own."""
+"""FedPer: the last layer is personal."""
 
 from tff_lowrank import client_work
 from tff_lowrank import learning
@@ -11,7 +11,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='fed_per',
-  about="All layers are shared but the last, which is the client's own.",
+  about='All layers are shared except the last, which is personal.',
   source='Arivazhagan et al., Federated Learning with Personalization Layers, arXiv 1912.00818',
   build=_build,
   is_personal=True,

@@ -1,4 +1,4 @@
-"""FedProx: local training is pulled towards the model that was received."""
+"""FedProx: local training with a proximal term towards the received model."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ from tff_lowrank.methods import method
 
 @dataclasses.dataclass(frozen=True)
 class FedProxSettings(settings.Settings):
-  """How strong the pull is."""
+  """The weight of the proximal term."""
 
   fed_prox_mu: float = settings.field(
-    0.1, 'Pull of the model received on local training.', at_least=0
+    0.1, 'Weight of the proximal term towards the received model; 0 is FedAvg.', at_least=0
   )
 
 
@@ -22,7 +22,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='fed_prox',
-  about='FedAvg whose clients are pulled towards the model that they received.',
+  about='FedAvg with a proximal term that keeps clients close to the received model.',
   source='Li et al., Federated Optimization in Heterogeneous Networks, MLSys 2020',
   build=_build,
   settings=FedProxSettings,

@@ -1,4 +1,4 @@
-"""FedAvg on models of FedPara's layers."""
+"""FedAvg on models with FedPara layers."""
 
 from tff_lowrank import learning
 from tff_lowrank.methods import method
@@ -10,7 +10,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='fedpara',
-  about='FedAvg on kernels that are Hadamard products of two low-rank matrices.',
+  about='FedAvg with kernels that are Hadamard products of two low-rank matrices.',
   source='Hyeon-Woo et al., FedPara, ICLR 2022, arXiv 2108.06098',
   build=_build,
   takes_downlink=True,

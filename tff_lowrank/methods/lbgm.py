@@ -1,4 +1,4 @@
-"""LBGM: a scalar where an update points along the last one that was sent in full."""
+"""LBGM: clients send a coefficient if the update is close to a multiple of an earlier one."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -12,13 +12,18 @@ from tff_lowrank.methods import method
 
 @dataclasses.dataclass(frozen=True)
 class LbgmSettings(settings.Settings):
-  """When a scalar is sent."""
+  """Settings of LBGM."""
 
   lbgm_threshold: float = settings.field(
-    0.2, 'Largest look-back-phase error at which a scalar is sent.', at_least=0, at_most=1
+    0.2,
+    'Largest look-back phase error at which only the look-back coefficient is sent.',
+    at_least=0,
+    at_most=1,
   )
   lbgm_granularity: str = settings.field(
-    'tensor', 'What is decided on together.', choices=codecs.GRANULARITIES
+    'tensor',
+    'Whether each tensor or the whole model is sent as one block.',
+    choices=codecs.GRANULARITIES,
   )
 
   def arguments(self) -> dict[str, object]:
@@ -43,7 +48,7 @@ def _replay(choice: method.Choice, rounds: Sequence[replay.Round]) -> replay.Rep
 
 METHOD = method.Method(
   name='lbgm',
-  about='Clients send one scalar where their update points along the last one sent in full.',
+  about='Clients send one coefficient if the update is close to a multiple of the last full one.',
   source='Azam et al., Recycling Model Updates in Federated Learning, ICLR 2022',
   build=_build,
   settings=LbgmSettings,

@@ -1,4 +1,4 @@
-"""LBGM without client memory: all clients look back at the direction of the mean update."""
+"""LBGM without client state: all clients share one look-back vector, an earlier mean update."""
 
 from tff_lowrank import learning
 from tff_lowrank.methods import lbgm
@@ -13,7 +13,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='lbgm_shared',
-  about='LBGM where all clients look back at one vector, the direction of the mean update.',
+  about='LBGM with one look-back vector for all clients, an earlier mean update.',
   source='After Azam et al., ICLR 2022',
   build=_build,
   settings=lbgm.LbgmSettings,

@@ -1,4 +1,4 @@
-"""Each client trains alone, and nothing is sent: what federation is to be compared with."""
+"""Each client trains alone, and nothing is sent: a baseline without federated learning."""
 
 from tff_lowrank import learning
 from tff_lowrank.methods import method
@@ -11,7 +11,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='local_only',
-  about='Each client trains alone, from the same first model, and sends nothing.',
+  about='Each client trains alone, from the same initial model, and sends nothing.',
   source='A baseline of FedPara (ICLR 2022)',
   build=_build,
   takes_uplink=False,

@@ -1,4 +1,4 @@
-"""What a method is: a record of its settings, what it goes with, and how its process is built."""
+"""A training method as a record: its settings, what it supports, and how to build its process."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -16,10 +16,10 @@ from tff_lowrank.analysis import replay as replay_lib
 
 
 class Choice(NamedTuple):
-  """What was chosen for a run, before anything is built.
+  """The choices for a run, before anything is built.
 
-  settings: of the class `Method.settings`.
-  client_optimizer: its name.
+  settings: an instance of `Method.settings`.
+  client_optimizer: the optimizer's name.
   """
 
   settings: Any
@@ -30,10 +30,10 @@ class Choice(NamedTuple):
 
 
 class Parts(NamedTuple):
-  """What a process is built of.
+  """The parts that a process is built from.
 
-  model: made of what `keras_model_fn` builds.
-  num_clients: of all clients, sampled or not.
+  model: made from the model of `keras_model_fn`.
+  num_clients: the number of all clients, sampled or not.
   """
 
   choice: Choice
@@ -46,12 +46,12 @@ class Parts(NamedTuple):
 
   @property
   def settings(self) -> Any:
-    """Of the class `Method.settings`."""
+    """An instance of `Method.settings`."""
     return self.choice.settings
 
   @property
   def common(self) -> dict[str, Any]:
-    """The arguments that all of `learning.build_*` take."""
+    """The arguments common to all `learning.build_*`."""
     return dict(
       model_fn=self.model,
       client_optimizer_fn=self.client_optimizer,
@@ -61,12 +61,12 @@ class Parts(NamedTuple):
 
   @property
   def coded(self) -> dict[str, Any]:
-    """`common`, with the codec of the way up."""
+    """`common`, with the uplink codec."""
     return dict(self.common, codec=self.choice.uplink, seed=self.choice.seed)
 
   @property
   def both_ways(self) -> dict[str, Any]:
-    """`coded`, with the codec of the way down."""
+    """`coded`, with the downlink codec."""
     return dict(self.coded, downlink=self.choice.downlink)
 
 
@@ -82,21 +82,22 @@ def _freezes_nothing(choice: Choice) -> None:
 class Method:
   """A method of federated learning, as one record.
 
-  name: what `--method` is.
-  about: one sentence.
+  name: the value of `--method`.
+  about: a description in one sentence.
   source: the paper.
-  build: makes the process. Raises ValueError if the method has no effect on the model.
-  settings: the class of its own settings. Names begin with the method's; methods may share one.
-  takes_uplink: whether a codec may be chosen for the way up.
-  takes_downlink: the same for the way down.
-  model_family: the family that the layers of its models are of; None if any will do.
-  is_personal: whether clients have models of their own, which are tested on their own examples.
-  is_baseline: whether others are compared with it. Of one method alone.
-  check: raises ValueError if what was chosen does not go together.
-  freezing: how parameters are frozen; gives None of a method that freezes none.
-  tried: a setting, its own or a run's, and the values of it that `advise` tries.
-  replay: what the method would have sent of recorded rounds of FedAvg, and lost; None if that
-    cannot be told from them.
+  build: builds the process. Raises ValueError if the method has no effect on the model.
+  settings: the class of its own settings. Their names start with the method's; methods may share
+    a class.
+  takes_uplink: whether an uplink codec may be chosen.
+  takes_downlink: whether a downlink codec may be chosen.
+  model_family: the layer family of its models; None for any.
+  is_personal: whether each client has a personal model, which is tested on its own examples.
+  is_baseline: whether other methods are compared with it. True for one method only.
+  check: raises ValueError if the choices contradict each other.
+  freezing: how parameters are frozen; returns None if the method does not freeze any.
+  tried: a setting, its own or a run's, and the values of it that `tff-lowrank advise` tries.
+  replay: computes what the method would have sent and lost in recorded rounds of FedAvg; None if
+    this cannot be computed from them.
   """
 
   name: str
@@ -120,19 +121,19 @@ class Method:
 
 
 def check_takes_all_clients(choice: Choice) -> None:
-  """A `Method.check`: raises ValueError if the uplink keeps whole clients out of a round."""
+  """A `Method.check`: raises ValueError if the uplink excludes whole clients from a round."""
   for part in choice.uplink.parts:
     if part.traits.whole_client:
       raise ValueError(
-        f'uplink={choice.uplink} does not go with the method: {part.name} keeps whole clients out '
-        'of a round.'
+        f'uplink={choice.uplink} does not work with the method: {part.name} excludes whole clients '
+        'from a round.'
       )
 
 
 def build_personal(parts: Parts, personal: list[bool]) -> learning.ClientStatefulLearningProcess:
-  """The process where the trainable weights at which `personal` is true are the client's own.
+  """The process in which the trainable weights where `personal` is true are personal.
 
-  Raises ValueError if that is none of them, or all.
+  Raises ValueError if none of them is, or all are.
   """
   if not any(personal):
     raise ValueError(

@@ -1,4 +1,4 @@
-"""pFedPara: of each kernel's two low-rank factors, one is shared and one is the client's own."""
+"""pFedPara: of each kernel's two low-rank factors, one is shared and one is personal."""
 
 from tff_lowrank import layers
 from tff_lowrank import learning
@@ -11,7 +11,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='pfedpara',
-  about="Of each kernel's two low-rank factors one is shared and one is the client's own.",
+  about="Of each kernel's two low-rank factors, one is shared and one is personal.",
   source='Hyeon-Woo et al., FedPara, ICLR 2022, arXiv 2108.06098',
   build=_build,
   model_family='pfedpara',

@@ -1,4 +1,4 @@
-"""Finds methods by their names."""
+"""Finds methods by name."""
 
 from collections.abc import Mapping
 import importlib
@@ -12,7 +12,7 @@ from tff_lowrank.methods import method as method_lib
 def found() -> dict[str, method_lib.Method]:
   """The records in the modules of the package, by name.
 
-  Raises ValueError if a file is not called as its method.
+  Raises ValueError if a file and its method have different names.
   """
   records = {}
   for info in pkgutil.iter_modules(methods.__path__):
@@ -20,12 +20,14 @@ def found() -> dict[str, method_lib.Method]:
     record = getattr(module, 'METHOD', None)
     if record is not None:
       if record.name != info.name:
-        raise ValueError(f'The file of method {record.name!r} must be called so: {info.name}.')
+        raise ValueError(
+          f'The file of method {record.name!r} must have the same name, found {info.name}.'
+        )
       records[record.name] = record
   return records
 
 
-# Of this package, by name, the baseline first.
+# The methods of this package by name, the baseline first.
 METHODS: Mapping[str, method_lib.Method] = dict(
   sorted(found().items(), key=lambda entry: (not entry[1].is_baseline, entry[0]))
 )
@@ -33,9 +35,9 @@ METHODS: Mapping[str, method_lib.Method] = dict(
 
 
 def find(name: str | method_lib.Method) -> method_lib.Method:
-  """The method called `name`, or the record that `package.module:RECORD` names, or is.
+  """The method called `name`, or the record `package.module:RECORD`; a `Method` is returned as is.
 
-  Raises ValueError if there is none.
+  Raises ValueError if it does not exist.
   """
   if isinstance(name, method_lib.Method):
     return name
@@ -52,5 +54,5 @@ def find(name: str | method_lib.Method) -> method_lib.Method:
 
 
 def owners(setting: str) -> list[str]:
-  """The methods of this package that have a setting of their own called so."""
+  """The methods of this package that have an own setting with this name."""
   return [name for name, record in METHODS.items() if setting in record.setting_names]

@@ -1,4 +1,4 @@
-"""SCAFFOLD: local steps are corrected by the difference of two control variates."""
+"""SCAFFOLD: control variates correct the local steps."""
 
 from tff_lowrank import learning
 from tff_lowrank.methods import method
@@ -7,8 +7,8 @@ from tff_lowrank.methods import method
 def _check(choice: method.Choice) -> None:
   if choice.client_optimizer != 'sgd':
     raise ValueError(
-      f'client_optimizer={choice.client_optimizer} does not go with SCAFFOLD; its corrections are '
-      'of sgd.'
+      f'client_optimizer={choice.client_optimizer} does not work with SCAFFOLD, which corrects '
+      'the steps of sgd.'
     )
   method.check_takes_all_clients(choice)
 
@@ -19,7 +19,7 @@ def _build(parts: method.Parts) -> learning.ClientStatefulLearningProcess:
 
 METHOD = method.Method(
   name='scaffold',
-  about='Local steps are corrected by how clients and server differ in their gradients.',
+  about='Control variates correct local steps by the difference of client and global gradients.',
   source='Karimireddy et al., SCAFFOLD, ICML 2020',
   build=_build,
   check=_check,

@@ -15,15 +15,16 @@ def build_cnn(
 ) -> tf.keras.Model:
   """Two 5x5 convolutions (20, 50 channels) with pooling, then 500 units; returns logits.
 
-  431,080 parameters for 28x28x1 images and 10 classes; 657,080 for 32x32x3. The convolutions, few
-  of these parameters, have gamma 1 in factorised families, like `build_resnet18`'s first two.
+  431,080 parameters for 28x28x1 images and 10 classes; 657,080 for 32x32x3. The convolutions have
+  few of these parameters, so factorised families use gamma 1 for them, as for `build_resnet18`'s
+  first two.
 
   Args:
     input_shape: rows, columns, channels.
     num_classes: size of the output.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
-    gamma: in [0, 1], of the dense layers of a factorised family.
-    tanh: FedPara's non-linearity, of family `'fedpara'`.
+    gamma: in [0, 1], for the dense layers of a factorised family.
+    tanh: FedPara's non-linearity, for family `'fedpara'`.
   """
   layers = tf.keras.layers
   make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')

@@ -1,4 +1,4 @@
-"""Copies of Keras models as TFF makes them, where it tells variables by how they are created."""
+"""Copies Keras models for TFF, which only knows how variables were created, not later changes."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -7,12 +7,12 @@ import tensorflow as tf
 
 
 def has_frozen(model: tf.keras.Model) -> bool:
-  """Whether any variable would be trained, but for a layer whose `trainable` is False."""
+  """Whether a layer with `trainable = False` has variables that would be trained otherwise."""
   return any(variable.trainable for variable in model.non_trainable_variables)
 
 
 def _recorded(model: tf.keras.Model) -> tuple[tf.keras.Model, list[tuple[tf.Variable, bool]]]:
-  """A copy, and its variables as they were created, with whether as ones that train."""
+  """A copy, and its variables in order of creation, with whether each was created as trainable."""
   created = []
 
   def record(next_creator: Callable[..., Any], **options: Any) -> Any:
@@ -26,11 +26,11 @@ def _recorded(model: tf.keras.Model) -> tuple[tf.keras.Model, list[tuple[tf.Vari
 
 
 def cloner(model: tf.keras.Model) -> Callable[[], tf.keras.Model]:
-  """A function that makes copies of a model, with weights of their own.
+  """A function that makes copies of a model, with separate weights.
 
-  `tff.learning.models.functional_model_from_keras` tells what is trained by what a variable is
-  created as, and so would take the weights of frozen layers for trained ones. In these copies they
-  are created as what is not trained.
+  `tff.learning.models.functional_model_from_keras` trains every variable that is created as
+  trainable, so it would train the weights of frozen layers. In these copies they are created as not
+  trainable.
   """
   first, created = _recorded(model)
   trained = {id(variable) for variable in first.trainable_variables}
@@ -51,7 +51,7 @@ def cloner(model: tf.keras.Model) -> Callable[[], tf.keras.Model]:
 
 
 def creation_order(model: tf.keras.Model) -> tuple[list[int], list[int]]:
-  """Of trainable and of other variables, Keras's places of them as a copy creates them.
+  """Keras's positions of trainable, and of other, variables in the order a copy creates them.
 
   Nested models are created before the layers around them.
   """

@@ -16,14 +16,14 @@ def build_emnist_cnn(
   """Two 3x3 convolutions (32, 64 channels), pooling, then 128 units; 28x28x1 images -> logits.
 
   Reddi et al., Adaptive Federated Optimization, ICLR 2021; 1,206,590 parameters for 62 classes,
-  1,199,882 for 10. Dropout is of 0.25 after pooling, and of 0.5 before the last layer. TFF has the
-  same model in `tff.simulation.baselines.emnist`.
+  1,199,882 for 10. Dropout is 0.25 after pooling, and 0.5 before the last layer. TFF has the same
+  model in `tff.simulation.baselines.emnist`.
 
   Args:
     num_classes: size of the output.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
-    gamma: in [0, 1], of a factorised family.
-    tanh: FedPara's non-linearity, of family `'fedpara'`.
+    gamma: in [0, 1], for a factorised family.
+    tanh: FedPara's non-linearity, for family `'fedpara'`.
   """
   layers = tf.keras.layers
   make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')

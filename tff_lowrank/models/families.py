@@ -1,4 +1,4 @@
-"""The layer families that the models are built of: plain, FedPara's, low-rank, pFedPara's."""
+"""The layer families of the models: plain, FedPara, low-rank, pFedPara."""
 
 import dataclasses
 import math
@@ -20,12 +20,13 @@ class LayerFamily:
   """Applies layers of one family to Keras tensors.
 
   name: one of `FAMILIES`.
-  gamma: in [0, 1]: FedPara's rank hyper-parameter; None for, and only for, `'original'`.
-    `'low_rank'` has as many parameters, layer by layer.
+  gamma: in [0, 1]: FedPara's rank hyper-parameter; None for `'original'` only. `'low_rank'` has as
+    many parameters as FedPara, layer by layer.
   tanh: FedPara's non-linearity (family `'fedpara'` only).
-  kernel_initializer: of plain Dense and Conv2D layers, also of those that do not get smaller by
-    factors and stay plain. The paper's is He's; factorised kernels start with its variance too.
-  rank: of all factors, in place of the one that gamma gives, even if no layer gets smaller by it.
+  kernel_initializer: for plain Dense and Conv2D layers, including layers that stay plain because
+    factors would not make them smaller. The paper uses He's; factorised kernels start with the
+    same variance.
+  rank: the rank of all factors, instead of that from gamma, even if layers do not get smaller.
   """
 
   name: str
@@ -47,26 +48,26 @@ class LayerFamily:
       raise ValueError(f"`tanh` is for family 'fedpara' only, found {self.name!r}.")
 
   def with_gamma(self, gamma: float) -> 'LayerFamily':
-    """The family at another gamma; the original one stays as it is."""
+    """The family with another gamma; the original family is returned unchanged."""
     return self if self.name == 'original' else dataclasses.replace(self, gamma=gamma)
 
   def dense(self, x: tf.Tensor, units: int, **kwargs: Any) -> tf.Tensor:
-    """A Dense layer on [batch, ..., inputs]."""
+    """Applies a Dense layer to [batch, ..., inputs]."""
     return self._apply('Dense', x, (x.shape[-1], units), units, **kwargs)
 
   def conv2d(self, x: tf.Tensor, filters: int, kernel_size: int, **kwargs: Any) -> tf.Tensor:
-    """A Conv2D layer, with Tucker factors (Proposition 3), on [batch, rows, columns, channels]."""
+    """Applies a Conv2D layer, in Tucker form (Prop. 3), to [batch, rows, columns, channels]."""
     shape = (kernel_size, kernel_size, x.shape[-1], filters)
     return self._apply('Conv2D', x, shape, filters, kernel_size, **kwargs)
 
   def lstm(self, x: tf.Tensor, units: int, **kwargs: Any) -> tf.Tensor:
-    """An LSTM layer on [batch, time, inputs]."""
+    """Applies an LSTM layer to [batch, time, inputs]."""
     if self.name == 'original':
       return tf.keras.layers.LSTM(units, **kwargs)(x)
     return self._factored('LSTM')(units, **self._arguments(), **kwargs)(x)
 
   def plain(self) -> 'LayerFamily':
-    """The original family with this one's initialisation, for layers that are not factorised."""
+    """The original family with the initialisation of this one, for layers without factors."""
     return LayerFamily('original', kernel_initializer=self.kernel_initializer)
 
   def _apply(

@@ -1,8 +1,7 @@
-"""Models whose dropout takes a key with each batch, in a model that TFF makes functional.
+"""Models with dropout that get a random key with each batch, for TFF's functional models.
 
-Batches of such a model are OrderedDict(x=OrderedDict(examples=..., dropout_key=...), y=...) in
-training, with what is `x` otherwise as `examples`, and an int64 [] as the key. Outside training
-no key is needed.
+In training, batches of such a model are OrderedDict(x=OrderedDict(examples=..., dropout_key=...),
+y=...): `examples` is the usual `x`, and the key is an int64 []. Outside training no key is needed.
 """
 
 import collections
@@ -18,7 +17,7 @@ KEY, EXAMPLES = 'dropout_key', 'examples'
 
 
 class _Keyed(tf.keras.Model):
-  """A model that takes the examples with a key, or alone."""
+  """A model that takes the examples with or without a key."""
 
   def __init__(self, model: tf.keras.Model):
     super().__init__(name=model.name)
@@ -32,7 +31,7 @@ class _Keyed(tf.keras.Model):
 
 
 def takes_key(x: Any) -> bool:
-  """Whether `x`, of a batch or of its type, has a key."""
+  """Whether `x` of a batch, or of its type, has a key."""
   return isinstance(x, Mapping) and set(x) == {KEY, EXAMPLES}
 
 
@@ -42,13 +41,13 @@ def is_keyed(model: Any) -> bool:
 
 
 def batch_with(examples: Any, key: Any, y: Any) -> collections.OrderedDict:
-  """A batch, its type or its data sets, made of those of its parts."""
+  """Joins examples, keys and labels (arrays, types or data sets) to batches with keys."""
   x = collections.OrderedDict([(EXAMPLES, examples), (KEY, key)])
   return collections.OrderedDict(x=x, y=y)
 
 
 def without_key(batch: Mapping[str, Any]) -> collections.OrderedDict:
-  """A batch, or the type of one, whose `x` is the examples alone."""
+  """A batch, or its type, without the key: `x` is the examples."""
   x = batch['x']
   return collections.OrderedDict(x=x[EXAMPLES] if takes_key(x) else x, y=batch['y'])
 
@@ -56,12 +55,12 @@ def without_key(batch: Mapping[str, Any]) -> collections.OrderedDict:
 def for_functional(
   model: tf.keras.Model, input_spec: Mapping[str, Any]
 ) -> tuple[Callable[[], tf.keras.Model] | tf.keras.Model, Mapping[str, Any]]:
-  """What to give `tff.learning.models.functional_model_from_keras`, and the type of batches.
+  """The arguments `keras_model` and `input_spec` of TFF's `functional_model_from_keras`.
 
-  The model's own losses act, see `losses.with_own_losses`.
+  The model's own losses are included, see `losses.with_own_losses`.
 
   Args:
-    model: Of one output.
+    model: A model with one output.
     input_spec: OrderedDict(x=..., y=...), the type of batches without a key.
 
   Returns:

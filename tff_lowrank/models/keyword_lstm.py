@@ -15,21 +15,21 @@ def build_keyword_lstm(
   gamma: float | None = None,
   tanh: bool = False,
 ) -> tf.keras.Model:
-  """LSTM layers and, on what the last one gives after the last frame, dense classes: logits.
+  """LSTM layers, then a dense layer on the output of the last frame; returns logits.
 
   Chen et al., Communication-Efficient Federated Learning with Adaptive Parameter Freezing, ICDCS
-  2021. For 50 frames of 10 features and 10 keywords: 52,874 parameters; the paper's code has
-  53,386, as its LSTMs have two biases each, which add up to one.
+  2021. For 50 frames of 10 features and 10 keywords: 52,874 parameters. The paper's code has
+  53,386, since each of its LSTMs has two biases, which are added.
 
   Args:
     input_shape: frames, features.
     num_classes: size of the output.
-    hidden_size: units of an LSTM.
+    hidden_size: units of each LSTM.
     num_layers: number of LSTMs.
-    family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; the LSTMs' kernels alone are
+    family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; only the LSTMs' kernels are
       factorised.
-    gamma: in [0, 1], of a factorised family.
-    tanh: FedPara's non-linearity, of family `'fedpara'`.
+    gamma: in [0, 1], for a factorised family.
+    tanh: FedPara's non-linearity, for family `'fedpara'`.
   """
   make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   x = inputs = tf.keras.layers.Input(input_shape)

@@ -1,4 +1,4 @@
-"""LeNet-5, of APF's experiments."""
+"""LeNet-5, as in APF's experiments."""
 
 import tensorflow as tf
 
@@ -15,15 +15,15 @@ def build_lenet5(
 ) -> tf.keras.Model:
   """Two 5x5 convolutions (6, 16 channels) with pooling, dense 120, 84, classes; returns logits.
 
-  LeCun et al., 1998, with ReLU and maximum pooling. 62,006 parameters for 32x32x3 and 10 classes.
-  All layers that get smaller by it are factorised.
+  LeCun et al., 1998, with ReLU and max pooling. 62,006 parameters for 32x32x3 and 10 classes.
+  All layers that get smaller with factors are factorised.
 
   Args:
     input_shape: rows, columns, channels; rows and columns at least 16.
     num_classes: size of the output.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
-    gamma: in [0, 1], of a factorised family.
-    tanh: the paper's non-linearity, of family `'fedpara'`.
+    gamma: in [0, 1], for a factorised family.
+    tanh: the paper's non-linearity, for family `'fedpara'`.
   """
   layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
   x = inputs = layers.Input(input_shape)

@@ -1,4 +1,4 @@
-"""What of a Keras model TFF would lose in making it functional: its own losses, what is frozen."""
+"""Keeps a Keras model's own losses and frozen layers when TFF makes it a functional model."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from tff_lowrank.models import copies
 
 @tf.custom_gradient
 def _with_gradient_of(output: tf.Tensor, loss: tf.Tensor) -> tf.Tensor:
-  """`output`, unchanged; whoever differentiates by way of it adds the gradient of `loss`."""
+  """Returns `output` unchanged; any gradient through it also has the gradient of `loss` added."""
 
   def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return upstream, tf.ones_like(loss)
@@ -25,7 +25,7 @@ class _WithOwnLosses(tf.keras.Model):
     self._model = model
 
   def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-    # In a TFF graph, Keras keeps those of the symbolic inputs that the model was built with.
+    # In a TFF graph, Keras keeps the losses of the symbolic inputs with which the model was built.
     others = self._model.losses
     output = self._model(inputs, training=training)
     for loss in self._model.losses:
@@ -37,7 +37,7 @@ class _WithOwnLosses(tf.keras.Model):
 def copier(model: tf.keras.Model) -> Callable[[], tf.keras.Model]:
   """A function that builds copies of `model`, as `copies.cloner`.
 
-  In TensorFlow's graphs the weights of a copy are fresh, otherwise those of `model`.
+  In TensorFlow graphs a copy has new weights, otherwise those of `model`.
   """
   clone = copies.cloner(model)
 
@@ -51,18 +51,18 @@ def copier(model: tf.keras.Model) -> Callable[[], tf.keras.Model]:
 
 
 def with_own_losses(model: tf.keras.Model) -> Callable[[], tf.keras.Model] | tf.keras.Model:
-  """What to give `tff.learning.models.functional_model_from_keras` for `model`, of one output.
+  """The argument of `tff.learning.models.functional_model_from_keras` for `model`, with one output.
 
-  That takes the model's output alone. Its own losses, those of `kernel_regularizer`,
-  `activity_regularizer` and `add_loss`, would be lost, which Keras and
-  `tff.learning.models.from_keras_model` add to the loss that they minimise. Here the output brings
-  their gradient along, which is added to that of any loss of the output. What is measured is as
-  without them, as it is of `from_keras_model`.
+  TFF's function uses only the model's output. It ignores the model's own losses (from
+  `kernel_regularizer`, `activity_regularizer` and `add_loss`), which Keras and
+  `tff.learning.models.from_keras_model` add to the minimised loss. Here the gradient of the own
+  losses is attached to the output, and added to the gradient of any loss of the output. The
+  measured loss does not include them, as in `from_keras_model`.
 
-  Layers that are frozen are frozen there too: see `copies.cloner`.
+  Frozen layers stay frozen: see `copies.cloner`.
 
   Returns:
-    `model` if it has no losses of its own and nothing frozen; else a function that builds a copy.
+    `model` if it has no own losses and no frozen layers; else a function that builds a copy.
   """
   has_losses = bool(model.losses)
   if not has_losses and not copies.has_frozen(model):

@@ -19,19 +19,19 @@ def build_char_lstm(
 ) -> tf.keras.Model:
   """Embedding, LSTM layers, logits of the next character: integers [batch, time] -> logits.
 
-  McMahan et al., 2017, and LEAF's Shakespeare model; 817,872 parameters. The LSTMs' kernels alone
-  are factorised, which at gamma 0 leaves 0.19 of the parameters, as in FedPara's experiments
-  (arXiv 2108.06098). The paper's weight normalisation of all its LSTMs is left out.
+  McMahan et al., 2017, and LEAF's Shakespeare model; 817,872 parameters. Only the LSTMs' kernels
+  are factorised; at gamma 0 this leaves 0.19 of the parameters, as in FedPara's experiments
+  (arXiv 2108.06098). The paper's weight normalisation of its LSTMs is not implemented.
 
   Args:
     vocabulary_size: number of characters, of both the input and the output.
     embedding_size, hidden_size, num_layers: sizes of the parts.
-    return_sequences: logits [batch, time, vocabulary_size] at each character, or those after the
-      last one only, [batch, vocabulary_size].
+    return_sequences: whether to return logits [batch, time, vocabulary_size] at each character, or
+      only those after the last one, [batch, vocabulary_size].
     mask_zero: whether character 0 is padding.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
-    gamma: in [0, 1], of a factorised family.
-    tanh: the paper's non-linearity, of family `'fedpara'`.
+    gamma: in [0, 1], for a factorised family.
+    tanh: the paper's non-linearity, for family `'fedpara'`.
   """
   make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   inputs = tf.keras.layers.Input((None,), dtype=tf.int32)

@@ -1,4 +1,4 @@
-"""What a Keras model must be like to be trained here."""
+"""Checks that a Keras model can be trained with this package."""
 
 from collections.abc import Sequence
 
@@ -8,27 +8,27 @@ _PROBABILITIES = ('softmax', 'sigmoid')
 
 
 def check_trainable(model: tf.keras.Model) -> None:
-  """Raises ValueError if a model cannot be trained here.
+  """Raises ValueError if a model cannot be trained with this package.
 
-  It must be Sequential or functional and know its input's shape, have something to learn, and no
-  layer that cannot be trained.
+  It must be Sequential or functional with a known input shape, have trainable weights, and no
+  unsupported layer.
 
-  That is batch normalisation, whose moving averages are of single clients' batches and not weights
-  that are learnt: there is no mean of them that would serve all clients. It is also each layer of
-  Keras that draws random numbers: they come from a variable, which TFF's functional models lack.
+  Unsupported are batch normalisation (its moving averages come from single clients' batches and
+  are not trained, so they cannot be averaged meaningfully), and all Keras layers that draw random
+  numbers (they use a variable, which TFF's functional models do not have).
   """
-  if not isinstance(model, tf.keras.Sequential.__base__):  # The functional models' class.
+  if not isinstance(model, tf.keras.Sequential.__base__):  # The class of functional models.
     raise ValueError(
       f'Model {model.name!r} must be Sequential or functional, found a {type(model).__name__}; '
-      'make it by tf.keras.Model(inputs, outputs).'
+      'create it with tf.keras.Model(inputs, outputs).'
     )
   if not model.built:
     raise ValueError(
-      f'Model {model.name!r} does not know the shape of its input; begin it with '
+      f'Model {model.name!r} does not know the shape of its input; start it with '
       'tf.keras.Input(shape).'
     )
   parts = _parts(model)
-  base = tf.keras.layers.BatchNormalization.__mro__[1]  # Of the synchronised one, too.
+  base = tf.keras.layers.BatchNormalization.__mro__[1]  # Includes the synchronised one.
   found = [layer.name for layer in parts if isinstance(layer, base)]
   if found:
     raise ValueError(
@@ -38,18 +38,18 @@ def check_trainable(model: tf.keras.Model) -> None:
   found = [layer.name for layer in parts if _draws(layer)]
   if found:
     raise ValueError(
-      f'Layer {found[0]!r} of model {model.name!r} draws random numbers that would not repeat; '
+      f'Layer {found[0]!r} of model {model.name!r} draws random numbers that are not repeatable; '
       'for dropout, use tff_lowrank.layers.StatelessDropout.'
     )
   if not model.trainable_variables:
     raise ValueError(
-      f'Model {model.name!r} has no trainable variables, so there is nothing to learn; give it a '
-      'layer with weights, and `trainable` not False.'
+      f'Model {model.name!r} has no trainable variables; add a layer with weights, and do not set '
+      '`trainable` to False.'
     )
 
 
 def check_returns_logits(model: tf.keras.Model) -> None:
-  """Raises ValueError if the last layer of a model of one output is, or ends in, a probability."""
+  """Raises ValueError if a model with one output ends in a softmax or sigmoid."""
   layer = model
   while True:
     if isinstance(layer, tf.keras.Model):
@@ -62,25 +62,25 @@ def check_returns_logits(model: tf.keras.Model) -> None:
   if name.startswith(_PROBABILITIES):
     raise ValueError(
       f'Model {model.name!r} ends in a {name.removesuffix("_v2")}, in layer {layer.name!r}, but '
-      'the loss takes logits, which are what comes before it: leave it out.'
+      'the loss takes logits: remove it.'
     )
 
 
 def _parts(model: tf.keras.Model) -> Sequence[tf.Module]:
-  """All that is in a model, layer in layer."""
+  """All layers in a model, including nested ones."""
   try:
     return model.submodules
   except ValueError as e:
-    if 'dropout_mask_cache' not in str(e):  # Which TensorFlow cannot list once there are masks.
+    if 'dropout_mask_cache' not in str(e):  # TensorFlow cannot list these once there are masks.
       raise
     raise ValueError(
-      f'A recurrent layer of model {model.name!r} has dropout, whose random numbers would not '
-      'repeat; leave it out, or use tff_lowrank.layers.StatelessDropout between layers.'
+      f'A recurrent layer of model {model.name!r} has dropout, whose random numbers are not '
+      'repeatable; remove it, or use tff_lowrank.layers.StatelessDropout between layers.'
     ) from e
 
 
 def _draws(layer: tf.Module) -> bool:
-  """Whether it is a layer of Keras that draws random numbers in training."""
+  """Whether it is a Keras layer that draws random numbers in training."""
   if not isinstance(layer, tf.keras.layers.Dropout.__mro__[1]):
     return False
   names = ('rate', 'stddev', 'dropout', 'recurrent_dropout')
@@ -94,26 +94,25 @@ def check_shapes(
   label_shape: Sequence[int],
   max_label: int | None,
 ) -> None:
-  """Raises ValueError unless a model takes the examples and has a logit for each class.
+  """Raises ValueError unless a model accepts the examples and has a logit for each class.
 
   Args:
-    model: Of one input and one output.
-    example_shape: Of one example, as the model is given it.
-    label_shape: Of one example's label, an integer or several.
-    max_label: The largest of them; None if labels are numbers, one for each output.
+    model: A model with one input and one output.
+    example_shape: The shape of one example, as passed to the model.
+    label_shape: The shape of one example's label: one or several integers.
+    max_label: The largest label; None if labels are numbers, one for each output.
   """
   taken, given = model.input_shape, (None, *example_shape)
   if isinstance(taken, (list, dict)) or not tf.TensorShape(taken).is_compatible_with(given):
     raise ValueError(
-      f'Model {model.name!r} takes input of shape {taken}, but the examples are of shape {given}.'
+      f'Model {model.name!r} takes input of shape {taken}, but the examples have shape {given}.'
     )
   output = model.output_shape
   if max_label is None:
     expected = (None, *label_shape)
     if isinstance(output, (list, dict)) or not tf.TensorShape(output).is_compatible_with(expected):
       raise ValueError(
-        f'Model {model.name!r} has output of shape {output}, but the labels are of shape '
-        f'{expected}.'
+        f'Model {model.name!r} has output of shape {output}, but the labels have shape {expected}.'
       )
     return
   expected = (None, *label_shape)

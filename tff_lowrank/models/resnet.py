@@ -23,18 +23,18 @@ def build_resnet18(
   """A 3x3 convolution, 8 residual blocks of two, mean pooling, a dense layer; returns logits.
 
   He et al., 2016, in the form for CIFAR; 11,173,962 parameters for 10 classes. Convolutions have
-  no biases, normalisations are affine. TFF does not take batch normalisation: it is of groups.
-  As in FedPara's experiments (arXiv 2108.06098), the first two convolutions and those
-  of 1x1 have gamma 1, and the dense layer is not factorised.
+  no biases, normalisations are affine. Group normalisation, since TFF does not support batch
+  normalisation. As in FedPara's experiments (arXiv 2108.06098), the first two convolutions and the
+  1x1 convolutions have gamma 1, and the dense layer is not factorised.
 
   Args:
     input_shape: rows, columns, channels.
     num_classes: size of the output.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
-    gamma: in [0, 1], of a factorised family.
-    tanh: the paper's non-linearity, of family `'fedpara'`.
-    width_multiplier: of all channels, rounded to even numbers.
-    groups: of the normalisation.
+    gamma: in [0, 1], for a factorised family.
+    tanh: the paper's non-linearity, for family `'fedpara'`.
+    width_multiplier: factor for all numbers of channels, which are rounded to even numbers.
+    groups: number of groups in the normalisation.
   """
   layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
   whole = make.with_gamma(1.0)

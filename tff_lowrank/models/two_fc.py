@@ -20,17 +20,17 @@ def build_two_fc(
   """Dense 256 with ReLU on the flattened input, then dense classes; returns logits.
 
   Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098. For 28x28 images and 10 classes: 203,530
-  parameters; with `'pfedpara'` at gamma 0.5, 59,570 are global and travel.
+  parameters; with `'pfedpara'` at gamma 0.5, 59,570 are shared and sent.
 
   Args:
-    input_shape: of one example.
+    input_shape: the shape of one example.
     num_classes: size of the output.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; both layers are factorised.
-    gamma: in [0, 1], of a factorised family.
-    tanh: the paper's non-linearity, of family `'fedpara'`.
+    gamma: in [0, 1], for a factorised family.
+    tanh: the paper's non-linearity, for family `'fedpara'`.
     hidden: units of the first layer.
-    head_rank: of the last layer's factors, in place of gamma's. With pFedPara's personal factors
-      still near 0, logits have the rank of the shared ones, 4 for 10 classes at gamma 0.5.
+    head_rank: the rank of the last layer, instead of that from gamma. While pFedPara's personal
+      factors are near 0, logits have the rank of the shared ones: 4 for 10 classes at gamma 0.5.
   """
   layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
   inputs = layers.Input(input_shape)

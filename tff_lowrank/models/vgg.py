@@ -1,4 +1,4 @@
-"""VGG16 with group normalisation, of FedPara's image experiments."""
+"""VGG16 with group normalisation, as in FedPara's image experiments."""
 
 import tensorflow as tf
 
@@ -21,17 +21,19 @@ def build_vgg16(
 ) -> tf.keras.Model:
   """13 3x3 convolutions in 5 blocks, then 3 dense layers that are never factorised; logits.
 
-  Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098, after Simonyan and Zisserman, 2015. 15,253,578
+  Hyeon-Woo et al., ICLR 2022, arXiv 2108.06098, based on Simonyan and Zisserman, 2015. 15,253,578
   parameters for 10 classes and 15,299,748 for 100, with biases and normalisation.
 
   Args:
     input_shape: rows, columns, channels; rows and columns at least 32, for the 5 poolings.
     num_classes: size of the output.
     family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`.
-    gamma: in [0, 1], of a factorised family.
-    tanh: the paper's non-linearity, of family `'fedpara'`.
-    width_multiplier: of all channels and units but the output's, rounded to even numbers.
-    groups: of the normalisation; not stated in the paper, 2 in Flower's reproduction.
+    gamma: in [0, 1], for a factorised family.
+    tanh: the paper's non-linearity, for family `'fedpara'`.
+    width_multiplier: factor for all numbers of channels and units except the output's, which are
+      rounded to even numbers.
+    groups: number of groups in the normalisation; not stated in the paper, 2 in Flower's
+      reproduction.
   """
   layers, make = tf.keras.layers, families.LayerFamily(family, gamma, tanh)
   x = inputs = layers.Input(input_shape)

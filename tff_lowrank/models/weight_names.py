@@ -1,4 +1,4 @@
-"""Names of a Keras model's weights that are the same however often the model is built."""
+"""Names of a Keras model's weights that do not change when the model is built again."""
 
 import re
 
@@ -6,16 +6,16 @@ import tensorflow as tf
 
 
 def _snake_case(name: str) -> str:
-  """As Keras makes a layer's name of its class's."""
+  """Converts a class name to a layer name, as Keras does."""
   name = re.sub('(.)([A-Z][a-z0-9]+)', r'\1_\2', name)
   return re.sub('([a-z])([A-Z])', r'\1_\2', name).lower()
 
 
 def trainable(model: tf.keras.Model) -> list[str]:
-  """The names of the trainable weights, in their order, such as `dense/kernel`; all different.
+  """The names of the trainable weights, in order, such as `dense/kernel`; all different.
 
-  Keras numbers the layers that have no name of their own through all models of a process. Here they
-  are numbered anew, from `dense` and `dense_1` on, in the order of the weights.
+  Keras numbers layers without an explicit name across all models of a process. Here they are
+  numbered per model, from `dense` and `dense_1` on, in the order of the weights.
   """
   generated = {_snake_case(type(part).__name__) for part in model.submodules}
   numbers: dict[str, dict[str, int]] = {}

@@ -14,7 +14,7 @@ def build_word_lstm(
   gamma: float | None = None,
   tanh: bool = False,
 ) -> tf.keras.Model:
-  """Embedding, LSTM, a dense layer back to the embedding's size, logits of the next word.
+  """Embedding, LSTM, a dense layer of the embedding's size, logits of the next word.
 
   Integers [batch, time] -> logits [batch, time, vocabulary_size]. Reddi et al., Adaptive Federated
   Optimization, ICLR 2021; 4,050,748 parameters for 10,000 words and four tokens. Token 0 is
@@ -23,10 +23,10 @@ def build_word_lstm(
   Args:
     vocabulary_size: number of tokens, of both the input and the output.
     embedding_size, hidden_size: sizes of the parts.
-    family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; all but the embedding and the
-      output are factorised.
-    gamma: in [0, 1], of a factorised family.
-    tanh: FedPara's non-linearity, of family `'fedpara'`.
+    family: `'original'`, `'fedpara'`, `'low_rank'` or `'pfedpara'`; all layers except the embedding
+      and the output are factorised.
+    gamma: in [0, 1], for a factorised family.
+    tanh: FedPara's non-linearity, for family `'fedpara'`.
   """
   make = families.LayerFamily(family, gamma, tanh, kernel_initializer='glorot_uniform')
   inputs = tf.keras.layers.Input((None,), dtype=tf.int32)

@@ -1,1 +1,1 @@
-"""Tables, plots and pages of runs, from their folders. Import its modules by name."""
+"""Tables, plots and web pages of runs, from their folders. Import the modules by name."""

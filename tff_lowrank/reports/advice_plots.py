@@ -1,4 +1,4 @@
-"""A plot of what settings are predicted to save, and of what they were measured to save."""
+"""A plot of the predicted and measured savings of settings."""
 
 import pathlib
 
@@ -21,15 +21,15 @@ def plot_savings(
   path: pathlib.Path,
   metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
 ) -> pathlib.Path:
-  """Draws a row for each setting into the PNG `path`, in the colour of its method; returns `path`.
+  """Plots a row for each setting to the PNG file `path`, in its method's colour; returns `path`.
 
-  On the left the share of all bytes that it saves: hollow as predicted, filled as measured. On the
-  right, if settings were measured, how far the accuracy was below FedAvg's, which is not predicted.
+  On the left, the fraction of all bytes that it saves: hollow markers are predicted, filled ones
+  measured. On the right, if settings were measured, the measured loss of accuracy against FedAvg.
 
   Args:
-    table: The advice, a row each, FedAvg's first; with `measured_` columns if there are any.
-    path: Where to.
-    metric: What the accuracy is.
+    table: The advice, one row per setting, FedAvg first; `measured_` columns are optional.
+    path: The file to write.
+    metric: The metric in the accuracy columns.
   """
   rows, is_measured = table[1:].reset_index(drop=True), 'measured_total_saved' in table
   chosen = styles.of(table['method'])
@@ -50,12 +50,12 @@ def plot_savings(
   names = rows['method'] + ' ' + rows['setting'] + rows['suggested'].map({True: ' *', False: ''})
   left.set_yticks(range(len(rows)), map(plots.as_text, names), fontsize='small')
   left.invert_yaxis()
-  left.set_xlabel('Bytes saved, both directions (%)')
+  left.set_xlabel('Bytes saved, uplink and downlink (%)')
   about = 'Hollow: predicted; ' + 'filled: measured; ' * is_measured + '*: suggested'
   left.set_title(about, fontsize='small')
   if is_measured:
-    panels[0, 1].set_xlabel(plots.as_text(f'Lost {metric.name}'))
-    panels[0, 1].set_title('Measured in one training; not predicted', fontsize='small')
+    panels[0, 1].set_xlabel(plots.as_text(f'Loss of {metric.name} against FedAvg'))
+    panels[0, 1].set_title('Measured in one run; not predicted', fontsize='small')
     panels[0, 1].axvline(0, color='grey', lw=1)
   for axes in panels[0]:
     axes.grid(alpha=0.3)

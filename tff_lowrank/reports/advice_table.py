@@ -1,4 +1,4 @@
-"""The tables of advice in Markdown."""
+"""The tables of `tff-lowrank advise`, in Markdown."""
 
 import pandas as pd
 
@@ -11,18 +11,18 @@ def _percent(value: float) -> str:
 
 def _verdict(is_suggested: bool, is_measured: bool, is_harmful: bool, name: str) -> str:
   if is_suggested:
-    return 'suggested' if is_measured else f'suggested; its {name} was not measured'
+    return 'suggested' if is_measured else f'suggested; {name} not measured'
   return f'loses too much {name}' if is_harmful else ''
 
 
 def _about(table: pd.DataFrame, max_loss: float, name: str) -> str:
-  """What is known of accuracies."""
-  text = f'What a setting costs in {name} is not predicted. '
+  """A paragraph on how the accuracies were measured."""
+  text = f'The loss of {name} is not predicted. '
   if 'measured_total_saved' not in table:
-    return text + 'It was not measured: --measure trains with each setting.'
+    return text + 'It was not measured either: use --measure to train with each setting.'
   return text + (
-    'It was measured in one training each, which has noise of its own. None is suggested whose '
-    f"{name} was below FedAvg's by more than {max_loss:g} (--max_accuracy_loss)."
+    'It was measured in one run per setting, so it is noisy. Settings whose '
+    f"{name} is below FedAvg's by more than {max_loss:g} (--max_accuracy_loss) are not suggested."
   )
 
 
@@ -68,15 +68,16 @@ def to_markdown(
   max_loss: float,
   metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
 ) -> str:
-  """The settings, what is known of accuracies, then the tensors; see `tff_lowrank.cli.advise`.
+  """The settings, a paragraph on accuracies, and the tensors; see `tff_lowrank.cli.advise`.
+
+  N95, N99 and ranks are computed from the mean updates, overlaps from each client's update and its
+  previous one.
 
   Args:
-    table: A row for each setting, FedAvg's first.
-    layers: A row for each tensor.
+    table: One row per setting, FedAvg first.
+    layers: One row per tensor.
     max_loss: How far the accuracy of a setting may be below FedAvg's.
-    metric: What the accuracy is.
-
-  N95, N99 and ranks are of the mean updates, overlaps of each client's updates with the one before.
+    metric: The metric in the accuracy columns.
   """
   parts = [
     *_settings(table, max_loss, metric.name),

@@ -1,4 +1,4 @@
-"""A plot of how unlike the clients of a run are. Reads run folders only."""
+"""A plot of the differences between the clients of a run. Reads only run folders."""
 
 import pathlib
 
@@ -13,7 +13,7 @@ from tff_lowrank.reports import curves
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import styles
 
-ABOUT = 'Of the clients measured in a round: line the median, shaded from 10 % to 90 % of them'
+ABOUT = 'Clients measured in a round: the line is the median, the shaded area is from 10 % to 90 %'
 
 
 def plot_clients(
@@ -21,9 +21,9 @@ def plot_clients(
   path: pathlib.Path,
   metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
 ) -> list[pathlib.Path]:
-  """Accuracies above and losses below of clients by round; of several seeds all together.
+  """Plots the clients' accuracies (top) and losses (bottom) by round, all seeds together.
 
-  Returns `path` in a list, which is empty if no run measured its clients.
+  Returns `path` in a list, or an empty list if no run measured its clients.
   """
   clients = plots.by_label(runs, curves.read_clients)
   if not any(clients.values()):

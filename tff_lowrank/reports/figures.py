@@ -11,40 +11,40 @@ from tff_lowrank.reports import statistics
 from tff_lowrank.reports import styles
 from tff_lowrank.reports import table as table_lib
 
-# The titles of x axes, and what is short enough for the buttons of a narrow page.
+# The titles of x axes, and short ones for the buttons of a narrow page.
 AXES = {
   'rounds': ('Rounds', 'Rounds'),
-  'bytes': ('Traffic, up and down (MB)', 'Traffic'),
+  'bytes': ('Uplink + downlink (MB)', 'Bytes'),
   'seconds': ('Simulated time (s)', 'Time'),
 }
 _GRID = '#e6e8eb'
-# Heights in pixels: what is above the plot, the plot, its axis, and a line of the legend below.
+# Heights in pixels: above the plot, the plot, its axis, and a line of the legend below.
 _ABOVE, _PLOT, _AXIS, _LINE = 75, 350, 75, 19
-# Characters of a line of the legend: a page of 400 pixels has room for them.
+# Characters in a line of the legend, which fit a page of 400 pixels.
 _LEGEND_WIDTH = 38
-# In pixels. The first label's line, which is solid, is seen beside dashed ones in its place.
+# In pixels. The first label's line, which is solid, stays visible under dashed lines.
 _FIRST_WIDTH, _WIDTH = 4, 2
 
 
 def as_text(text: str) -> str:
-  """So that plotly, which reads some tags and entities in its texts, shows `text` as it is."""
+  """Escapes `text` for plotly, which interprets some tags and entities."""
   return html.escape(text, quote=False)
 
 
 def _name(text: str) -> str:
-  """An entry of the legend, in lines."""
+  """An entry of the legend, wrapped to lines."""
   return '<br>'.join(map(as_text, styles.wrapped(text, _LEGEND_WIDTH)))
 
 
 def _line(style: styles.Style) -> dict[str, object]:
-  """How plotly draws a line of a style."""
+  """Plotly's line properties of a style."""
   width = _WIDTH if style.dash else _FIRST_WIDTH
   dash = ','.join(f'{_WIDTH * x:g}px' for x in style.dash) or 'solid'
   return dict(color=style.color, dash=dash, width=width)
 
 
 def _sizes(style: styles.Style, count: int) -> list[float]:
-  """Of a curve's markers in pixels, 0 where there is none."""
+  """The sizes of a curve's markers in pixels, 0 for no marker."""
   marked = range(count)[style.marked(count)]
   return [1.2 * style.size if i in marked else 0 for i in range(count)]
 
@@ -55,7 +55,7 @@ def _faint(color: str, alpha: float) -> str:
 
 
 def layout(x: str, y: str) -> dict[str, object]:
-  """What all figures have in common, with the titles of both axes."""
+  """The common layout of all figures, with the titles of both axes."""
   axis = dict(gridcolor=_GRID, linecolor='#9aa0a6', zeroline=False, automargin=True)
   return dict(
     template='none',
@@ -69,7 +69,7 @@ def layout(x: str, y: str) -> dict[str, object]:
 
 
 def make_room(figure: graph_objects.Figure) -> graph_objects.Figure:
-  """The figure, as high as its legend needs."""
+  """Makes the figure as high as its legend needs."""
   names = [trace.name or '' for trace in figure.data if trace.showlegend is not False]
   lines = sum(name.count('<br>') + 1 for name in names)
   below = _AXIS + _LINE * (lines + 1)
@@ -87,7 +87,7 @@ def _by_axis(curve: pd.DataFrame) -> dict[str, list[float]]:
 def _band(
   name: str, curve: pd.DataFrame, style: styles.Style, alpha: float
 ) -> graph_objects.Scatter:
-  """The area between the ends of a curve's intervals, which goes there and back."""
+  """The area between the ends of a curve's intervals, as one closed outline."""
   ends = pd.concat([curve['low'], curve['high'][::-1]])
   return graph_objects.Scatter(
     y=ends, fill='toself', fillcolor=_faint(style.color, alpha), line_width=0,
@@ -98,7 +98,7 @@ def _band(
 def _curve(
   name: str, curve: pd.DataFrame, style: styles.Style, metric: curves_lib.Metric
 ) -> graph_objects.Scatter:
-  """A line with hollow markers, staggered between labels, and what is said of its points."""
+  """A line with hollow markers, staggered between labels, and the hover text of its points."""
   ends = curve[['low', 'high']].itertuples(index=False)
   texts = ['' if pd.isna(low) else f' ({low:.2f} to {high:.2f})' for low, high in ends]
   sizes = _sizes(style, len(curve))
@@ -114,7 +114,7 @@ def _curve(
 def _draw(
   drawn: Mapping[str, pd.DataFrame], y: str, metric: curves_lib.Metric, labels: Iterable[str]
 ) -> tuple[graph_objects.Figure, list[dict[str, list[float]]]]:
-  """A figure of curves by label, in the styles of `labels`, and the x of its traces by axis."""
+  """A figure of curves by label, in the styles of `labels`, and the x values of its traces."""
   chosen = styles.of(labels)
   traces, places = [], []
   for label, curve in drawn.items():
@@ -135,13 +135,13 @@ def means(
   metric: curves_lib.Metric,
   budget: curves_lib.Budget | None = None,
 ) -> graph_objects.Figure:
-  """A test accuracy against rounds, bytes or seconds, which buttons choose.
+  """Test accuracy against rounds, bytes or seconds, chosen by buttons.
 
   Args:
     runs: Label -> the curves of its runs, drawn as their mean with its 95 % interval.
-    column: Which accuracy.
-    metric: What it is.
-    budget: Where the runs are compared, marked by a line; its axis is chosen first.
+    column: The accuracy column.
+    metric: The metric in this column.
+    budget: Where the runs are compared, marked by a line; its axis is shown first.
   """
   found = {label: curves_lib.mean_curve(curves, column) for label, curves in runs.items()}
   drawn = {label: curve for label, curve in found.items() if not curve.empty}
@@ -154,11 +154,11 @@ def means(
 def clients(
   runs: Mapping[str, Sequence[pd.DataFrame]], metric: curves_lib.Metric
 ) -> graph_objects.Figure:
-  """Accuracies of clients by round: the median, and the area from 10 % to 90 % of them.
+  """The clients' accuracies by round: the median, and the area from 10 % to 90 %.
 
   Args:
-    runs: Label -> what `curves.read_clients` gives of its runs, taken together; perhaps of none.
-    metric: What their accuracy is.
+    runs: Label -> the results of `curves.read_clients` for its runs, drawn together; may be empty.
+    metric: The metric in the accuracy column.
   """
   found = {
     label: curves_lib.spread(pd.concat(group), 'accuracy') for label, group in runs.items() if group
@@ -182,7 +182,7 @@ def _add_axis_buttons(
   places: Sequence[Mapping[str, list[float]]],
   budget: curves_lib.Budget | None,
 ) -> None:
-  """Buttons that choose what is on the x axis; `places` has the x of each trace by axis."""
+  """Adds buttons that choose the x axis; `places` has the x values of each trace by axis."""
   first = budget.spent if budget else 'rounds'
   for trace, place in zip(figure.data, places, strict=True):
     trace.x = place[first]
@@ -205,7 +205,7 @@ def _add_axis_buttons(
 
 
 def front(summary: pd.DataFrame, metric: curves_lib.Metric) -> graph_objects.Figure:
-  """Mean final accuracy against mean total traffic, a point a method, and the means' front."""
+  """Mean final accuracy against mean total bytes, one point per method, and their Pareto front."""
   judged = table_lib.judged_by(summary)
   megabytes, values = summary['total_bytes'] / 1e6, metric.shown(summary[judged])
   width = metric.shown(summary[f'{judged}_ci95'])
@@ -227,19 +227,19 @@ def front(summary: pd.DataFrame, metric: curves_lib.Metric) -> graph_objects.Fig
 
 
 def add_steps(figure: graph_objects.Figure, costs: pd.Series, values: pd.Series) -> None:
-  """The front of low cost and high value as steps; a logarithmic axis for very unlike costs."""
+  """Adds the Pareto front as steps; uses a logarithmic axis if costs differ by a lot."""
   is_best = statistics.is_on_pareto_front(costs, values)
   order = costs[is_best].sort_values().index
   figure.add_scatter(
     x=costs[order], y=values[order], mode='lines', line=dict(shape='hv', dash='dash', width=1),
-    line_color='#9aa0a6', name='front of the means', hoverinfo='skip',
+    line_color='#9aa0a6', name='Pareto front of the means', hoverinfo='skip',
   )  # fmt: skip
   if costs.max() > 10 * costs.min() > 0:
     figure.update_xaxes(type='log')
 
 
 def by_round(metrics: pd.DataFrame, columns: Mapping[str, str], y: str) -> graph_objects.Figure:
-  """Columns of metrics.csv against the round; `columns` maps each to its name in the legend."""
+  """Columns of metrics.csv by round; `columns` maps each to its name in the legend."""
   figure = graph_objects.Figure(layout=layout(AXES['rounds'][0], y))
   for (column, name), style in zip(columns.items(), styles.of(columns).values(), strict=True):
     rows = metrics.dropna(subset=column)

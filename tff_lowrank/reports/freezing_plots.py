@@ -1,4 +1,4 @@
-"""Plots of freezing after APF's paper (Chen et al., ICDCS 2021). Reads run folders only."""
+"""Plots of freezing as in APF's paper (Chen et al., ICDCS 2021). Reads only run folders."""
 
 from collections.abc import Iterator
 import contextlib
@@ -22,7 +22,7 @@ from tff_lowrank.reports import styles
 
 FROZEN = curves.Metric('frozen parameters')
 PERTURBATION = curves.Metric('effective perturbation', '')
-NULL_LABEL = 'pure noise, at the first threshold'
+NULL_LABEL = 'pure noise, first threshold'
 
 
 def _flags(run: pathlib.Path) -> dict[str, Any]:
@@ -30,9 +30,9 @@ def _flags(run: pathlib.Path) -> dict[str, Any]:
 
 
 def null_curve(run: pathlib.Path) -> np.ndarray:
-  """The frozen fraction after each round of a run's length if its parameters were pure noise.
+  """The frozen fraction after each round of a run if all parameter changes were pure noise.
 
-  Under `aimd` at the run's first threshold, whatever the run's control.
+  For control `aimd` at the run's first threshold, whatever the run's own control.
   """
   flags, num_rounds = _flags(run), len(curves.read_metrics(run))
   every = flags['apf_check_every']
@@ -51,9 +51,10 @@ def plot_accuracy_and_frozen(
   path: pathlib.Path,
   metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
 ) -> pathlib.Path:
-  """Accuracy above and frozen fraction below, by round, with the null curve of the first run.
+  """Plots accuracy (top) and frozen fraction (bottom) by round, and the first run's null curve.
 
-  Means over seeds. Runs that freeze nothing, FedAvg's, are drawn above only. Returns `path`.
+  Means over seeds. Runs without freezing, such as FedAvg's, are only in the top plot. Returns
+  `path`.
   """
   figure, (above, below) = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
   metrics = plots.by_label(runs, curves.read_metrics)
@@ -62,7 +63,9 @@ def plot_accuracy_and_frozen(
   plots.draw_means(below, metrics, 'frozen_fraction', FROZEN)
   null = null_curve(next(run for _, run in runs if _freezes(run)))
   for axes, x, y in ((below, range(1, len(null) + 1), 100 * null), (above, [], [])):
-    axes.plot(x, y, color='grey', linestyle=':', label=NULL_LABEL)  # Above for the legend.
+    axes.plot(
+      x, y, color='grey', linestyle=':', label=NULL_LABEL
+    )  # In the top plot, for the legend.
   above.set_ylabel(plots.as_text(metric.title('test')))
   above.set_xlabel('')
   below.set_ylabel(FROZEN.title())
@@ -75,9 +78,9 @@ def _freezes(run: pathlib.Path) -> bool:
 
 
 def plot_effective_perturbation(runs: curves.Runs, path: pathlib.Path) -> pathlib.Path:
-  """Mean effective perturbation by round, thin the threshold, as the paper's Fig. 2.
+  """Plots mean effective perturbation and threshold (thin line) by round, as the paper's Fig. 2.
 
-  Of several seeds the mean; labels of which no run freezes anything are left out.
+  The mean over seeds; labels without freezing are not shown.
   """
   figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
   metrics = plots.by_label(runs, curves.read_metrics)
@@ -96,15 +99,17 @@ def plot_effective_perturbation(runs: curves.Runs, path: pathlib.Path) -> pathli
 
 @contextlib.contextmanager
 def _trace(run: pathlib.Path) -> Iterator[np.lib.npyio.NpzFile]:
-  """freezing.npz; what is wrong with it is a FileError."""
+  """Reads freezing.npz; raises FileError if it is damaged."""
   path = run / run_files.FREEZING
   with files.reading(path, 'the trace of a freezing run'), np.load(path) as trace:
     yield trace
 
 
 def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
-  """When a tensor's parameters first froze: a row each with `tensor`, `shape`, `size`, `frozen`
-  (the fraction that ever was) and, of these, `mean`, `q05` and `q95` of the round."""
+  """When the parameters of each tensor first froze, one row per tensor.
+
+  Columns: `tensor`, `shape`, `size`, `frozen` (the fraction that ever froze), and over these
+  `mean`, `q05` and `q95` of the round."""
   rows = []
   with _trace(run) as trace:
     for i, name in enumerate(trace['names'].tolist()):
@@ -119,7 +124,7 @@ def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
 
 
 def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-  """Mean round of first freezing of each tensor, with 5th and 95th percentiles (Fig. 3)."""
+  """Plots the mean round of first freezing per tensor, with 5th and 95th percentiles (Fig. 3)."""
   table = stabilisation_table(run)
   figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
   below, above = table['mean'] - table['q05'], table['q95'] - table['mean']
@@ -134,9 +139,9 @@ def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
 
 def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-  """Two sampled parameters by round, frozen stretches shaded, as in Figs. 1 and 7.
+  """Plots two sampled parameters by round, with frozen rounds shaded, as in Figs. 1 and 7.
 
-  Of the sample, those that changed most often between frozen and active.
+  These are the sampled parameters that switched most often between frozen and active.
   """
   with _trace(run) as trace:
     values, frozen = trace['sample_value'], trace['sample_frozen']
@@ -150,7 +155,7 @@ def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   )
   for axes, j in zip(panels[:, 0], chosen, strict=True):
     axes.plot(rounds, values[:, j])
-    # What is frozen after round r keeps its value in round r + 1.
+    # A parameter frozen after round r keeps its value in round r + 1.
     edges = np.diff(np.concatenate([[False], frozen[:, j], [False]]).astype(int))
     stretches = zip(np.flatnonzero(edges == 1), np.flatnonzero(edges == -1), strict=True)
     for k, (start, end) in enumerate(stretches):
@@ -169,7 +174,7 @@ def plot_run(
   folder: pathlib.Path,
   metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
 ) -> list[pathlib.Path]:
-  """All plots of one run that freezes; returns the files written to `folder`."""
+  """Writes all plots of one run with freezing; returns the files written to `folder`."""
   runs = [(_flags(run)['method'], run)]
   return [
     *plot_comparison(runs, folder, metric),
@@ -183,7 +188,7 @@ def plot_comparison(
   folder: pathlib.Path,
   metric: curves.Metric = curves.Metric(),  # noqa: B008 (frozen)
 ) -> list[pathlib.Path]:
-  """Plots of labelled runs together, as far as they freeze; returns the files written."""
+  """Writes plots that compare labelled runs, if any has freezing; returns the files written."""
   if not any(_freezes(run) for _, run in runs):
     return []
   return [

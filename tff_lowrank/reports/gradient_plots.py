@@ -1,8 +1,8 @@
-"""Tables and plots of a gradient-space study, after LBGM's paper. Reads its folder only.
+"""Tables and plots of a gradient-space study, as in LBGM's paper. Reads only its folder.
 
-gradient_space.npz has `names`, those of the histories; `tensors`, the names of the tensors, their
-`shapes` (as text) and `sizes` (int64 [tensors]); and of history I `rounds_I` (int64 [e]: the rounds
-of its gradients), `gram_I` (float64 [tensors, e, e]) and `sums_I` (float64 [tensors, e]); see
+gradient_space.npz has `names` (of the histories), `tensors` (names of the tensors), their `shapes`
+(as text) and `sizes` (int64 [tensors]); and for history I `rounds_I` (int64 [e]: the rounds of its
+gradients), `gram_I` (float64 [tensors, e, e]) and `sums_I` (float64 [tensors, e]); see
 `tff_lowrank.analysis.gradient_space.Space`.
 """
 
@@ -26,17 +26,17 @@ from tff_lowrank.reports import styles
 
 FILE = 'gradient_space.npz'
 COMPONENTS = 'components.csv'
-# The name of the history of each round's mean; of all data if one client has them.
+# The name of the history of each round's mean update.
 MEAN = 'mean'
 MODEL = 'model'
-# As they are, and as the paper's scripts analyse them.
+# Without momentum, and with that of the paper's scripts.
 MOMENTA = (0.0, 0.9)
 
 
 def _histories(
   folder: pathlib.Path,
 ) -> Iterator[tuple[str, np.ndarray, list[gradient_space.Space]]]:
-  """(name, rounds, a space for each tensor) of each history."""
+  """(name, rounds, one space per tensor) of each history."""
   path = folder / FILE
   with files.reading(path, 'histories of gradients'), np.load(path) as data:
     sizes = data['sizes'].tolist()
@@ -58,9 +58,9 @@ def _rows(
 
 
 def components(folder: pathlib.Path) -> pd.DataFrame:
-  """A row for each history, momentum, tensor (`'model'` is all together) and round.
+  """One row per history, momentum, tensor (`'model'` is all tensors together) and round.
 
-  `gradients` is how many there are so far, `n95` and `n99` how many components they have,
+  `gradients` is their number so far, `n95` and `n99` the number of their principal components,
   `consecutive` the |cos| of the last two.
   """
   path = folder / FILE
@@ -78,11 +78,11 @@ def components(folder: pathlib.Path) -> pd.DataFrame:
 
 
 def summary(folder: pathlib.Path) -> pd.DataFrame:
-  """A row for each history and momentum, after all its gradients.
+  """One row per history and momentum, for all its gradients.
 
-  `n95`, `n99` are of the whole model; `mean_` is their mean over tensors, as in the paper's
-  figures, `weighted_` that weighted by size; `consecutive` the mean |cos| of gradients with the
-  one before.
+  `n95`, `n99` are for the whole model; `mean_` is their mean over tensors, as in the paper's
+  figures, `weighted_` the mean weighted by size; `consecutive` is the mean |cos| of a gradient and
+  the previous one.
   """
   table = pd.read_csv(folder / COMPONENTS)
   rows = []
@@ -116,7 +116,7 @@ def to_markdown(folder: pathlib.Path) -> str:
 
 
 def _draw_mean(axes: plt.Axes, table: pd.DataFrame, n: str, color: str) -> None:
-  """N by round: mean and standard deviation over tensors, and dashed of the whole model."""
+  """Draws N by round: mean and standard deviation over tensors; dashed for the whole model."""
   by_round = table[table['tensor'] != MODEL].groupby('round')[n]
   mean, deviation = by_round.mean(), by_round.std(ddof=0)
   model = table[table['tensor'] == MODEL]
@@ -126,7 +126,7 @@ def _draw_mean(axes: plt.Axes, table: pd.DataFrame, n: str, color: str) -> None:
 
 
 def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-  """Components of the mean's gradients by round over test accuracy, as the paper's Fig. 1."""
+  """Plots components of the mean's gradients and test accuracy by round, as the paper's Fig. 1."""
   table, metrics = pd.read_csv(folder / COMPONENTS), pd.read_csv(folder / 'metrics.csv')
   figure, panels = plt.subplots(
     2, len(MOMENTA), figsize=(10, 7), sharex=True, sharey='row', layout='constrained'
@@ -137,7 +137,7 @@ def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
       _draw_mean(above, part, n, color)
     model = part[part['tensor'] == MODEL]
     above.plot(model['round'], model['gradients'], color='grey', ls=':', label='gradients so far')
-    above.set_title(f'Momentum {momentum} in the analysis')
+    above.set_title(f'Analysed with momentum {momentum}')
     below.plot(metrics['round'], 100 * metrics['eval_accuracy'], color='tab:green')
     below.set_xlabel('Round')
     plots.mark_whole_numbers(below.xaxis)
@@ -150,13 +150,15 @@ def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 
 
 def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-  """N95 and N99 of the whole model, and consecutive overlaps, a line for each history."""
+  """Plots N95 and N99 of the whole model, and consecutive overlaps, one line per history."""
   table = pd.read_csv(folder / COMPONENTS)
   table = table[(table['tensor'] == MODEL) & (table['momentum'] == 0)]
-  titles = dict(n95='N95', n99='N99', consecutive='|cos| with the gradient before')
+  titles = dict(n95='N95', n99='N99', consecutive='|cos| with the previous gradient')
   figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout='constrained')
   for axes, (column, title) in zip(panels, titles.items(), strict=True):
-    for name, style in styles.of(table['history']).items():  # First the mean's, which is solid.
+    for name, style in styles.of(
+      table['history']
+    ).items():  # The mean's history first: its line is solid.
       part = table[table['history'] == name]
       axes.plot(
         part['gradients'], part[column], label=plots.as_text(name), marker=style.marker,
@@ -186,12 +188,12 @@ def _heat(axes: plt.Axes, values: np.ndarray, x: str, y: str) -> plt.cm.ScalarMa
 
 
 def _plot_overlaps(name: str, space: gradient_space.Space, path: pathlib.Path) -> pathlib.Path:
-  """|cos| of gradients with principal directions (Fig. 2) and with each other (Fig. 3)."""
+  """Plots |cos| of gradients with principal directions (Fig. 2) and each other (Fig. 3)."""
   figure, panels = plt.subplots(len(MOMENTA), 2, figsize=(10, 8.5), layout='constrained')
   for (left, right), momentum in zip(panels, MOMENTA, strict=True):
     moved = gradient_space.with_momentum(space, momentum)
     directions = gradient_space.principal_overlaps(moved, gradient_space.SHARES[-1])
-    _heat(left, directions.T, 'Gradient', 'Principal direction, of 99 %')
+    _heat(left, directions.T, 'Gradient', 'Principal component (99 %)')
     image = _heat(right, gradient_space.self_overlaps(moved), 'Gradient', 'Gradient')
     left.set_title(f'{name}, momentum {momentum}')
   figure.colorbar(image, ax=panels, label='|cos|', shrink=0.6)
@@ -199,7 +201,7 @@ def _plot_overlaps(name: str, space: gradient_space.Space, path: pathlib.Path) -
 
 
 def plot(folder: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
-  """Draws all plots of a study into `target`; overlaps of the mean and of the first client.
+  """Writes all plots of a study to `target`, overlaps for the mean and the first client.
 
   Returns the files.
   """

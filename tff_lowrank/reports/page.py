@@ -1,4 +1,4 @@
-"""A web page that needs nothing but itself: no network, no other file."""
+"""A self-contained web page: it needs no network and no other file."""
 
 import base64
 from collections.abc import Iterable
@@ -51,12 +51,12 @@ def heading(text: str) -> str:
 
 
 def _breakable(text: str) -> str:
-  """`text`, of which a narrow column may make several lines."""
+  """`text` with places where a narrow column may break the line."""
   return '<wbr>'.join(map(html.escape, styles.pieces(text)))
 
 
 def table(texts: pd.DataFrame, is_words: bool = False) -> str:
-  """A table of texts: the first column, or with `is_words` every one, is on the left."""
+  """A table of texts: the first column, or with `is_words` every column, is left-aligned."""
 
   def row(cells: Iterable[object], tag: str) -> str:
     texts = [
@@ -73,20 +73,20 @@ def table(texts: pd.DataFrame, is_words: bool = False) -> str:
 
 
 def figure(drawn: graph_objects.Figure) -> str:
-  """A figure, whose own texts must have been escaped: plotly reads some tags in them."""
+  """A figure, whose texts must be escaped already: plotly interprets some tags."""
   data = drawn.to_json().replace('<', '\\u003c')
   return f'<div class="plot"><script type="application/json">{data}</script><div></div></div>'
 
 
 def _policy(scripts: Iterable[str]) -> str:
-  """Lets these scripts run and no other, and nothing be loaded from anywhere."""
+  """A content security policy: only these scripts may run, and nothing may be loaded."""
   digests = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
   allowed = ' '.join(f"'sha256-{digest}'" for digest in digests)
   return f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src {allowed}"
 
 
 def write(path: pathlib.Path, title: str, parts: Iterable[str]) -> None:
-  """Writes a page of what the functions above made: all of it, or OSError and what was there."""
+  """Writes a page of `parts`, made by the functions above; atomic, raises OSError if it fails."""
   scripts = [offline.get_plotlyjs(), _DRAW]
   title, newline = html.escape(title), '\n'
   text = f"""<!DOCTYPE html>

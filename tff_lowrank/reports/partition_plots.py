@@ -1,4 +1,4 @@
-"""A picture of how examples lie on clients."""
+"""A plot of how examples are distributed over clients."""
 
 from collections.abc import Sequence
 import pathlib
@@ -14,7 +14,7 @@ import numpy as np
 from tff_lowrank.reports import plots
 
 _MAX_ROWS = 50
-# So many of them are named, by at most so many characters.
+# The number of clients whose names are shown, and the length of these names.
 _MAX_NAMES, _MAX_NAME = 25, 20
 
 
@@ -26,15 +26,15 @@ def plot_partition(
   which: str,
   clients: Sequence[str],
 ) -> None:
-  """Draws how many examples clients have and, if there are labels, of which ones.
+  """Plots the number of examples per client and, if there are labels, per label.
 
   Args:
-    sizes: [num_clients] examples of each client.
-    label_counts: [num_clients, num_classes], or None. The first 50 clients are drawn.
-    title: Of the picture.
-    path: The PNG to write; its folder is made.
-    which: What clients these are, such as `'all 20 clients'`.
-    clients: The name of each.
+    sizes: [num_clients] the number of examples of each client.
+    label_counts: [num_clients, num_classes], or None. The first 50 clients are shown.
+    title: The title of the plot.
+    path: The PNG file to write; its folder is created.
+    which: A description of these clients, such as `'all 20 clients'`.
+    clients: The name of each client.
   """
   columns = 1 if label_counts is None else 2
   figure, axes = plt.subplots(
@@ -58,5 +58,5 @@ def plot_partition(
     axis.set_title(
       f'Of {which}' if is_all else f'Of the first {len(rows)} of {which}', fontsize='small'
     )
-    figure.colorbar(image, ax=axis, label="Share of the client's labels")
+    figure.colorbar(image, ax=axis, label="Fraction of the client's examples")
   plots.save(figure, path)

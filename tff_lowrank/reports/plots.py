@@ -1,4 +1,4 @@
-"""Plots of run folders. Reads files only."""
+"""Plots of run folders. Reads only files."""
 
 from collections.abc import Callable, Mapping, Sequence
 import io
@@ -19,29 +19,29 @@ from tff_lowrank.reports import styles
 from tff_lowrank.reports import table as table_lib
 from tff_lowrank.simulation import file_operations
 
-# File -> what of a mean curve is on the x axis, its title, and how many make one of its units.
+# File -> the column of a mean curve for the x axis, the axis title, and the size of its unit.
 AXES = {
   'vs_uplink': ('uplink_bytes', 'Cumulative uplink (MB)', 1e6),
-  'vs_bytes': ('bytes', 'Cumulative traffic, up and down (MB)', 1e6),
+  'vs_bytes': ('bytes', 'Cumulative uplink + downlink (MB)', 1e6),
   'vs_round': ('rounds', 'Round', 1),
 }
 INTERVAL = "Lines: means over seeds; shaded: 95 % intervals of the mean (Student's t)"
 
-# Characters of a legend in half the width of a figure, and the height of its lines in inches.
+# Characters in half the width of a legend, and the height of its lines in inches.
 _HALF_LINE = 42
 _LEGEND_LINE = 0.18
-# In points. The first label's line, which is solid, is seen beside dashed ones in its place.
+# In points. The first label's line, which is solid, stays visible under dashed lines.
 _FIRST_WIDTH, _WIDTH = 2.6, 1.5
 
 
 def as_text(text: str) -> str:
-  """So that matplotlib, to which dollars and a _ in front mean something, shows `text` as it is."""
+  """Escapes `text` for matplotlib, which interprets dollars and a leading _."""
   plain = ' '.join(text.encode(errors='replace').decode().split())
   return (' ' if plain.startswith('_') else '') + plain.replace('$', r'\$')
 
 
 def line(style: styles.Style) -> dict[str, Any]:
-  """How matplotlib draws a line of a style."""
+  """Matplotlib's line properties of a style."""
   return dict(
     color=style.color,
     linestyle=(0, style.dash) if style.dash else '-',
@@ -66,7 +66,7 @@ def draw(
 
 
 def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
-  """A legend of the lines of `axes`, in room that is added to the figure below its plots."""
+  """Adds a legend of the lines of `axes` below the plots, and makes the figure higher for it."""
   handles, names = axes.get_legend_handles_labels()
   columns = 2 if max(map(len, names), default=0) <= _HALF_LINE else 1
   names = ['\n'.join(styles.wrapped(name, 2 * _HALF_LINE)) for name in names]
@@ -78,7 +78,7 @@ def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
 
 
 def save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
-  """Writes a figure as the PNG file `path`, whose folder is made, and closes it. Returns `path`."""
+  """Writes a figure to the PNG file `path`, creating its folder, and closes it. Returns `path`."""
   content = io.BytesIO()
   figure.savefig(content, dpi=150)
   plt.close(figure)
@@ -90,7 +90,7 @@ def save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
 def by_label(
   runs: curves_lib.Runs, read: Callable[[pathlib.Path], pd.DataFrame | None]
 ) -> dict[str, list[pd.DataFrame]]:
-  """What `read` finds in the runs of each label; labels of which it finds nothing are empty."""
+  """The results of `read` for the runs of each label, without None; lists may be empty."""
   found: dict[str, list[pd.DataFrame]] = {}
   for label, run in runs:
     rows = read(run)
@@ -105,13 +105,13 @@ def draw_means(
   metric: curves_lib.Metric,
   x: str = 'vs_round',
 ) -> bool:
-  """Draws the mean of `column` over each label's runs, and says whether there are intervals.
+  """Draws the mean of `column` over each label's runs; returns whether there are intervals.
 
   Args:
-    axes: Where to.
-    metrics: Label -> metrics of its runs, of all labels of the comparison.
-    column: Runs without it are left out.
-    metric: What the column holds.
+    axes: The axes to draw on.
+    metrics: Label -> metrics of its runs, for all labels of the comparison.
+    column: The column to draw; runs without it are not shown.
+    metric: The metric in the column.
     x: One of `AXES`.
   """
   spent, title, size = AXES[x]
@@ -132,7 +132,7 @@ def draw_means(
 
 
 def mark_whole_numbers(axis: matplotlib.axis.Axis) -> None:
-  """Has an axis, of rounds or the like, marked at whole numbers only."""
+  """Puts the ticks of an axis, such as rounds, only at whole numbers."""
   axis.set_major_locator(ticker.MaxNLocator(10, integer=True))
 
 
@@ -141,9 +141,9 @@ def plot_accuracy(
   folder: pathlib.Path,
   metric: curves_lib.Metric = curves_lib.Metric(),  # noqa: B008 (frozen)
 ) -> list[pathlib.Path]:
-  """Draws test accuracies against traffic and rounds, the mean over seeds for each label.
+  """Plots test accuracies against bytes and rounds, the mean over seeds for each label.
 
-  Returns the files written to `folder`: `accuracy_*`, and `personal_accuracy_*` if there are any.
+  Returns the files written to `folder`: `accuracy_*`, and `personal_accuracy_*` if available.
   """
   metrics = by_label(runs, curves_lib.read_metrics)
   written = []
@@ -164,7 +164,7 @@ def plot_accuracy(
 def plot_front(
   summary: pd.DataFrame, path: pathlib.Path, metric: curves_lib.Metric
 ) -> pathlib.Path:
-  """Mean final accuracy against mean total bytes with intervals; filled: on the Pareto front."""
+  """Plots mean final accuracy against mean total bytes, with intervals and the Pareto front."""
   judged = table_lib.judged_by(summary)
   chosen = styles.of(summary['method'])
   megabytes, values = summary['total_bytes'] / 1e6, metric.shown(summary[judged])
@@ -193,10 +193,10 @@ def plot_front(
 
 
 def draw_steps(axes: plt.Axes, costs: pd.Series, values: pd.Series) -> None:
-  """Draws the front of low cost and high value, and a logarithmic axis of very unlike costs."""
+  """Draws the Pareto front as steps; uses a logarithmic axis if costs differ by a lot."""
   front = statistics.is_on_pareto_front(costs, values)
   order = costs[front].sort_values().index
   axes.step(costs[order], values[order], where='post', color='grey', ls='--', lw=1, zorder=0,
-            label='front of the means')  # fmt: skip
+            label='Pareto front of the means')  # fmt: skip
   if costs.max() > 10 * costs.min() > 0:
     axes.set_xscale('log')

@@ -1,4 +1,4 @@
-"""What is in report.html, of one run and of a comparison. Reads run folders only."""
+"""The content of report.html, for one run and for a comparison. Reads only run folders."""
 
 from collections.abc import Iterator, Mapping, Sequence
 import pathlib
@@ -21,9 +21,10 @@ _ACCURACIES = {'eval_accuracy': 'Test', 'eval_personal_accuracy': 'Personal test
 
 def _about_network(network: network_lib.Network) -> str:
   return (
-    f'Simulated time is that of the messages at {network.downlink_mbps:g} Mbit/s down, '
-    f'{network.uplink_mbps:g} Mbit/s up and {1000 * network.latency_seconds:g} ms latency for each '
-    'client; the slowest client of a round counts, and computing takes no time. MB are 10^6 bytes.'
+    f'Simulated time is the transfer time of the messages at {network.downlink_mbps:g} Mbit/s '
+    f'downlink, {network.uplink_mbps:g} Mbit/s uplink and {1000 * network.latency_seconds:g} ms '
+    'latency per client, without computation. The slowest client decides the time of a round. '
+    '1 MB is 10^6 bytes.'
   )
 
 
@@ -35,7 +36,7 @@ def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-  """Tables of named facts by run: of those that all runs share, and of the others by run."""
+  """Tables of named facts: first those that all runs share, then the others by run."""
   texts = {
     run: {name: str(value) for name, value in own.items() if value is not None}
     for run, own in facts.items()
@@ -48,7 +49,7 @@ def _facts(facts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     for run, own in texts.items()
   }
   if any(differing.values()):
-    rows = pd.DataFrame(differing.items(), columns=['run', 'of this run'])
+    rows = pd.DataFrame(differing.items(), columns=['run', 'only this run'])
     parts.append(page.table(rows, is_words=True))
   return parts
 
@@ -68,7 +69,7 @@ def _accuracies(
   metric: curves_lib.Metric,
   budget: curves_lib.Budget | None = None,
 ) -> Iterator[str]:
-  """A heading and a figure of each accuracy that there is."""
+  """A heading and a figure for each accuracy in the curves."""
   for column, kind in _ACCURACIES.items():
     if any(curve[column].notna().any() for group in curves.values() for curve in group):
       yield page.heading(f'{kind} {metric.name}')
@@ -76,16 +77,16 @@ def _accuracies(
 
 
 def _clients(runs: curves_lib.Runs, metric: curves_lib.Metric) -> Iterator[str]:
-  """How unlike clients are, if a run measured them."""
+  """A section on the differences between clients, if a run measured them."""
   clients = plots.by_label(runs, curves_lib.read_clients)
   if any(clients.values()):
     yield page.heading('Clients')
-    yield page.paragraph(f'{client_plots.ABOUT}; of several seeds all together.')
+    yield page.paragraph(f'{client_plots.ABOUT}. All seeds together.')
     yield page.figure(figures.clients(clients, metric))
 
 
 def _run_facts(curve: pd.DataFrame, metric: curves_lib.Metric) -> pd.DataFrame:
-  """The last values of a run, a row each."""
+  """The final values of a run, one per row."""
   last = curve.ffill().iloc[-1]
   facts = {
     'rounds': f'{last["rounds"]:.0f}',
@@ -93,7 +94,7 @@ def _run_facts(curve: pd.DataFrame, metric: curves_lib.Metric) -> pd.DataFrame:
     'uplink': f'{last["cumulative_uplink_bytes"] / 1e6:.3f} MB',
     'downlink': f'{last["cumulative_downlink_bytes"] / 1e6:.3f} MB',
     'simulated time': f'{last["seconds"]:.1f} s',
-    'time in rounds here': f'{curve["round_seconds"].sum():.1f} s',
+    'measured time': f'{curve["round_seconds"].sum():.1f} s',
   }
   if pd.notna(last['eval_personal_accuracy']):
     facts[f'personal test {metric.name}'] = f'{last["eval_personal_accuracy"]:.4f}'
@@ -115,12 +116,12 @@ def write_run(run: pathlib.Path, label: str) -> pathlib.Path:
     *_clients([(label, run)], metric),
     page.heading('Loss'),
     page.figure(figures.by_round(curve, losses, 'Loss')),
-    page.heading('Traffic of each round, all clients together'),
-    page.figure(figures.by_round(curve, {d: d for d in directions}, 'Traffic (MB)')),
+    page.heading('Bytes of each round, sum over clients'),
+    page.figure(figures.by_round(curve, {d: d for d in directions}, 'Bytes (MB)')),
   ]
   if fractions:
     parts += [
-      page.heading('What the method left out'),
+      page.heading('Fraction of parameters or blocks not sent in full'),
       page.figure(figures.by_round(curve, fractions, 'Fraction')),
     ]
   page.write(run / FILE, label, [*parts, *_settings({label: run})])
@@ -136,10 +137,10 @@ def write_comparison(
   """Writes the report of labelled run folders to `path`, and returns it.
 
   Args:
-    runs: Label of the method and run folder; a method has as many as seeds.
-    path: Where to.
-    network: For the simulated time.
-    budget: What the runs are compared at.
+    runs: Pairs of a method's label and a run folder, one per seed.
+    path: The file to write.
+    network: The network for the simulated time.
+    budget: The budget at which runs are compared.
   """
   table = table_lib.build_table(runs, network, budget)
   summary = table_lib.build_summary(table)
@@ -149,17 +150,19 @@ def write_comparison(
   parts = [
     page.paragraph(
       f'{summary.shape[0]} methods, {seeds} {"seed" if seeds == 1 else "seeds"}, {len(runs)} runs. '
-      f'Compared at {budget}: by the last evaluation for which a run had spent no more. '
+      f'Runs are compared at {budget}, each by its last evaluation within this budget. '
       "± and shaded areas are 95 % intervals of the mean over seeds, by Student's t. A method has "
-      'the same colour, marker and dashes in all pictures, also in those of the folder plots.'
+      'the same colour, marker and dashes in all plots, also in those in the folder plots.'
     ),
     page.paragraph(_about_network(network)),
     page.heading('Methods, means over seeds'),
     page.table(table_lib.shown(summary, budget, metric)),
     page.paragraph(table_lib.pareto_rule(metric)),
     *_accuracies(by_method, metric, budget),
-    page.heading(f'Final {metric.name} against traffic'),
-    page.paragraph('Filled: on the Pareto front; with a dot: open; hollow: not on it.'),
+    page.heading(f'Final {metric.name} against total bytes'),
+    page.paragraph(
+      'Filled: on the Pareto front; with a dot: undecided ("open" in the table); hollow: not on it.'
+    ),
     page.figure(figures.front(summary, metric)),
     *_clients(runs, metric),
     page.heading('Runs'),

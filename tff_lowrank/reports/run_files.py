@@ -1,8 +1,8 @@
-"""What a run left in its folder, read back and compared with what the run wrote.
+"""Reads the files in a run's folder, and checks that they are as the run wrote them.
 
-SHA256SUMS, which `sha256sum -c` reads too, has the SHA-256 of the files of a run that has ended;
-the newest checkpoint has the run's flags, and the SHA-256 of what metrics.csv and ledger.arrows
-began with. Whatever is wrong with a file is a `files.FileError`.
+SHA256SUMS, which `sha256sum -c` can check too, has the SHA-256 of the files of a finished run. The
+newest checkpoint has the run's flags, and length and SHA-256 of metrics.csv and ledger.arrows at
+that round. If a file is damaged, `files.FileError` is raised.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from tff_lowrank.simulation import manifest
 
 RECORD = 'run.json'
 METRICS = 'metrics.csv'
-# The entries of ledger.parquet, to which nothing can be appended, as an Arrow IPC stream.
+# The entries of ledger.parquet as an Arrow IPC stream, since a Parquet file cannot grow.
 STREAM = 'ledger.arrows'
 LEDGER = 'ledger.parquet'
 FREEZING = 'freezing.npz'
@@ -32,7 +32,7 @@ SUMS = 'SHA256SUMS'
 CHECKPOINTS = 'checkpoints'
 _FILES = (RECORD, METRICS, STREAM, LEDGER, FREEZING, CLIENTS)
 
-# Columns of metrics.csv that reports read; in these there is a whole number in every row.
+# Columns of metrics.csv that reports read; each row has whole numbers in these.
 _COUNTS = ('round', 'uplink_bytes', 'downlink_bytes', 'cumulative_uplink_bytes',
            'cumulative_downlink_bytes', 'dropped_clients')  # fmt: skip
 _COLUMNS = (*_COUNTS, 'train_loss', 'eval_loss', 'eval_accuracy', 'eval_personal_accuracy',
@@ -56,7 +56,7 @@ _METRIC = dict(name=str, unit=str)
 
 
 def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
-  """How many bytes there are, up to `length`, and their SHA-256; nothing of no regular file."""
+  """Length and SHA-256 of a file, up to `length` bytes; as if empty if it is not a file."""
   if not path.is_file():
     return append_log.START
   found, count = hashlib.sha256(), 0
@@ -68,13 +68,13 @@ def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
 
 
 def write_sums(folder: pathlib.Path) -> None:
-  """Notes what the files are now, at the end of a run."""
+  """Writes the SHA-256 of the files at the end of a run."""
   sums = [f'{_hash(folder / name).sha256}  {name}\n' for name in _FILES if (folder / name).exists()]
   file_operations.replace(folder / SUMS, ''.join(sums).encode())
 
 
 def _read_sums(folder: pathlib.Path) -> dict[str, str]:
-  """SHA-256 by the names of files; nothing of a run that has not ended."""
+  """SHA-256 by file name; empty if the run is not finished."""
   path = folder / SUMS
   if not path.exists():
     return {}
@@ -88,10 +88,10 @@ def _read_sums(folder: pathlib.Path) -> dict[str, str]:
 
 
 def _check_sum(folder: pathlib.Path, name: str) -> None:
-  """Raises FileError unless a file is what it was at the end of the run, if that is known."""
+  """Raises FileError if a file has changed since the end of the run."""
   written = _read_sums(folder).get(name)
   if written not in (None, _hash(folder / name).sha256):
-    raise _damaged(folder / name, f'what the run wrote, of the SHA-256 in {SUMS}')
+    raise _damaged(folder / name, f'the content that the run wrote, with the SHA-256 in {SUMS}')
 
 
 def _damaged(path: pathlib.Path, expected: str) -> files.FileError:
@@ -99,13 +99,13 @@ def _damaged(path: pathlib.Path, expected: str) -> files.FileError:
   return files.FileError(
     path,
     expected,
-    f'{found}. The command that made the run goes on from a checkpoint before the damage, or says '
+    f'{found}. The command of the run resumes it from a checkpoint before the damage, or reports '
     'that there is none',
   )
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
-  """What a run.json says; raises FileError if it is damaged, FileNotFoundError if it is missing."""
+  """Reads a run.json; raises FileError if it is damaged, FileNotFoundError if it is missing."""
   with files.reading(path, 'the record of a run'):
     record = json.loads(path.read_bytes())
     for name, kind in {**_KINDS, **_KINDS_IF_THERE}.items():
@@ -124,11 +124,11 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
 def check(folder: pathlib.Path) -> None:
   """Raises FileError if the numbers in `folder` are not those that its run wrote.
 
-  Of a run that goes on, what its newest checkpoint has not seen is not known.
+  For an unfinished run, only rounds before its newest checkpoint can be checked.
   """
   record = read_record(folder / RECORD)
   if record['status'] == 'completed' and not (folder / SUMS).exists():
-    raise _damaged(folder / SUMS, 'the SHA-256 of the files of a run that is complete')
+    raise _damaged(folder / SUMS, 'the SHA-256 of the files of a finished run')
   for name in _FILES:
     _check_sum(folder, name)
   newest = next(manifest.newest_first(folder / CHECKPOINTS), None)
@@ -140,22 +140,24 @@ def check(folder: pathlib.Path) -> None:
     raise files.FileError(folder / RECORD, expected, f'others: {", ".join(differing)}')
   for name, written in newest.logs.items():
     if _hash(folder / name, written.length) != written:
-      raise _damaged(folder / name, f'first the {written.length} bytes of its newest checkpoint')
+      raise _damaged(
+        folder / name, f'the first {written.length} bytes as its newest checkpoint recorded them'
+      )
 
 
 def column_of(metric: str) -> str:
-  """What columns of metrics.csv are called by that hold a metric with this name."""
+  """The name of a metric in the columns of metrics.csv."""
   return '_'.join(re.findall('[a-z0-9]+', metric.lower()))
 
 
 def to_columns(names: Iterable[str], metric: str) -> dict[str, str]:
-  """Name -> column, where `..._accuracy` stands for the main metric, which is called `metric`."""
+  """Name -> column, where `..._accuracy` means the main metric, whose name is `metric`."""
   main = column_of(metric)
   return {name: re.sub('(^|_)accuracy$', rf'\1{main}', name) for name in names}
 
 
 def main_metric(folder: pathlib.Path) -> str:
-  """What the metric of a run is called that stands for its accuracy."""
+  """The name of the main metric of a run, which is called accuracy inside this package."""
   path = folder / RECORD
   return (
     read_record(path).get('metric', {}).get('name', 'accuracy') if path.exists() else 'accuracy'
@@ -177,7 +179,7 @@ def _parse_metrics(path: pathlib.Path, data: bytes) -> pd.DataFrame:
 
 
 def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
-  """The rows of metrics.csv, one or more, a round each from 1 on; all cells are numbers or NaN.
+  """The rows of metrics.csv, at least one, for rounds 1, 2, ...; all cells are numbers or NaN.
 
   Columns of the task's main metric are called `..._accuracy`, whatever it is: see `main_metric`.
   """
@@ -190,7 +192,7 @@ def read_metrics(folder: pathlib.Path) -> pd.DataFrame:
 
 
 def read_saved_metrics(folder: pathlib.Path) -> pd.DataFrame | None:
-  """The rows of the rounds that a run goes on from, as `read_metrics`; None if it starts anew."""
+  """The rows of a run to resume, as `read_metrics`; None if it starts from the beginning."""
   path = folder / METRICS
   for saved in manifest.newest_first(folder / CHECKPOINTS):
     written = saved.logs.get(METRICS, append_log.START)

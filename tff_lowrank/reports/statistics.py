@@ -1,4 +1,4 @@
-"""Means over seeds, their intervals, and what is best in two ways at once."""
+"""Means over seeds, their confidence intervals, and Pareto fronts."""
 
 import numpy as np
 import pandas as pd
@@ -6,25 +6,26 @@ from scipy import stats
 
 
 def half_width(std: pd.Series, count: pd.Series) -> pd.Series:
-  """Half of the 95 % confidence interval of a mean, by Student's t; NaN of fewer than two.
+  """Half of the 95 % confidence interval of a mean, by Student's t; NaN for fewer than two values.
 
-  `std` is the sample's standard deviation (over `count` - 1).
+  `std` is the sample standard deviation (with `count` - 1).
   """
   count = np.where(count > 1, count, np.nan)
   return stats.t.ppf(0.975, count - 1) * std / np.sqrt(count)
 
 
 def _half_width_of(values: np.ndarray) -> float:
-  """Of the mean of `values`; 0 if there are too few to tell."""
+  """The half width for the mean of `values`; 0 for fewer than two values."""
   return float(half_width(values.std(ddof=1), len(values))) if len(values) > 1 else 0.0
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-  """The ends of the 95 % interval of how much more `first` is than `second`, on average.
+  """The ends of the 95 % interval of the mean difference `first` minus `second`.
 
-  Both have a value for each seed, or NaN. Where they share two seeds or more it is the interval of
-  the mean difference by seed, by Student's t; otherwise that of the difference of their means,
-  whose half widths are added as squares. A half width of one value alone counts as 0.
+  Both have a value for each seed, or NaN. If they share at least two seeds, this is the interval
+  of the mean difference by seed, by Student's t. Otherwise it is that of the difference of their
+  means; its half width is the root of the sum of their squared half widths. The half width for a
+  single value is 0.
   """
   by_seed = first - second
   by_seed = by_seed[~np.isnan(by_seed)]
@@ -38,9 +39,9 @@ def difference(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
 
 
 def is_on_pareto_front(cost: pd.Series, value: pd.Series) -> pd.Series:
-  """Whether no other entry costs no more and is worth no less, one of them strictly.
+  """Whether no other entry has at most its cost and at least its value, one of them strictly.
 
-  What costs or is worth NaN is not on the front.
+  An entry with NaN is not on the front.
   """
   costs, values = cost.to_numpy(float), value.to_numpy(float)
   as_good = (costs <= costs[:, None]) & (values >= values[:, None])
@@ -49,17 +50,17 @@ def is_on_pareto_front(cost: pd.Series, value: pd.Series) -> pd.Series:
 
 
 def pareto_front(cost: pd.Series, values: pd.DataFrame) -> pd.Series:
-  """Whether each entry is on the front of low cost and high value: 'yes', 'no' or 'open'.
+  """Whether each entry is on the Pareto front (low cost, high value): 'yes', 'no' or 'open'.
 
-  An entry is compared with every other that costs no more, by the 95 % interval of the
-  `difference` of their values. It is off the front ('no') if one of them is worth at least as much
-  over all of the interval, and costs less or is worth more; on it ('yes') if each of them is worth
-  less over all of the interval, or is its equal in both; otherwise the seeds do not decide
-  ('open'). With one seed the intervals are single numbers, and this is `is_on_pareto_front`.
+  An entry is compared with every other entry of the same or lower cost, by the 95 % interval of
+  the `difference` of their values. The result is 'no' if one of them has at least its value over
+  the whole interval, and a lower cost or a higher value; 'yes' if each of them has a lower value
+  over the whole interval, or equals it in both cost and value; otherwise 'open': the seeds do not
+  decide. With one seed the intervals are single numbers, and this is `is_on_pareto_front`.
 
   Args:
-    cost: Of each entry; one with NaN is not on the front.
-    values: [entries, seeds], NaN where there is no such seed.
+    cost: The cost of each entry; an entry with NaN is not on the front.
+    values: [entries, seeds], NaN for a missing seed.
   """
   found = {}
   for name, own in zip(cost.index, values.to_numpy(float), strict=True):

@@ -1,4 +1,4 @@
-"""What a run came to, in one sentence. Reads run folders only."""
+"""The result of a run, in one sentence. Reads only run folders."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ from tff_lowrank.reports import curves
 
 
 def sentence(run: pathlib.Path) -> str:
-  """Rounds, last accuracies and bytes of the run in a folder, and where everything is."""
+  """Rounds, last accuracies and bytes of the run in a folder, and the path of the report."""
   record, metrics = curves.read_record(run), curves.read_metrics(run)
   facts = []
   metric = curves.metric([run]).name
@@ -22,6 +22,6 @@ def sentence(run: pathlib.Path) -> str:
   row = metrics.iloc[-1]
   up, down = (row[f'cumulative_{way}_bytes'] / 1e6 for way in ('uplink', 'downlink'))
   ended = record.get('ended_early')
-  rounds = f'{len(metrics)} rounds' + (f' (ended, as {ended})' if ended else '')
-  facts += [f'{up:.3f} MB up', f'{down:.3f} MB down']
-  return f'{rounds}: {", ".join(facts)}. All is in {run}: see {run / "report.html"}'
+  rounds = f'{len(metrics)} rounds' + (f' (stopped early: {ended})' if ended else '')
+  facts += [f'{up:.3f} MB uplink', f'{down:.3f} MB downlink']
+  return f'{rounds}: {", ".join(facts)}. All files are in {run}; open {run / "report.html"}'

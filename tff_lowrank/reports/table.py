@@ -1,4 +1,4 @@
-"""The tables of a comparison: of runs, and of methods over seeds. Reads run folders only."""
+"""The tables of a comparison: of runs, and of methods over seeds. Reads only run folders."""
 
 from collections.abc import Mapping
 import pathlib
@@ -27,18 +27,18 @@ COLUMNS = (
   'simulated_seconds',
   'wall_seconds',
 )
-# What is averaged over seeds: a column with the mean, and one with half the 95 % interval.
+# Columns averaged over seeds; for each, another column has half the 95 % interval.
 MEANS = tuple(c for c in COLUMNS if c not in ('method', 'seed', 'rounds', 'compared_round'))
 
 
 def judged_by(table: pd.DataFrame) -> str:
-  """The accuracy by which methods are compared: the personal one, if all have it."""
+  """The column by which methods are compared: the personal accuracy, if all have it."""
   is_personal = table['final_personal_accuracy'].notna().all()
   return 'final_personal_accuracy' if is_personal else 'final_accuracy'
 
 
 def _is_baseline(record: Mapping[str, Any], label: str) -> bool:
-  """Whether others are compared with the run: the baseline method as the flags have it."""
+  """Whether this is a run of the baseline, FedAvg, without flags of its own in the label."""
   method = record.get('method', {})
   return bool(method.get('is_baseline')) and label == method.get('name')
 
@@ -50,7 +50,7 @@ def _summarize_run(
   budget: curves_lib.Budget,
   accuracy: str,
 ) -> dict[str, object]:
-  """A row of the table, but for what compares it with FedAvg."""
+  """A row of the table, without the comparison with FedAvg."""
   record = curves_lib.read_record(folder)
   last = curve.iloc[-1]
   up, down = int(last['cumulative_uplink_bytes']), int(last['cumulative_downlink_bytes'])
@@ -78,13 +78,14 @@ def build_table(
   network: network_lib.Network,
   budget: curves_lib.Budget | None = None,
 ) -> pd.DataFrame:
-  """A row for each `(label, run folder)`.
+  """One row per `(label, run folder)`.
 
-  `saving_percent` is of total bytes against FedAvg's with the same seed, and `byte_ratio` FedAvg's
-  over the run's; both are empty without one. `simulated_seconds` is the messages' time on
-  `network`, without computation. `compared_accuracy` is that at `budget`, by default the rounds of
-  the shortest run; the personal one, if all runs have it. `dropped_clients` counts over all rounds
-  those that were absent or left out, because of an update that is not finite or is held back.
+  `saving_percent` is the saving in total bytes against FedAvg with the same seed, and `byte_ratio`
+  is FedAvg's total bytes divided by the run's; both are empty without such a run.
+  `simulated_seconds` is the transfer time of the messages on `network`, without computation.
+  `compared_accuracy` is the accuracy at `budget`, by default the rounds of the shortest run; the
+  personal accuracy, if all runs have it. `dropped_clients` counts, over all rounds, the clients
+  that dropped out or were excluded because their update was not finite or was not sent.
   """
   curves = [curves_lib.read_curve(folder, network) for _, folder in runs]
   budget = budget or curves_lib.cheapest('rounds', curves)
@@ -106,12 +107,12 @@ def build_table(
 
 
 def build_summary(table: pd.DataFrame) -> pd.DataFrame:
-  """A row for each method of `build_table`'s, in its order.
+  """One row per method of `build_table`, in the same order.
 
-  `method`, `seeds` (how many), of each of `MEANS` the mean over seeds and, called `_ci95`, half
-  its 95 % interval by Student's t, empty with one seed; and `pareto`, 'yes', 'no' or 'open':
-  whether it is on the front of mean total bytes and final accuracy, by `judged_by`; see
-  `statistics.pareto_front`. Where a seed has no value, neither has the mean.
+  Columns: `method`; `seeds`, their number; for each of `MEANS` the mean over seeds, and with the
+  suffix `_ci95` half its 95 % interval by Student's t, empty for one seed; and `pareto`, 'yes',
+  'no' or 'open': whether it is on the Pareto front of mean total bytes and final accuracy (that of
+  `judged_by`), see `statistics.pareto_front`. If a seed has no value, the mean is empty.
   """
   groups = table.groupby('method', sort=False)
   columns = {'seeds': groups['seed'].count()}
@@ -130,30 +131,30 @@ def build_summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pareto_rule(metric: curves_lib.Metric) -> str:
-  """What the column of the Pareto front says, for people who read it."""
+  """An explanation of the column of the Pareto front."""
   return (
-    f'Pareto front of {metric.name} against bytes: a method is compared with every other that '
+    f'Pareto front of {metric.name} against bytes: a method is compared with every method that '
     f'needs no more bytes on average, by the 95 % interval of the difference in {metric.name} (by '
-    "seed, Student's t; where two methods do not share two seeds, that of the difference of their "
-    'means; of one seed alone, the difference itself). "no": some such method is at least as good '
-    'over all of the interval. "yes": all of them are worse over all of it. "open": the seeds do '
-    'not decide.'
+    "seed, Student's t; if two methods share fewer than two seeds, of the difference of their "
+    'means; for a single seed, the difference itself). "no": another method is at least as good '
+    'over the whole interval. "yes": all others are worse over the whole interval. "open": the '
+    'seeds do not decide.'
   )
 
 
-# Column -> heading, format, and what to divide by.
+# Column -> heading, format, and divisor.
 _SHOWN = {
   'final_accuracy': ('{metric}', '.4f', 1),
   'compared_accuracy': ('{metric} at {budget}', '.4f', 1),
   'final_personal_accuracy': ('personal {metric}', '.4f', 1),
-  'uplink_bytes': ('up MB', '.3f', 1e6),
-  'downlink_bytes': ('down MB', '.3f', 1e6),
+  'uplink_bytes': ('uplink MB', '.3f', 1e6),
+  'downlink_bytes': ('downlink MB', '.3f', 1e6),
   'total_bytes': ('total MB', '.3f', 1e6),
   'saving_percent': ('saving', '.1f', 1),
   'byte_ratio': ('ratio', '.1f', 1),
   'dropped_clients': ('dropped', '.1f', 1),
-  'simulated_seconds': ('transfer', '.1f', 1),
-  'wall_seconds': ('wall', '.1f', 1),
+  'simulated_seconds': ('simulated time', '.1f', 1),
+  'wall_seconds': ('wall time', '.1f', 1),
 }
 _UNITS = {
   'saving_percent': ' %',
@@ -168,20 +169,20 @@ def shown(
   budget: curves_lib.Budget | None = None,
   metric: curves_lib.Metric = curves_lib.Metric(),  # noqa: B008 (frozen)
 ) -> pd.DataFrame:
-  """A table or summary as text under short headings, bytes in MB (10^6), `±` the 95 % interval.
+  """A table or summary as text with short headings; bytes in MB (10^6), `±` the 95 % interval.
 
-  Empty columns are left out, and so are dropped clients if there are none, and accuracies at
-  `budget` unless it is given and they differ from the final ones.
+  Empty columns are not shown, nor dropped clients if there are none. Accuracies at `budget` are
+  shown only if it is given and they differ from the final ones.
   """
-  is_left_out = dict(
+  is_hidden = dict(
     compared_accuracy=budget is None or table['compared_accuracy'].equals(table[judged_by(table)]),
     dropped_clients=not table['dropped_clients'].any(),
-    wall_seconds='seeds' in table,  # Of different machines, perhaps, and not of the methods.
+    wall_seconds='seeds' in table,  # Depends on the machine, not only on the method.
   )
   columns = {name: table[name].astype(str) for name in ('method', 'seed', 'seeds', 'rounds')
              if name in table}  # fmt: skip
   for name, (heading, form, size) in _SHOWN.items():
-    if is_left_out.get(name) or table[name].isna().all():
+    if is_hidden.get(name) or table[name].isna().all():
       continue
     widths = table.get(f'{name}_ci95', pd.Series(float('nan'), table.index))
     columns[heading.format(budget=budget, metric=metric.name)] = [
@@ -200,7 +201,7 @@ def _cell(value: float, width: float, form: str) -> str:
 
 
 def _escaped(text: str) -> str:
-  """`text` as the content of one cell of Markdown."""
+  """`text` escaped for one cell of a Markdown table."""
   return ' '.join(text.split()).replace('\\', '\\\\').replace('|', '\\|')
 
 
@@ -209,13 +210,13 @@ def to_markdown(
   budget: curves_lib.Budget | None = None,
   metric: curves_lib.Metric = curves_lib.Metric(),  # noqa: B008 (frozen)
 ) -> str:
-  """What `shown` gives, in Markdown, and the rule of the Pareto front under a summary."""
+  """The result of `shown` in Markdown; under a summary, an explanation of the Pareto front."""
   text = markdown(shown(table, budget, metric))
   return text + (f'\n{pareto_rule(metric)}\n' if 'pareto' in table else '')
 
 
 def markdown(texts: pd.DataFrame) -> str:
-  """A table of texts in Markdown: the first column on the left, the others on the right."""
+  """A table of texts in Markdown: the first column left-aligned, the others right-aligned."""
   lines = [f'| {" | ".join(texts)} |', '|---' + '|---:' * (texts.shape[1] - 1) + '|']
   for row in texts.itertuples(index=False):
     lines.append(f'| {" | ".join(map(_escaped, row))} |')

@@ -1,4 +1,4 @@
-"""The trials of a search and their front: a plot, and a page."""
+"""The trials of a search and their Pareto front: a plot, and a web page."""
 
 import pathlib
 
@@ -16,26 +16,26 @@ from tff_lowrank.reports import page
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import styles
 
-ABOUT = 'Filled: the best trials, by means over seeds, whatever their intervals'
+ABOUT = 'Filled: the best trials, by means over seeds, without intervals'
 _TRIAL, _BEST = styles.COLORS[:2]
 _RESULTS = ('final_accuracy', 'total_bytes')
 
 
 def _complete(trials: pd.DataFrame, metric: curves.Metric) -> pd.DataFrame:
-  """Trials that have results: `trial`, `value`, `megabytes`, `is_best`, and `best`, so far."""
+  """Trials with results: `trial`, `value`, `megabytes`, `is_best`, and `best` (so far)."""
   found = trials.astype(dict.fromkeys(_RESULTS, float)).dropna(subset=_RESULTS)
   value = metric.shown(found['final_accuracy'])
   return found.assign(value=value, megabytes=found['total_bytes'] / 1e6, best=value.cummax())
 
 
 def plot(trials: pd.DataFrame, path: pathlib.Path, metric: curves.Metric) -> pathlib.Path:
-  """Draws trials by traffic and by number into the PNG `path`, and returns it.
+  """Plots trials by total bytes and by number to the PNG file `path`, and returns it.
 
   Args:
-    trials: A row a trial, with `trial`, `final_accuracy`, `total_bytes` (both None of a trial that
-      was not completed) and `is_best`.
-    path: Where to.
-    metric: What the accuracy is.
+    trials: One row per trial, with `trial`, `final_accuracy`, `total_bytes` (both None if the
+      trial did not finish) and `is_best`.
+    path: The file to write.
+    metric: The metric in the accuracy column.
   """
   found = _complete(trials, metric)
   figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout='constrained')
@@ -59,7 +59,7 @@ def plot(trials: pd.DataFrame, path: pathlib.Path, metric: curves.Metric) -> pat
 
 
 def _figure(found: pd.DataFrame, x: str, title: str, y: str) -> graph_objects.Figure:
-  """Trials that have results, against a column; their settings where the pointer is."""
+  """Trials with results, against a column; their settings are the hover text."""
   figure = graph_objects.Figure(layout=figures.layout(title, y))
   for is_best, color, symbol in ((False, _TRIAL, 'circle-open'), (True, _BEST, 'circle')):
     rows = found[found['is_best'] == is_best]
@@ -73,12 +73,12 @@ def _figure(found: pd.DataFrame, x: str, title: str, y: str) -> graph_objects.Fi
 
 
 def _parameters(trials: pd.DataFrame) -> list[str]:
-  """The columns of what was searched over."""
+  """The columns of the flags that were searched over."""
   return [c for c in trials if c not in ('trial', 'state', 'reason', 'is_best', *_RESULTS)]
 
 
 def _shown(trials: pd.DataFrame, metric: curves.Metric) -> pd.DataFrame:
-  """The trials as texts."""
+  """The table of trials as text."""
   numbers = trials.astype(dict.fromkeys(_RESULTS, float))
   forms = {'final_accuracy': '{:.4f}', 'total_bytes': '{:.3f}'}
   texts = numbers.assign(total_bytes=numbers['total_bytes'] / 1e6)
@@ -94,13 +94,13 @@ def _shown(trials: pd.DataFrame, metric: curves.Metric) -> pd.DataFrame:
 def write_page(
   trials: pd.DataFrame, path: pathlib.Path, metric: curves.Metric, about: str
 ) -> pathlib.Path:
-  """Writes the page of a search to `path`, and returns it; see `plot`.
+  """Writes the web page of a search to `path`, and returns it; see `plot`.
 
   Args:
     trials: As for `plot`, with a column for each flag that was searched over, `state` and `reason`.
-    path: Where to.
-    metric: What the accuracy is.
-    about: A sentence of what was searched.
+    path: The file to write.
+    metric: The metric in the accuracy column.
+    about: A sentence about the search.
   """
   found = _complete(trials, metric)
   names = _parameters(trials)
@@ -124,7 +124,7 @@ def write_page(
   counts = ', '.join(f'{n} {state}' for state, n in states.items())
   parts = [
     page.paragraph(f'{about} {len(trials)} trials: {counts}. {ABOUT}.'),
-    page.heading(f'Final {metric.name} against traffic'),
+    page.heading(f'Final {metric.name} against total bytes'),
     page.figure(figures.make_room(by_bytes)),
     page.heading(f'Final {metric.name} by trial'),
     page.figure(figures.make_room(by_trial)),

@@ -1,4 +1,4 @@
-"""Runs: trained into folders that say all that is needed to repeat them, and read back."""
+"""Training runs, and their folders, which record everything needed to repeat them."""
 
 from tff_lowrank.runs.comparison import Comparison as Comparison
 from tff_lowrank.runs.run import Run as Run

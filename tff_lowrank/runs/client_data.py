@@ -1,4 +1,4 @@
-"""Clients' data sets in a run, whose errors are about the user's data set."""
+"""The clients' data sets in a run; errors in the user's data name the data set."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,12 +32,12 @@ def _batches(
 def from_task(
   spec: spec_lib.RunSpec, task: tasks.Task, model: tff.learning.models.FunctionalModel
 ) -> Callable[[str, int], tf.data.Dataset]:
-  """A function from a client and the round's number to its batches, of the kind `model` takes.
+  """A function from a client and the round number to its batches, of the type `model` takes.
 
-  Where clients have learning rates of their own, `spec` knows them.
+  If clients have their own learning rates, they are in `spec`.
 
-  It raises FileError for whatever is wrong with the client's examples. In a run nobody lets a
-  client fail but `--dropout_rate`: examples that cannot be read would be missing in silence.
+  The function raises FileError if the client's examples cannot be read. Otherwise they would be
+  missing unnoticed: only `--dropout_rate` may make a client drop out.
   """
   return _opening(task.train, task.preprocess, _batches(spec, model), spec.data_dir or task.name)
 
@@ -76,7 +76,7 @@ def _open_train(
   batches: batches_lib.ClientBatches,
   where: str,
 ) -> Callable[[str, int], tf.data.Dataset]:
-  """As `from_task`, of a task that is built here, or of its training data and `preprocess`."""
+  """As `from_task`, for a task that is built here, or for its training data and `preprocess`."""
   if data is None:
     task = _built(arguments)
     data = (task.train, task.preprocess)
@@ -88,7 +88,7 @@ def _open_test(
   data: tuple[arrays.ExampleClientData, Callable[[Any], Any]] | None,
   batch_size: int,
 ) -> Callable[[str, int], tf.data.Dataset]:
-  """Clients' test examples, as an evaluation takes them; arguments as of `_open_train`."""
+  """The clients' test examples for an evaluation; arguments as of `_open_train`."""
   if data is None:
     task = _built(arguments)
     assert task.client_test is not None  # As it is evaluated on.
@@ -97,12 +97,12 @@ def _open_test(
   return lambda client_id, number: dataset(client_id)
 
 
-# One task of a process at a time: its training and its test data are of the same.
+# Keeps one task per process: training and test data come from the same one.
 _last_built: list[tuple[Mapping[str, Any], tasks.Task]] = []
 
 
 def _built(arguments: Mapping[str, Any] | None) -> tasks.Task:
-  """The task that `tasks.build` makes of the arguments; one that was asked for before is kept."""
+  """`tasks.build(**arguments)`, cached."""
   assert arguments is not None  # As there is no data.
   if not _last_built or _last_built[0][0] != arguments:
     _last_built[:] = [(dict(arguments), tasks.build(**arguments))]
@@ -110,10 +110,10 @@ def _built(arguments: Mapping[str, Any] | None) -> tasks.Task:
 
 
 class Described:
-  """The data of a run's clients by description, for a context that opens them elsewhere.
+  """Describes the data of a run's clients, so that another process can open them.
 
-  A task that has a name is built anew there. Of one that is an object, its examples are sent, once
-  to each process.
+  A task with a name is built again in that process. If the task is an object, its examples are
+  sent, once to each process.
   """
 
   def __init__(
@@ -123,7 +123,7 @@ class Described:
     model: tff.learning.models.FunctionalModel,
     arguments: Mapping[str, Any] | None,
   ):
-    """`arguments` are those of `tasks.build` for `task`; None for one that is an object."""
+    """`arguments` are those of `tasks.build` for `task`; None if the task is an object."""
     self._batches, self._data = _batches(spec, model), task.train
     where = spec.data_dir or task.name
     sent = lambda data: None if arguments else (data, task.preprocess)  # noqa: E731
@@ -135,9 +135,9 @@ class Described:
     )
 
   def train(self, client_id: str, number: int) -> execution.ClientDataset:
-    """What a client trains on in a round."""
+    """A client's training data in a round."""
     count = None
-    # Where it is not known but by reading, it is left to whoever reads them.
+    # If it is known only by reading the data, it is left to the reader.
     if type(self._data).num_examples is not arrays.ExampleClientData.num_examples:
       count = self._batches.num_steps(self._data.num_examples(client_id))
     return self._train.describe(client_id, number, count)

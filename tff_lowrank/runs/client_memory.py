@@ -1,4 +1,4 @@
-"""Where a run keeps what its clients remember, and whether there is room for it."""
+"""Where a run keeps the client state, and whether there is room for it."""
 
 from collections.abc import Mapping
 import pathlib
@@ -17,18 +17,18 @@ from tff_lowrank.simulation import manifest
 
 FOLDER = 'client_memory'
 
-# Of the memory that is free, what the memory of all clients may take before it goes to disk.
+# The client state goes to disk if it could take more than this fraction of the free memory.
 _SMALL_PART = 0.1
 
 
 def choose(spec: spec_lib.RunSpec, folder: pathlib.Path, num_clients: int, initial: Any) -> str:
-  """`ram`, `disk` or `disk_float16`; a run that goes on keeps what it was started with.
+  """`ram`, `disk` or `disk_float16`; a resumed run keeps its first choice.
 
   Args:
-    spec: Of the run; `--client_memory=auto` leaves the choice to us.
-    folder: The run's.
-    num_clients: How many clients could have memory.
-    initial: The memory of a client that was never seen.
+    spec: The run; `--client_memory=auto` chooses automatically.
+    folder: The run's folder.
+    num_clients: The number of clients that could have state.
+    initial: The state of a new client.
   """
   if spec.client_memory != 'auto':
     return spec.client_memory
@@ -51,10 +51,10 @@ def _human(num_bytes: float) -> str:
 def check_fits(
   spec: spec_lib.RunSpec, folder: pathlib.Path, num_clients: int, initial: Any, kind: str
 ) -> None:
-  """Raises SettingError if what the clients will remember cannot fit on the disk of `folder`.
+  """Raises SettingError if the client state cannot fit on the disk of `folder`.
 
-  Only clients that take part remember anything, and those are at most `clients_per_round` in each
-  round. Arguments are those of `choose`, and what it returned.
+  Only clients that take part have state: at most `clients_per_round` in each round. Arguments are
+  those of `choose`, and its result.
   """
   clients = min(num_clients, spec.rounds * (spec.clients_per_round or num_clients))
   size = client_state.Packing(initial, kind == 'disk_float16').num_bytes
@@ -64,24 +64,24 @@ def check_fits(
     half = '' if kind == 'disk_float16' else '--client_memory=disk_float16 for half of it, '
     total = _human(clients * size)
     raise settings.SettingError(
-      f'What {clients:,} clients remember, {_human(size)} each, takes {total}; the disk of {folder}'
-      f' has room for {_human(room)}. Give {half}--method=lbgm_shared, whose clients share one '
-      'subspace, fewer clients (--num_clients), or an --output_dir on a larger disk.'
+      f'The state of {clients:,} clients, {_human(size)} each, takes {total}; the disk of {folder}'
+      f' has {_human(room)} free. Use {half}--method=lbgm_shared, whose clients have no state, '
+      'fewer clients (--num_clients), or an --output_dir on a larger disk.'
     )
 
 
 def identity(before: Mapping[str, Any] | None) -> str:
-  """What the run's store on disk is known by: as its record `before` has it, or new."""
+  """The identity of the run's store on disk: from its record `before`, or a new one."""
   return (before or {}).get('client_memory_identity') or uuid.uuid4().hex
 
 
 def open_store(
   kind: str, folder: pathlib.Path, initial: Any, cap_mb: int, store_identity: str
 ) -> client_state.Store:
-  """The store of the kind that `choose` returned, with the `identity` of the run in `folder`.
+  """Opens the store of the kind that `choose` returned, with the `identity` of the run.
 
-  Raises what `LmdbStore` does, and FileError for a symbolic link in place of the store, or for the
-  store of another run where no checkpoint says which one belongs to this run.
+  Raises what `LmdbStore` raises, and FileError if the store is a symbolic link, or if it belongs
+  to another run and no checkpoint says which store belongs to this run.
   """
   if kind == 'ram':
     return client_state.MemoryStore(initial)

@@ -1,4 +1,4 @@
-"""Loss, accuracy and examples of each client by round, in a file of the run folder."""
+"""Writes loss, accuracy and number of examples of each client by round into the run folder."""
 
 from collections.abc import Sequence
 import csv
@@ -18,7 +18,7 @@ _TYPES = dict(round='int64', client=str, loss='float64', accuracy='float64', exa
 
 
 class ClientMetricsLog:
-  """A log that grows by round, for checkpoints to go back in, and is a Parquet file in the end."""
+  """A log with an entry per round, which checkpoints can rewind; a Parquet file in the end."""
 
   def __init__(self, folder: pathlib.Path):
     """Opens the log in `folder`, which exists."""

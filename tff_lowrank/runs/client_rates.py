@@ -1,4 +1,4 @@
-"""Learning rates of clients that have one each, by a function of the client's id."""
+"""A learning rate for each client, from a function of the client's id."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,20 +10,20 @@ from tff_lowrank import settings
 
 
 def load(rate: str | Callable[[str], float]) -> Callable[[str], float]:
-  """The function, or the one of that name; raises ValueError if there is none of that name."""
+  """The function, or the function of that name; raises ValueError if there is none."""
   function = objects.load(rate) if isinstance(rate, str) else rate
   if not callable(function):
-    raise ValueError(f'{rate} is no function, but {function!r}.')
+    raise ValueError(f'{rate} is not a function, but {function!r}.')
   return function
 
 
 def of_clients(
   rate: str | Callable[[str], float], client_ids: Iterable[str]
 ) -> dict[str, float]:  # fmt: skip
-  """The rate of each of these clients, each asked for once.
+  """The learning rate of each of these clients; calls the function once for each.
 
-  Raises ValueError as `load`, and SettingError for a value that is no rate. What the function
-  raises passes as it is.
+  Raises ValueError as `load`, and SettingError for a value that is not a rate. Errors of the
+  function itself are passed on.
   """
   function = load(rate)
   return {client_id: _checked(client_id, function(client_id)) for client_id in client_ids}

@@ -1,4 +1,4 @@
-"""Compares runs: tables, plots and a page, in one folder."""
+"""Compares runs: tables, plots and a report, in one folder."""
 
 import dataclasses
 import pathlib
@@ -18,13 +18,13 @@ from tff_lowrank.simulation import network as network_lib
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """What runs were found to be.
+  """The result of a comparison.
 
-  table: a row a run, see `reports.table.build_table`.
-  summary: a row a method, means over seeds.
-  budget: what they are compared at.
-  metric: what the columns called accuracy hold.
-  pictures: the files of plots, and last the page.
+  table: one row per run, see `reports.table.build_table`.
+  summary: one row per method, means over seeds.
+  budget: the budget at which runs are compared.
+  metric: the metric in the columns named accuracy.
+  pictures: the files of plots, and last the report.
   """
 
   table: pd.DataFrame
@@ -35,11 +35,11 @@ class Comparison:
 
   @property
   def report(self) -> pathlib.Path:
-    """The page."""
+    """The file of the report."""
     return self.pictures[-1]
 
   def to_markdown(self) -> str:
-    """The table and, of several seeds, the summary."""
+    """The table and, if there are several seeds, the summary."""
     text = table_lib.to_markdown(self.table, self.budget, self.metric)
     if self.table['seed'].nunique() > 1:
       text += '\n' + table_lib.to_markdown(self.summary, self.budget, self.metric)
@@ -56,13 +56,13 @@ def write(
   """Writes tables, plots and report.html of labelled run folders into `folder`.
 
   Args:
-    runs: Label of the method and run folder; a method has as many as seeds.
-    folder: Exists.
-    network: For the simulated time.
-    at: What they are compared at equal amounts of: `'rounds'`, `'bytes'` or `'seconds'`.
-    budget: How much; what the run that spent least had spent in all, if None.
+    runs: Pairs of a method's label and a run folder, one per seed.
+    folder: An existing folder.
+    network: The network for the simulated time.
+    at: The unit of the budget: `'rounds'`, `'bytes'` or `'seconds'`.
+    budget: Runs are compared at this budget; if None, at the total of the cheapest run.
 
-  Raises FileError if a file of a run cannot be used, and SettingError for runs that are alike in
+  Raises FileError if a file of a run cannot be used, and SettingError if two runs have the same
   label and seed.
   """
   with errors.as_setting_errors():

@@ -1,4 +1,4 @@
-"""The contexts of runs, by the setting that names them."""
+"""Creates the TFF execution context that a run's settings name."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -12,20 +12,20 @@ _SIMPLE: dict[str, Callable[[], contextlib.AbstractContextManager[Any]]] = dict(
   local=execution.create_local_context, stock=execution.stock_context
 )
 
-# Inside `shared`: the contexts on clusters that were opened there, by address and workers.
+# Inside `shared`: the contexts on clusters opened so far, by address and number of workers.
 _shared: dict[Any, execution.RayContext] | None = None
 
 
 def opens_client_data(spec: spec_lib.RunSpec) -> bool:
-  """Whether the context of a run takes clients' data sets by description, and opens them itself."""
+  """Whether the run's context receives descriptions of the client data, and opens it itself."""
   return spec.context not in _SIMPLE
 
 
 @contextlib.contextmanager
 def shared() -> Iterator[Mapping[Any, execution.RayContext]]:
-  """Inside, runs on a cluster share their workers, whose start takes some seconds.
+  """Inside, runs on a cluster share their workers, which take some seconds to start.
 
-  What it gives are the contexts that were opened so far, by address and number of workers.
+  Yields the contexts opened so far, by address and number of workers.
   """
   global _shared
   shared_here: dict[Any, execution.RayContext] = {}
@@ -40,9 +40,9 @@ def shared() -> Iterator[Mapping[Any, execution.RayContext]]:
 
 @contextlib.contextmanager
 def opened(spec: spec_lib.RunSpec) -> Iterator[None]:
-  """Inside, TFF runs on the context that `spec` names.
+  """Inside, TFF runs in the context that `spec` names.
 
-  Raises SettingError if there is no such cluster, or not with so many workers like this process.
+  Raises SettingError if the cluster cannot be reached or does not suit this process.
   """
   if spec.context in _SIMPLE:
     with _SIMPLE[spec.context]():

@@ -1,4 +1,4 @@
-"""What a ValueError means, by where it is raised."""
+"""Converts ValueErrors to more specific errors, by where they are raised."""
 
 from collections.abc import Iterator
 import contextlib
@@ -9,17 +9,17 @@ from tff_lowrank.simulation import manifest
 
 
 def as_setting_errors(what: str = '') -> contextlib.AbstractContextManager[None]:
-  """Inside, a ValueError says that what was asked for cannot be: it becomes a SettingError.
+  """Inside, a ValueError becomes a SettingError: the requested settings are invalid.
 
-  One about a file passes as it is. `what` and a colon precede the sentence.
+  A FileError is passed on unchanged. The message starts with `what` and a colon.
   """
   return _value_errors_as(settings.SettingError, f'{what}: ' if what else '')
 
 
 def as_damage() -> contextlib.AbstractContextManager[None]:
-  """Inside, where what a run saved is read back, a ValueError becomes a DamagedError.
+  """Inside, a ValueError becomes a DamagedError: the saved state of a run cannot be read.
 
-  One about another file passes as it is.
+  A FileError about another file is passed on unchanged.
   """
   return _value_errors_as(manifest.DamagedError, '')
 

@@ -1,4 +1,4 @@
-"""Keeps what plots of freezing need and per-round means do not tell."""
+"""Records data for plots of freezing that the means per round do not contain."""
 
 from collections.abc import Mapping, Sequence
 import io
@@ -17,13 +17,13 @@ NEVER = -1
 
 
 class FreezingTrace:
-  """When each parameter first froze, and a few parameters in every round.
+  """The round when each parameter first froze, and a few sampled parameters in every round.
 
   The file has `names` (of the tensors), `shape_I` (int64, the shape of tensor I),
-  `first_frozen_I` (int32, flat: the round after which it first was frozen, -1 if never), and of the
-  sampled parameters
-  `sample_tensor` and `sample_index` (int64 [samples]), `sample_value` (float32 [rounds,
-  samples]) and `sample_frozen` (bool, alike: frozen in the round that comes next).
+  `first_frozen_I` (int32, flat: the round after which it was first frozen, -1 if never), and for
+  the sampled parameters `sample_tensor` and `sample_index` (int64 [samples]), `sample_value`
+  (float32 [rounds, samples]) and `sample_frozen` (bool [rounds, samples]: frozen in the next
+  round).
   """
 
   def __init__(self, settings: freezing.Settings, seed: int, names: Sequence[str]):
@@ -31,8 +31,8 @@ class FreezingTrace:
 
     Args:
       settings: How parameters are frozen.
-      seed: Decides which parameters are sampled.
-      names: Of the trainable tensors.
+      seed: Seeds the choice of the sampled parameters.
+      names: The names of the trainable tensors.
     """
     self._settings = settings
     self._names = names
@@ -55,7 +55,7 @@ class FreezingTrace:
     self._samples = [(int(t), int(c - starts[t])) for t, c in zip(tensors, chosen, strict=True)]
 
   def add(self, state: Any) -> None:
-    """Adds a round: the state of an APF process after it."""
+    """Adds the state of an APF process after a round."""
     weights = [np.asarray(w) for w in state.global_model_weights.trainable]
     masks = freezing.frozen_mask(self._settings, state.finalizer['freezing'])
     masks = [
@@ -70,7 +70,7 @@ class FreezingTrace:
     self._frozen.append([bool(masks[t][i]) for t, i in self._samples])
 
   def restore(self, saved: Mapping[str, np.ndarray]) -> None:
-    """Goes on from what `save` gave."""
+    """Restores the result of `save`."""
     places = zip(saved['sample_tensor'], saved['sample_index'], strict=True)
     self._samples = [(int(t), int(i)) for t, i in places]
     self._values = saved['sample_value'].tolist()
@@ -87,7 +87,7 @@ class FreezingTrace:
     file_operations.replace(path, content.getvalue())
 
   def save(self) -> dict[str, np.ndarray]:
-    """The arrays of the file, without names; of a trace without rounds, they are empty."""
+    """The arrays of the file, without names; empty arrays if there are no rounds yet."""
     tensors, indices = np.array(self._samples, np.int64).reshape(-1, 2).T
     return dict(
       sample_tensor=tensors,

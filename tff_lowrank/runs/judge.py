@@ -1,4 +1,4 @@
-"""Follows the accuracy by which a run is judged: what is best, and when it is enough."""
+"""Follows a run's accuracy: which evaluation is best, and when to stop early."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,18 +18,18 @@ class Judge:
 
   @property
   def column(self) -> str:
-    """The column of metrics.csv that counts: of methods with personal models, theirs."""
+    """The column of metrics.csv to use: that of the personal models if the method has them."""
     return 'eval_personal_accuracy' if self._spec.record.is_personal else 'eval_accuracy'
 
   @property
   def best_round(self) -> int:
-    """The first round of the best evaluation; 0 before any."""
+    """The first round with the best evaluation; 0 before any evaluation."""
     return self._best_round
 
   def see(self, row: Mapping[str, Any]) -> bool:
-    """Takes in a row of metrics; whether it is the best so far.
+    """Adds a row of metrics; returns whether it is the best so far.
 
-    Without evaluation, or with an accuracy of NaN, it is not. Read from a file, both are NaN.
+    A row without evaluation, or with an accuracy of NaN, never is. In files, both are NaN.
     """
     value, number = row[self.column], int(row['round'])
     is_number = value is not None and value == value
@@ -44,13 +44,13 @@ class Judge:
     return is_best
 
   def reason_to_stop(self) -> str | None:
-    """Why the run is to end now, for people; None if it is not."""
+    """The reason to end the run now, as text; None if there is none."""
     spec = self._spec
     if spec.stop_at_accuracy is not None and (self._last or 0) >= spec.stop_at_accuracy:
       return f'its accuracy, {self._last:.4f}, is at least stop_at_accuracy={spec.stop_at_accuracy}'
     if spec.patience is not None and self._since_best >= spec.patience:
       if self._best is None:
-        return f'none of the first {self._since_best} evaluations had a number as accuracy'
+        return f'the accuracy of the first {self._since_best} evaluations was NaN'
       return (
         f'none of the last {spec.patience} evaluations was better than that of round '
         f'{self._best_round}'

@@ -1,4 +1,4 @@
-"""The rounds of a run, from its newest checkpoint on."""
+"""The training loop of a run, starting from its newest checkpoint."""
 
 from collections.abc import Callable, Mapping
 import contextlib
@@ -48,8 +48,8 @@ def _build_evaluation(
 ) -> Callable[[Any], dict[str, float]]:
   """A function from the server's state to the metrics of all evaluations of the task.
 
-  `after_training` is what `evaluation.build_personal_evaluation` takes for it, or empty;
-  `client_test` its `test_dataset`.
+  `after_training` has the arguments of `evaluation.build_personal_evaluation` for it, or is
+  empty; `client_test` is its `test_dataset`.
   """
   central = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
   if task.client_test is None:
@@ -67,7 +67,7 @@ def _build_evaluation(
 
 
 class Loop:
-  """One run's parts, and the way through its rounds."""
+  """The parts of a run, and its training loop."""
 
   def __init__(
     self,
@@ -79,7 +79,7 @@ class Loop:
     identity: str,
     task_arguments: Mapping[str, Any] | None = None,
   ):
-    """`task_arguments` are those of `tasks.build` for `task`; None for a task that is an object."""
+    """`task_arguments` are those of `tasks.build` for `task`; None if the task is an object."""
     self._spec, self._folder, self._saving = spec, folder, saving
     self._is_enough, self._identity = is_enough, identity
     self._task, self._task_arguments = task, task_arguments
@@ -104,7 +104,7 @@ class Loop:
       self._trace = freezing_trace.FreezingTrace(settings, spec.seed, self._names)
 
   def go(self, label: str, stop: stopping.StopRequest) -> None:
-    """Runs the rounds that are left; raises `Stopped` once `stop` is made and all is saved."""
+    """Runs the remaining rounds; on `stop`, saves everything and raises `Stopped`."""
     spec = self._spec
     with errors.as_damage():
       store = client_memory.open_store(
@@ -145,7 +145,7 @@ class Loop:
       raise stopping.Stopped(
         stop.signal_number,
         f'Stopped{" by a signal" if stop.is_made else ""} after round {last} of {spec.rounds}; '
-        f'saved in {self._folder}. The same command goes on from there.',
+        f'saved in {self._folder}. The same command resumes the run.',
       )
     if self._trace is not None:
       self._trace.write(self._folder / freezing_trace.FILE)
@@ -153,7 +153,7 @@ class Loop:
 
   @property
   def outcome(self) -> dict[str, Any]:
-    """How the rounds ended, for the record."""
+    """How the training loop ended, for the record."""
     reason = self._judge.reason_to_stop()
     return dict(best_round=self._judge.best_round) | (dict(ended_early=reason) if reason else {})
 
@@ -166,7 +166,7 @@ class Loop:
     recorder: recorder_lib.Recorder,
     store: client_state.Store,
   ) -> tuple[int, Any]:
-    """The round to begin with, and the server's state before it."""
+    """The first round to run, and the server's state before it."""
     state = self._process.initialize()
     with errors.as_damage():
       restored = checkpoints.restore(state, store)
@@ -210,7 +210,7 @@ class Loop:
     save: Callable[[int, Any], None],
     stop: stopping.StopRequest,
   ) -> tuple[int, Any]:
-    """Runs from round `first` to the last, which is saved; its number and the state after it."""
+    """Runs from round `first` on; returns the last round's number and the state after it."""
     spec, task = self._spec, self._task
     client_dataset, client_test = client_data.from_task(spec, task, self._model), None
     if contexts.opens_client_data(spec):
@@ -248,7 +248,7 @@ class Loop:
       if self._judge.see(row):
         if self._saving.keep_best:
           self._save_model(model_files.save_best, done.state)
-        else:  # Kept before, of a round that is no longer the best.
+        else:  # Saved for a round that is no longer the best.
           model_files.remove(self._folder, 'best')
       enough = self._is_enough(row) or self._judge.reason_to_stop() is not None
       for client_id, report in zip(done.client_ids, done.reports, strict=True):

@@ -12,7 +12,7 @@ from tff_lowrank import layers
 from tff_lowrank import tasks
 from tff_lowrank.simulation import file_operations
 
-# What it is -> its file.
+# Name of the model -> its file.
 FILES = dict(model='model.keras', composed='model_composed.keras', best='model_best.keras')
 
 
@@ -27,14 +27,14 @@ def with_weights(task: tasks.Task, weights: Any) -> tf.keras.Model:
 
 
 def save(folder: pathlib.Path, name: str, model: tf.keras.Model) -> None:
-  """Writes a model; warns if Keras cannot, as of one with code that is not registered."""
+  """Writes a model; warns if Keras cannot, for example because of unregistered code."""
   target = folder / FILES[name]
   temporary = folder / f'.new.{FILES[name]}'
   try:
     model.save(temporary, save_format='keras')
   except OSError:
     raise
-  except Exception as e:  # Of all kinds, from the user's own layers.
+  except Exception as e:  # The user's own layers may raise any error.
     temporary.unlink(missing_ok=True)
     logging.warning('%s was not written: Keras cannot save the model: %s', target, e)
   else:
@@ -42,7 +42,7 @@ def save(folder: pathlib.Path, name: str, model: tf.keras.Model) -> None:
 
 
 def save_final(folder: pathlib.Path, task: tasks.Task, weights: Any) -> None:
-  """Writes the model as it was trained and, if it has factorised layers, the composed one."""
+  """Writes the trained model and, if it has factorised layers, the composed model."""
   model = with_weights(task, weights)
   save(folder, 'model', model)
   if any(hasattr(layer, 'factored_kernels') for layer in model.submodules):
@@ -62,7 +62,7 @@ def remove(folder: pathlib.Path, name: str) -> None:
 def load(folder: pathlib.Path, name: str) -> tf.keras.Model:
   """The model of that name, one of `FILES`; raises FileNotFoundError if the run has none."""
   if name not in FILES:
-    raise ValueError(f'A run may have the models {", ".join(FILES)}, found {name!r}.')
+    raise ValueError(f'`name` must be one of {", ".join(FILES)}, found {name!r}.')
   path = folder / FILES[name]
   if not path.exists():
     raise FileNotFoundError(f'{folder} has no {FILES[name]}: see `Run.load_model`.')

@@ -1,4 +1,4 @@
-"""From a `RunSpec` to the learning process it names."""
+"""Builds the learning process of a `RunSpec`."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ from tff_lowrank import learning
 from tff_lowrank import methods
 from tff_lowrank.runs import spec as spec_lib
 
-# Of Adam and Yogi at the server: Adaptive Federated Optimization (Reddi et al., ICLR 2021), and
-# FedPara's paper. At the clients TFF's default, 0.999.
+# Adam's and Yogi's beta_2 at the server, as in Adaptive Federated Optimization (Reddi et al., ICLR
+# 2021) and FedPara's paper. The clients use TFF's default, 0.999.
 _SERVER_BETA_2 = 0.99
 
 
@@ -19,7 +19,7 @@ def _optimizer(
   name: str, learning_rate: float, momentum: float = 0.0, **adaptive: float
 ) -> tff.learning.optimizers.Optimizer:
   if name == 'sgd':
-    # TFF's momentum-free SGD keeps no buffer.
+    # Without momentum, TFF's SGD has no momentum buffer.
     return tff.learning.optimizers.build_sgdm(learning_rate, momentum=momentum or None)
   builders = dict(
     adam=tff.learning.optimizers.build_adam,
@@ -30,7 +30,7 @@ def _optimizer(
 
 
 def build_client_optimizer(spec: spec_lib.RunSpec) -> client_work.ClientOptimizer:
-  """Of the clients' local steps."""
+  """The optimizer of the clients' local steps."""
   rate = spec.client_learning_rate
   if callable(rate) or spec.has_client_rates:
     rate = 1.0
@@ -41,7 +41,7 @@ def build_client_optimizer(spec: spec_lib.RunSpec) -> client_work.ClientOptimize
 
 
 def build_server_optimizer(spec: spec_lib.RunSpec) -> tff.learning.optimizers.Optimizer:
-  """Of the server, which takes the mean update as the gradient."""
+  """The optimizer of the server, which applies the mean update as the gradient."""
   adaptive = {}
   if spec.server_optimizer in ('adam', 'yogi'):
     adaptive['beta_2'] = _SERVER_BETA_2
@@ -58,7 +58,7 @@ def build_parts(
   keras_model_fn: Callable[[], tf.keras.Model],
   num_clients: int,
 ) -> methods.Parts:
-  """What the process of `spec` is built of; the arguments are those of `build_process`."""
+  """The parts of the process of `spec`; the arguments are those of `build_process`."""
   return methods.Parts(
     choice=spec.choice,
     model=model,
@@ -76,9 +76,9 @@ def build_process(
   keras_model_fn: Callable[[], tf.keras.Model],
   num_clients: int,
 ) -> learning.ClientStatefulLearningProcess:
-  """The process of `spec.method` on `model`, made of what `keras_model_fn` builds.
+  """The learning process of `spec.method` on `model`, which is made from `keras_model_fn`.
 
-  num_clients: of all clients, sampled or not.
+  num_clients: the number of all clients, sampled or not.
 
   Raises ValueError if the method has no effect on the model.
   """

@@ -1,4 +1,4 @@
-"""Tells how far a run is: a bar in a terminal, elsewhere a line every so often."""
+"""Shows the progress of a run: a bar in a terminal, else a line from time to time."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from typing import Any
 
 import tqdm
 
-# Between two lines where there is no terminal.
+# Between two lines if there is no terminal.
 SECONDS = 30
 
 
@@ -14,12 +14,12 @@ class Progress:
   """Use as a context manager."""
 
   def __init__(self, label: str, total: int, done: int):
-    """Starts to tell.
+    """Starts to show progress.
 
     Args:
-      label: Names the run.
-      total: Rounds in all.
-      done: Rounds that were done before.
+      label: The name of the run.
+      total: The number of all rounds.
+      done: The number of rounds finished before.
     """
     self._label, self._total, self._before = label, total, done
     self._bar = tqdm.tqdm(total=total, initial=done, desc=label, unit='round', disable=None)
@@ -32,7 +32,7 @@ class Progress:
     self._bar.close()
 
   def update(self, round_num: int, facts: dict[str, str]) -> None:
-    """Tells of a round that is done; `facts` are shown as they are."""
+    """Reports a finished round; `facts` are shown as they are."""
     self._bar.set_postfix(facts)
     self._bar.update()
     now = time.monotonic()

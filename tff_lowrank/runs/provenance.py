@@ -1,4 +1,4 @@
-"""What is needed to run a run again: written to `run.json` beside its results."""
+"""Writes `run.json`: everything needed to repeat a run."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -40,12 +40,12 @@ def _version(package: str) -> str | None:
     return None
 
 
-# Sets of instructions of x86-64 that libraries choose their code by.
+# Instruction sets of x86-64 for which libraries have different code.
 _INSTRUCTIONS = ('avx', 'avx2', 'fma', 'avx512f', 'avx512_vnni', 'avx512_bf16', 'amx_tile')
 
 
 def numerics() -> dict[str, str]:
-  """What the last digits of a run's numbers depend on, besides its flags and versions."""
+  """What can change the last digits of a run's numbers, besides its flags and versions."""
   flags_line = next(
     (line for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines() if 'flags' in line), ''
   )
@@ -58,7 +58,7 @@ def numerics() -> dict[str, str]:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-  """`NAME was A and is B` of what decides the digits of a run that goes on."""
+  """`NAME was A and is B` for what can change the digits of a resumed run."""
   changes = []
   kinds = [(before.get(kind, {}), now[kind]) for kind in ('numerics', 'versions')]
   for what, source in now['sources'].items():
@@ -81,22 +81,22 @@ def _now() -> str:
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any] | None:
-  """What a `RunRecord` wrote; None if there is none or, with a warning, if it is damaged."""
+  """Reads a `RunRecord`; None if there is none or, with a warning, if it is damaged."""
   try:
     return run_files.read_record(path)
   except FileNotFoundError:
     return None
   except files.FileError as e:
-    logging.warning('%s It is taken as missing.', e)
+    logging.warning('%s It is ignored.', e)
     return None
 
 
 class RunRecord:
-  """Keeps `run.json` up to date: `running`, then `completed`, `failed` or `stopped`.
+  """Keeps `run.json` up to date: the status is `running`, then `completed`, `failed` or `stopped`.
 
-  `stopped` is a run that a signal ended and that saved. A run that goes on keeps the time it was
-  `started`, adds the time to `resumed`, and counts on in `wall_seconds`. What has `changed` of the
-  `numerics`, `versions` and `devices`, and so may change digits, it tells in a warning.
+  `stopped` is a run that a signal ended after it was saved. A resumed run keeps its `started`
+  time, appends to `resumed`, and adds to `wall_seconds`. It warns if `numerics`, `versions` or
+  `devices` have `changed`, since this may change digits.
   """
 
   def __init__(
@@ -111,12 +111,12 @@ class RunRecord:
     """Writes the record of a run that starts now.
 
     Args:
-      path: Where to write.
-      flags: Every setting that decides the run's numbers.
-      devices: Names of the devices it may use.
-      before: The record of the run so far, if it goes on.
-      sources: Of what is not of this package, such as a user's task: what tells its version.
-      **facts: What else it says, from the first time that it is written.
+      path: The file to write.
+      flags: All settings that decide the run's numbers.
+      devices: The names of the devices it may use.
+      before: The record of the run so far, if it is resumed.
+      sources: Versions of code outside this package, such as a user's task.
+      **facts: Other fields of the record.
     """
     before = before or {}
     self._before = before.get('wall_seconds', 0.0)
@@ -144,7 +144,7 @@ class RunRecord:
         self._record['changed'] = [*before.get('changed', ()), *changes]
       if changes:
         logging.warning(
-          '%s: the run goes on where %s. Its numbers may differ in their last digits from those of '
+          '%s: the run is resumed, but %s. Its numbers may differ in the last digits from those of '
           'a run that was not interrupted.', path, '; '.join(changes)
         )  # fmt: skip
     self.update('running')
@@ -156,7 +156,7 @@ class RunRecord:
     file_operations.replace(self._path, (json.dumps(self._record, indent=2) + '\n').encode())
 
   def update_if_possible(self, status: str, **facts: Any) -> None:
-    """As `update`, but where the folder cannot be written any more it only warns."""
+    """As `update`, but only warns if the file cannot be written any more."""
     try:
       self.update(status, **facts)
     except OSError as e:
@@ -165,10 +165,10 @@ class RunRecord:
 
 @contextlib.contextmanager
 def recorded(path: pathlib.Path, flags: dict[str, Any]) -> Iterator[None]:
-  """Keeps a `RunRecord` of what happens in a `with` block, which is not resumed.
+  """Keeps a `RunRecord` of a `with` block, which cannot be resumed.
 
   Raises manifest.MismatchError if there is a record of other flags, whose files would be lost, and
-  FileError if it is damaged.
+  FileError if that record is damaged.
   """
   if path.exists():
     manifest.check_same_run(path.parent, run_files.read_record(path)['flags'], flags)

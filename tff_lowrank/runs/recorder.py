@@ -37,7 +37,7 @@ COLUMNS = (
   'dropped_clients',
 )
 
-# Where a method's own measurements are.
+# The keys of a method's own measurements.
 METHOD_METRICS = (('aggregator', 'codec'), ('finalizer', 'freezing'))
 
 _OF_BLOCK = re.compile(r'(?<=_by_block)/\d+$')
@@ -47,9 +47,9 @@ LEDGER_STREAM = run_files.STREAM
 
 
 def method_metrics(metrics: Any, weight_names: Sequence[str] = ()) -> dict[str, float]:
-  """A method's own measurements, flat, of all metrics of its process.
+  """Picks a method's own measurements, flat, from all metrics of its process.
 
-  What is of each trainable weight, `..._by_block`, goes by `weight_names`, else by number.
+  Values per trainable weight, `..._by_block`, are named by `weight_names`, else numbered.
   """
   found: dict[str, float] = {}
   for part, name in METHOD_METRICS:
@@ -77,8 +77,8 @@ def _measured(
 class Recorder:
   """Records rounds in a run folder. Use as a context manager: leaving it closes the files.
 
-  metrics.csv and the ledger's stream only grow; `logs` are for the checkpoints, which cut off
-  what came after them, and `save` and `restore` for what is not in these files.
+  metrics.csv and the ledger's stream are append-only logs. Checkpoints store the length of these
+  `logs`, to cut off later rounds when they are restored; `save` and `restore` do the rest.
   """
 
   def __init__(
@@ -92,12 +92,12 @@ class Recorder:
     """Opens the files in `folder`.
 
     Args:
-      folder: Exists.
-      own_columns: Of the method's measurements, after the common ones.
-      evaluated: Metrics that evaluations have beside those that `COLUMNS` has cells for; each
-        gets the column `eval_` + its name.
-      main_metric: What the metric called `accuracy` is; its columns are called by it.
-      weight_names: Of the model's trainable weights; see `method_metrics`.
+      folder: An existing folder.
+      own_columns: Columns of the method's measurements, after the common ones.
+      evaluated: Metrics of evaluations that have no column in `COLUMNS`; each gets the column
+        `eval_` + its name.
+      main_metric: The metric that is called `accuracy` inside this package; names its columns.
+      weight_names: The names of the model's trainable weights; see `method_metrics`.
     """
     columns = (*COLUMNS, *(f'eval_{name}' for name in evaluated), *own_columns)
     self._folder, self._weight_names = folder, weight_names
@@ -126,7 +126,7 @@ class Recorder:
 
   @contextlib.contextmanager
   def _writing_events(self) -> Iterator[None]:
-    """Inside, an error of TensorFlow is one of the system."""
+    """Inside, an error of TensorFlow becomes an OSError."""
     try:
       yield
     except tf.errors.OpError as e:
@@ -146,27 +146,27 @@ class Recorder:
       raise
 
   def save(self) -> dict[str, np.ndarray]:
-    """What a checkpoint must hold besides the logs."""
+    """The state for a checkpoint, besides the logs."""
     directions = (ledger_lib.UPLINK, ledger_lib.DOWNLINK)
     return {'total_bytes': np.array([self._ledger.total_bytes(d) for d in directions], np.int64)}
 
   def restore(self, saved: Mapping[str, np.ndarray]) -> None:
-    """Goes on from what `save` gave; the logs must have been rewound to the same round."""
+    """Restores the result of `save`; the logs must have been rewound to the same round."""
     up, down = saved['total_bytes']
     self._ledger = ledger_lib.Ledger({ledger_lib.UPLINK: int(up), ledger_lib.DOWNLINK: int(down)})
 
   def record(
     self, done: rounds.Round, evaluated: dict[str, float] | None
   ) -> collections.OrderedDict[str, Any]:
-    """Writes one round and returns its row; cells of what was not measured are None.
+    """Writes one round and returns its row; cells without a measurement are None.
 
-    Raises TypeError, with the metric's name, if one is no number; then nothing is written. A metric
-    that is NaN or infinite is written as `nan`, `inf` or `-inf`.
+    If a metric is not a number, raises TypeError with its name and writes nothing. A metric that
+    is NaN or infinite is written as `nan`, `inf` or `-inf`.
     """
     measured = _measured(done, evaluated, self._weight_names)
     spent = self._enter_messages(done)
     row = collections.OrderedDict.fromkeys(self._columns)
-    left_out = sum(not bool(report['accepted']) for report in done.reports)
+    excluded = sum(not bool(report['accepted']) for report in done.reports)
     row.update(
       round=done.number,
       **measured,
@@ -176,7 +176,7 @@ class Recorder:
       cumulative_downlink_bytes=self._ledger.total_bytes(ledger_lib.DOWNLINK),
       round_seconds=round(done.seconds, 4),
       participants=len(done.client_ids) + len(done.absent),
-      dropped_clients=left_out + len(done.absent),
+      dropped_clients=excluded + len(done.absent),
     )
     self._write(row)
     return row
@@ -188,7 +188,7 @@ class Recorder:
       down = {kind: int(bits) for kind, bits in report['downlink'].items()}
       for direction, bits, units in (
         (ledger_lib.UPLINK, up, int(report['official_units'])),
-        (ledger_lib.DOWNLINK, down, 0),  # No paper's count has a downlink but FedPara's.
+        (ledger_lib.DOWNLINK, down, 0),  # Of the papers, only FedPara's counts the downlink.
       ):
         spent[direction] += self._ledger.enter(done.number, client_id, direction, bits, units)
     return spent

@@ -1,4 +1,4 @@
-"""Trains by FedAvg and shows every update, for studies of what methods would make of them."""
+"""Trains with FedAvg and records every client update, to study other methods on them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -20,17 +20,17 @@ from tff_lowrank.simulation import evaluation
 from tff_lowrank.simulation import rounds as rounds_lib
 from tff_lowrank.simulation import sampling
 
-# Settings of a run that a study of FedAvg has no use for.
+# Settings of a run that have no effect in a study of FedAvg.
 UNUSED = ('client_memory', 'client_test_fraction', 'downlink', 'dropout_rate',
           'evaluate_after_training', 'patience', 'stop_at_accuracy', 'straggler_deadline',
           'uplink')  # fmt: skip
 
 
 class Measured(NamedTuple):
-  """What a round cost and led to.
+  """The cost and the metrics of a round.
 
-  uplink_bytes, downlink_bytes: of all messages.
-  evaluated: metrics on the test examples, in rounds that are evaluated.
+  uplink_bytes, downlink_bytes: the bytes of all messages.
+  evaluated: metrics on the test examples, in rounds with an evaluation.
   """
 
   uplink_bytes: int
@@ -42,14 +42,14 @@ def _arrays(tensors: Iterable[Any]) -> list[np.ndarray]:
   return [np.asarray(x) for x in tensors]
 
 
-def _build_remembering(parts: methods.Parts) -> learning.ClientStatefulLearningProcess:
-  """FedAvg whose clients remember the last update that they sent: LBGM of threshold 0."""
+def _build_with_last_updates(parts: methods.Parts) -> learning.ClientStatefulLearningProcess:
+  """FedAvg whose client state is the last update: LBGM with threshold 0."""
   arguments = parts.both_ways
   return learning.build_lbgm_fed_avg(inner=arguments.pop('codec'), threshold=0.0, **arguments)
 
 
 def _weight(spec: spec_lib.RunSpec, task: tasks.Task, client: str) -> float:
-  """A client's weight in the mean, but for a common factor."""
+  """A client's weight in the mean, up to a common factor."""
   if spec.client_weighting == 'uniform':
     return 1.0
   trained_on = spec.client_epochs * task.train.num_examples(client)
@@ -65,8 +65,8 @@ def record(
 ) -> None:
   """Trains as `spec` says and calls `on_round` after each round.
 
-  Updates are recorded under the baseline method, FedAvg; under others `updates` and `weights` are
-  empty.
+  Updates are recorded for the baseline method, FedAvg; for other methods `updates` and `weights`
+  are empty.
   """
   keeps_updates = spec.record.is_baseline
   with contexts.opened(spec):
@@ -75,7 +75,7 @@ def record(
     with errors.as_setting_errors():
       model = task.build_model(spec.seed)
       parts = processes.build_parts(spec, model, task.keras_model_fn, len(clients))
-      process = _build_remembering(parts) if keeps_updates else spec.record.build(parts)
+      process = _build_with_last_updates(parts) if keeps_updates else spec.record.build(parts)
       sample = sampling.build_sampling(clients, spec.clients_per_round, spec.seed)
     evaluate = evaluation.build_evaluation(model, task.test, task.preprocess, task.eval_batch_size)
     state, store = process.initialize(), client_state.MemoryStore(process.initialize_client())

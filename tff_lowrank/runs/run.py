@@ -21,13 +21,13 @@ from tff_lowrank.simulation import network as network_lib
 
 
 class Run:
-  """What a run left in its folder. Files are read when they are asked for.
+  """The results in a run's folder. Files are read on access.
 
-  All raise FileError if a file cannot be used.
+  All methods raise FileError if a file cannot be used.
   """
 
   def __init__(self, folder: str | os.PathLike):
-    """Raises FileNotFoundError if `folder` is not that of a run."""
+    """Raises FileNotFoundError if `folder` is not a run folder."""
     self.folder = pathlib.Path(folder)
     curves.read_record(self.folder)
 
@@ -36,35 +36,35 @@ class Run:
 
   @property
   def record(self) -> dict[str, Any]:
-    """What run.json says: `flags`, `versions`, `status` and others."""
+    """The content of run.json: `flags`, `versions`, `status` and others."""
     return curves.read_record(self.folder)
 
   @property
   def settings(self) -> Mapping[str, Any]:
-    """Every setting that decides the run's numbers, by name."""
+    """All settings that decide the run's numbers, by name."""
     return self.record['flags']
 
   @property
   def metrics(self) -> pd.DataFrame:
-    """The rows of metrics.csv, a round each."""
+    """The rows of metrics.csv, one per round."""
     return run_files.read_metrics(self.folder)
 
   @property
   def ledger(self) -> pd.DataFrame:
-    """Of each message and kind of content its size: see `ledger.Ledger`."""
+    """The size of each message, by kind of content: see `ledger.Ledger`."""
     return curves.read_whole_ledger(self.folder)
 
   @property
   def report(self) -> pathlib.Path:
-    """The page of a run that is complete."""
+    """The file of the report of a finished run."""
     return self.folder / report.FILE
 
   def load_model(self, name: str = 'model') -> Any:
     """The trained Keras model.
 
     Args:
-      name: `'model'`, as it was trained; `'composed'`, with ordinary layers in place of factorised
-        ones; `'best'`, as it was trained, of the round with the best evaluation (`keep_best`).
+      name: `'model'`, the trained model; `'composed'`, the same with ordinary layers in place of
+        factorised ones; `'best'`, the model of the round with the best evaluation (`keep_best`).
 
     Raises FileNotFoundError if the run did not save it.
     """
@@ -79,28 +79,28 @@ def train(
   saving: saving_lib.Saving | None = None,
   **given: Any,
 ) -> Run:
-  """Trains into `folder`, or goes on with what is there, as the binary `train` does.
+  """Trains into `folder`, or resumes the run in it, as `tff-lowrank train` does.
 
-  The numbers are the binary's to the last digit where the environment has TF_NUM_INTRAOP_THREADS=1
-  before TensorFlow starts. TFF's installed context stays as it is; Python's, NumPy's and
-  TensorFlow's global random seeds are set.
+  The numbers equal those of the command to the last digit if TF_NUM_INTRAOP_THREADS=1 is in the
+  environment before TensorFlow starts. TFF's installed context is not changed; Python's, NumPy's
+  and TensorFlow's global random seeds are set.
 
   Args:
-    task: What to learn: a `Task`, the name of one, or `package.module:FUNCTION`.
-    method: A `Method`, the name of one in `methods.METHODS`, or `package.module:RECORD`.
-    folder: Of this one run; made if needed.
-    saving: How it is kept safe.
+    task: What to train on: a `Task`, the name of a task, or `package.module:FUNCTION`.
+    method: A `Method`, a name in `methods.METHODS`, or `package.module:RECORD`.
+    folder: The folder of this run only; created if needed.
+    saving: How often checkpoints are written, and what they keep.
     **given: Settings by name, of `RunSpec` and of the method: `rounds=60, lbgm_threshold=0.4`.
-      `client_learning_rate` may be a function from a client's id to its rate. It is asked once for
-      each client; run.json has the rates, and a run goes on with the same ones only.
+      `client_learning_rate` may be a function from a client's id to its rate. It is called once
+      for each client; run.json records the rates, and a run is resumed with the same rates only.
 
   Returns:
-    The run, complete.
+    The finished run.
 
   Raises:
-    settings.SettingError: If a setting is none, or settings do not go together.
-    manifest.MismatchError: If `folder` holds a run of other settings.
-    stopping.Stopped: If Ctrl-C or SIGTERM ended it; the same call goes on from there.
+    settings.SettingError: If a setting does not exist, or settings contradict each other.
+    manifest.MismatchError: If `folder` has a run with other settings.
+    stopping.Stopped: If Ctrl-C or SIGTERM ended it; the same call resumes the run.
   """
   prepared = None
   if isinstance(task, str):
@@ -121,19 +121,19 @@ def compare(
   at: str = 'rounds',
   budget: float | None = None,
 ) -> comparison.Comparison:
-  """Compares runs that are complete, and writes tables, plots and report.html.
+  """Compares finished runs, and writes tables, plots and report.html.
 
   Args:
-    runs: By label, such as the method with what was set; or a list, whose labels are the methods.
-      Runs of one label must have different seeds. Savings are told against runs of FedAvg whose
-      label is that method's name.
-    folder: Where to; made if needed.
-    network: For the simulated time.
-    at: What they are compared at equal amounts of: `'rounds'`, `'bytes'` or `'seconds'`.
-    budget: How much; what the run that spent least had spent in all, if None.
+    runs: By label, such as the method and its settings; or a list, where the label is the method.
+      Runs with the same label must have different seeds. Savings are relative to runs of FedAvg
+      whose label is that method's name.
+    folder: The folder to write to; created if needed.
+    network: The network for the simulated time.
+    at: The unit of the budget: `'rounds'`, `'bytes'` or `'seconds'`.
+    budget: Runs are compared at this budget; if None, at the total of the cheapest run.
 
-  Raises FileError if a file of a run cannot be used, and SettingError for runs that are alike in
-  label and seed, or none.
+  Raises FileError if a file of a run cannot be used, and SettingError if two runs have the same
+  label and seed, or there are no runs.
   """
   pairs = (
     [*runs.items()] if isinstance(runs, Mapping) else [(r.settings['method'], r) for r in runs]

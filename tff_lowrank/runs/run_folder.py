@@ -1,4 +1,4 @@
-"""What is in a run folder before a run begins in it."""
+"""Checks of a run folder before a run starts in it."""
 
 from collections.abc import Mapping
 import logging
@@ -13,9 +13,9 @@ from tff_lowrank.simulation import manifest
 
 
 def is_complete(spec: spec_lib.RunSpec, folder: pathlib.Path) -> bool:
-  """Whether `folder` holds the whole run, as it was written; with a warning if it is damaged.
+  """Whether `folder` has the finished run, unchanged; warns if it is damaged.
 
-  Raises MismatchError if it holds a run of other flags.
+  Raises MismatchError if it has a run with other flags.
   """
   record = provenance.read_record(folder / run_files.RECORD)
   if record is None or not has_rows(folder):
@@ -32,15 +32,15 @@ def is_complete(spec: spec_lib.RunSpec, folder: pathlib.Path) -> bool:
 
 
 def check_client_rates(spec: spec_lib.RunSpec, folder: pathlib.Path) -> None:
-  """Raises MismatchError if the run in `folder` had other learning rates of clients than `spec`."""
+  """Raises MismatchError if the run in `folder` has other client learning rates than `spec`."""
   record = provenance.read_record(folder / run_files.RECORD) or {}
   rates = spec.client_rates or {}
   before = record.get('client_learning_rates', rates)
   for client_id, rate in rates.items():
     if before.get(client_id) != rate:
       raise manifest.MismatchError(
-        f'{folder} holds another run: --client_learning_rate of client {client_id!r} is '
-        f'{before.get(client_id)} there and {rate} here. Give the same or another --output_dir.'
+        f'{folder} contains another run: --client_learning_rate of client {client_id!r} is '
+        f'{before.get(client_id)} there and {rate} here. Use the same, or another --output_dir.'
       )
 
 
@@ -53,20 +53,20 @@ def has_rows(folder: pathlib.Path) -> bool:
 
 
 def check_has_checkpoint(folder: pathlib.Path, before: Mapping[str, Any] | None) -> None:
-  """Raises DamagedError for rows without a checkpoint, unless a run was cut off early."""
+  """Raises DamagedError if there are rows but no checkpoint, unless a run was killed early."""
   is_cut_off = before is not None and before['status'] in ('running', 'failed')
   if not is_cut_off and not any(folder.glob(f'{run_files.CHECKPOINTS}/*/*')):
     raise manifest.DamagedError(
-      f'{folder} holds {run_files.METRICS} and no checkpoint to go on from, so its rows '
-      'would be lost. Give another --output_dir, or delete that file.'
+      f'{folder} has {run_files.METRICS} but no checkpoint to resume from, so its rows '
+      'would be lost. Use another --output_dir, or delete that file.'
     )
 
 
 def check_not_undone(folder: pathlib.Path, spec: spec_lib.RunSpec) -> None:
-  """Raises MismatchError if the run in `folder` is past the rounds of `spec`."""
+  """Raises MismatchError if the run in `folder` has more rounds than `spec`."""
   done = max(manifest.saved_rounds(folder / run_files.CHECKPOINTS), default=0)
   if done > spec.rounds:
     raise manifest.MismatchError(
-      f'{folder} has {done} rounds, which --rounds={spec.rounds} would undo. Give --rounds as many '
+      f'{folder} has {done} rounds already, more than --rounds={spec.rounds}. Use --rounds={done} '
       'or more, or another --output_dir.'
     )

@@ -1,4 +1,4 @@
-"""Runs one spec into a run folder, or goes on with it where it was left."""
+"""Runs one spec in a run folder, or resumes it."""
 
 from collections.abc import Callable, Mapping
 import pathlib
@@ -35,39 +35,39 @@ def train(
   is_enough: Callable[[Mapping[str, Any]], bool] = lambda row: False,
   task: tasks.Task | None = None,
 ) -> bool:
-  """Runs `spec` into `folder`, made if needed, from its newest checkpoint if it has one.
+  """Runs `spec` in `folder`, created if needed; resumes from the newest checkpoint if there is one.
 
-  Ctrl-C and SIGTERM end it after the round, with a checkpoint.
+  Ctrl-C and SIGTERM end it after the current round, with a checkpoint.
 
   Args:
     spec: What to run.
-    folder: Where to; of this one run.
-    label: Names the run in plots and progress.
-    saving: How it is kept safe.
+    folder: The folder of this run only.
+    label: The name of the run in plots and progress.
+    saving: How often checkpoints are written, and what they keep.
     is_enough: Called with each round's row of metrics; true ends the run as a signal does.
-    task: What to learn, in place of the task that `spec` names, and as its settings have it.
+    task: The task, prepared by `prepare_task`, in place of the one that `spec` names.
 
   Returns:
-    Whether there was anything to do: false for a run that was complete already.
+    Whether there was anything to do: false if the run was finished already.
 
   Raises:
     BlockingIOError: If another process runs in `folder`.
-    manifest.MismatchError: If `folder` holds a run of other flags.
+    manifest.MismatchError: If `folder` has a run with other flags.
     stopping.Stopped: If a signal, or `is_enough`, ended the run.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as e:
     raise OSError(
-      f'output_dir: {folder} cannot be made a folder: {e.strerror}. Give another.'
+      f'output_dir: folder {folder} cannot be created: {e.strerror}. Use another.'
     ) from e
   with folder_lock.FolderLock(folder), stopping.StopRequest() as stop:
-    if spec.has_client_rates:  # Asked before anything else, since they tell one run from another.
+    if spec.has_client_rates:  # First, since they decide whether it is the same run.
       task = task or build_task(spec)
       spec = spec.with_client_rates(task.train.client_ids)
       run_folder.check_client_rates(spec, folder)
     if run_folder.is_complete(spec, folder):
-      print(f'{folder} is complete, with {spec.rounds} rounds; there is nothing to do.')
+      print(f'{folder} is finished, with {spec.rounds} rounds; there is nothing to do.')
       return False
     before = provenance.read_record(folder / run_files.RECORD)
     if run_folder.has_rows(folder):
@@ -113,7 +113,7 @@ def train(
 
 
 def _method_facts(record: methods.Method) -> dict[str, Any]:
-  """What reports need to know of a method."""
+  """What reports need to know about a method."""
   return dict(
     name=record.name,
     about=record.about,
@@ -124,7 +124,7 @@ def _method_facts(record: methods.Method) -> dict[str, Any]:
 
 
 def _sources(spec: spec_lib.RunSpec, task: tasks.Task | None) -> dict[str, dict[str, str]]:
-  """What tells the versions of a task and a method that are not of this package."""
+  """The versions of a task and a method from outside this package."""
   found = {}
   with errors.as_setting_errors():
     if task is not None:
@@ -133,13 +133,13 @@ def _sources(spec: spec_lib.RunSpec, task: tasks.Task | None) -> dict[str, dict[
       found['task'] = source
     if objects.is_name(spec.method):
       found['method'] = objects.source(spec.method)
-    elif spec.method not in methods.METHODS:  # An object of the user's.
+    elif spec.method not in methods.METHODS:  # The user's own object.
       found['method'] = objects.source_of(spec.record.build)
   return found
 
 
 def _options(spec: spec_lib.RunSpec) -> dict[str, Any]:
-  """What every task can be given: see `tasks.prepare`."""
+  """The options that every task takes: see `tasks.prepare`."""
   return dict(
     num_clients=spec.num_clients,
     seed=spec.seed,
@@ -151,13 +151,13 @@ def _options(spec: spec_lib.RunSpec) -> dict[str, Any]:
 
 
 def prepare_task(spec: spec_lib.RunSpec, task: tasks.Task) -> tasks.Task:
-  """A user's task as the settings of `spec` have it; raises SettingError if they do not fit."""
+  """Applies the settings of `spec` to a user's task; raises SettingError if they do not fit."""
   with errors.as_setting_errors():
     return tasks.prepare(task, **_options(spec))
 
 
 def task_arguments(spec: spec_lib.RunSpec) -> dict[str, Any]:
-  """What `tasks.build` is given for the task of `spec`."""
+  """The arguments of `tasks.build` for the task of `spec`."""
   return dict(
     name=spec.task,
     partition=spec.partition,
@@ -169,6 +169,6 @@ def task_arguments(spec: spec_lib.RunSpec) -> dict[str, Any]:
 
 
 def build_task(spec: spec_lib.RunSpec) -> tasks.Task:
-  """Loads what `spec` trains on; raises SettingError if it is not for this data."""
+  """Loads the task of `spec`; raises SettingError if the settings do not fit the data."""
   with errors.as_setting_errors():
     return tasks.build(**task_arguments(spec))

@@ -1,4 +1,4 @@
-"""What a run is: a frozen record of every setting that decides its numbers."""
+"""The specification of a run: a frozen record of all settings that decide its numbers."""
 
 from collections.abc import Callable, Iterable, Mapping
 import dataclasses
@@ -26,164 +26,166 @@ _model = functools.partial(_field, group='model')
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec(settings.Settings):
-  """The settings of one run. `make` makes one whose settings go together.
+  """The settings of one run. `make` creates one and checks that its settings are consistent.
 
   own: the method's own settings, of the class that its record names.
   record: the method, of which `method` is the name.
-  client_rates: the learning rate of each client of the task by its id, if `client_learning_rate` is
-    a function; filled in by `with_client_rates`, where the clients are known.
+  client_rates: the learning rate of each client by its id, if `client_learning_rate` is a
+    function; filled in by `with_client_rates` once the clients are known.
   """
 
   method: str
   record: methods.Method
   own: settings.Settings
   task: str = _data(
-    'digits', f'What to learn: {", ".join(tasks.NAMES)}; or package.module:FUNCTION of a Task.'
+    'digits', f'Data set and model: {", ".join(tasks.NAMES)}; or package.module:FUNCTION of a Task.'
   )
-  task_args: str = _data('', 'Arguments of that function: NAME=VALUE, by commas.')
+  task_args: str = _data('', 'Arguments of that function: NAME=VALUE, separated by commas.')
   partition: str | None = _data(
     None,
     "How training examples are split: `natural`, the data set's own clients; `iid`; "
     '`shards:CLASSES_PER_CLIENT`; `dirichlet:ALPHA`, `dirichlet_balanced:ALPHA`, '
-    "`dirichlet_by_class:ALPHA`. The task's own clients by default, else `iid`.",
+    '`dirichlet_by_class:ALPHA`. Default: `natural` if the task has own clients, else `iid`.',
   )
   num_clients: int | None = _data(
     None,
-    'Clients the training examples are partitioned over, 100 if not given; of natural ones, how '
-    'many of them, all if 0 or not given.',
+    'Number of clients, 100 if not given. With the natural partition: how many of its clients to '
+    'use, all if 0 or not given.',
     at_least=0,
   )
   data_dir: str | None = _data(
-    None, "Where the data set's files are, or `synthetic`.", is_path=True
+    None, "Folder with the data set's files, or `synthetic`.", is_path=True
   )
   client_test_fraction: float = _data(
     0.0,
-    "Share of each client's own examples on which its own model is tested instead; 0 is no "
+    "Fraction of each client's examples to hold out as a test set for its own model; 0: no "
     'personal evaluation.',
     at_least=0,
     below=1,
   )
   rounds: int = _run(100, 'Training rounds.', at_least=1)
-  clients_per_round: int = _run(10, 'Clients sampled in each round; 0 is all of them.', at_least=0)
-  client_epochs: int = _run(1, 'Passes of a client over its data in a round.', at_least=1)
-  batch_size: int = _run(20, "Examples a local step; 0 is the client's whole data.", at_least=0)
+  clients_per_round: int = _run(10, 'Clients sampled in each round; 0: all.', at_least=0)
+  client_epochs: int = _run(1, 'Local epochs per round.', at_least=1)
+  batch_size: int = _run(20, "Examples per local step; 0: the client's whole data.", at_least=0)
   client_max_elements: int = _run(
     0,
-    'Examples that a client trains on in a round at most, anew drawn in each; 0 is all.',
+    'Maximum number of examples a client trains on in a round, drawn anew each round; 0: all.',
     at_least=0,
   )
-  client_optimizer: str = _run('sgd', 'Takes the local steps.', choices=OPTIMIZERS)
+  client_optimizer: str = _run('sgd', 'Optimizer of the local steps.', choices=OPTIMIZERS)
   client_learning_rate: float | Callable[[str], float] = _run(  # noqa: RUF009
     0.1,
-    "Rate of the client optimizer; or package.module:FUNCTION, from a client's id to its own.",
+    "Client learning rate; or package.module:FUNCTION from a client's id to its rate.",
     at_least=0,
     by_client=True,
   )
   client_rate_decay: float = _run(
-    1.0, 'Factor on the rate of the client optimizer after each round.', above=0, at_most=1
+    1.0,
+    'Factor by which the client learning rate is multiplied after each round.',
+    above=0,
+    at_most=1,
   )
   server_optimizer: str = _run(
     'sgd',
-    'Takes the mean update as the gradient; adam and yogi with the second moments kept at 0.99.',
+    'Applies the mean update as the gradient; adam and yogi use beta_2 = 0.99.',
     choices=OPTIMIZERS,
   )
-  server_learning_rate: float = _run(1.0, 'Rate of the server optimizer.', at_least=0)
+  server_learning_rate: float = _run(1.0, 'Server learning rate.', at_least=0)
   server_momentum: float = _run(
-    0.0, 'Momentum of the server, with --server_optimizer=sgd.', at_least=0, below=1
+    0.0, 'Server momentum, with --server_optimizer=sgd.', at_least=0, below=1
   )
   server_epsilon: float | None = _run(
     None,
-    "Degree of adaptivity of the server optimizer, without --server_optimizer=sgd; TFF's by "
-    'default.',
+    "Epsilon of the adaptive server optimizers (not sgd); TFF's default if not given.",
     at_least=0,
   )
   client_weighting: str = _run(
-    'num_examples', 'Weights of the mean.', choices=('num_examples', 'uniform')
+    'num_examples', 'Weights of the clients in the mean.', choices=('num_examples', 'uniform')
   )
   seed: int = _run(
-    1, 'Decides initial weights, partition, sampling, shuffling and codecs.', at_least=0
+    1, 'Seeds initial weights, partition, sampling, shuffling and codecs.', at_least=0
   )
   eval_every: int = _run(
     1, 'Rounds between evaluations; the last round is always evaluated.', at_least=1
   )
   context: str = _run(
     'local',
-    "What runs TFF: this package's context, here or on a Ray cluster, or TFF's own.",
+    "TFF execution context: this package's, local or on a Ray cluster, or TFF's own (stock).",
     choices=('local', 'ray', 'stock'),
   )
   ray_address: str | None = _run(
     None,
-    'The Ray cluster of --context=ray, `auto` for the one of this machine; one is started here if '
-    'not given.',
+    'Address of the Ray cluster for --context=ray, `auto` for the one on this machine; a local '
+    'one is started if not given.',
   )
   ray_workers: int | None = _run(
-    None, 'Workers of --context=ray, all that the cluster has room for if not given.', at_least=1
+    None, 'Workers of --context=ray; as many as the cluster has room for if not given.', at_least=1
   )
   client_memory: str = _run(
     'auto',
-    'Where what clients remember is kept; disk_float16 rounds it to 16 bits, auto is disk where '
-    'all clients would take more than a tenth of the free memory, else ram.',
+    'Where the client state is kept; disk_float16 rounds it to 16 bits; auto is disk if the state '
+    'of all clients takes more than a tenth of the free memory, else ram.',
     choices=('auto', 'ram', 'disk', 'disk_float16'),
   )
   dropout_rate: float = _run(
     0.0,
-    'Probability that a chosen client drops out of the round, before it is sent anything.',
+    'Probability that a sampled client drops out of the round before it receives anything.',
     at_least=0,
     at_most=1,
   )
   straggler_deadline: float | None = _run(
     None,
-    'Seconds; a chosen client whose last messages would take longer on 9 Mbps down and 3 up sits '
-    'out.',
+    'In seconds; skips a sampled client if its last messages would take longer at 9 Mbit/s down '
+    'and 3 Mbit/s up.',
     above=0,
   )
   uplink: str = _run(
     'identity',
-    'The codec of the updates, such as `top_k(0.1)`; `lbgm` recycles its output. See codecs.parse.',
+    'Codec of the updates, such as `top_k(0.1)`; `lbgm` works on its output. See codecs.parse.',
   )
   downlink: str = _run(
     'identity',
-    'The codec of the model on its way down: of its difference from what clients have.',
+    'Codec of the model sent to clients; encodes its change since the last round.',
   )
   evaluate_after_training: bool = _run(
-    False, 'Test the clients also after a round of local training each, of which nothing is kept.'
+    False, 'Also test each client after one round of local training, which is then discarded.'
   )
   stop_at_accuracy: float | None = _run(
-    None, 'Ends the run after the first evaluation with at least this accuracy.', above=0, at_most=1
+    None, 'Stop after the first evaluation with at least this accuracy.', above=0, at_most=1
   )
   patience: int | None = _run(
-    None, 'Ends the run after so many evaluations without a better accuracy.', at_least=1
+    None, 'Stop after this many evaluations without a better accuracy.', at_least=1
   )
   client_metrics: bool = _run(
     False,
-    'Record loss, accuracy and examples of each client that took part, with the model that it '
-    'would use, after each round that is evaluated: client_metrics.parquet.',
+    'Record loss, accuracy and examples of each client in the cohort, for the model that it would '
+    'use, after each round with an evaluation: client_metrics.parquet.',
   )
   model_family: str = _model(
     'original',
-    "The layers of the task's model; some methods have their own.",
+    "Kind of layers in the task's model; some methods decide it.",
     choices=families.FAMILIES,
   )
   fedpara_gamma: float = _model(
     0.5,
-    'From the smallest (0) to the largest (1) rank of factorised layers.',
+    'Rank of factorised layers, from the smallest (0) to the largest (1).',
     at_least=0,
     at_most=1,
   )
   fedpara_tanh: bool = _model(
     False,
-    'Have tanh around both terms of the kernels of --model_family=fedpara, as in the paper.',
+    'With --model_family=fedpara, apply tanh to both matrices of a kernel, as in the paper.',
   )
   fedpara_head_rank: int | None = _model(
     None,
-    "The rank of the last layer's factors, in place of gamma's, in tasks named `*_two_fc`.",
+    'Rank of the last layer, instead of the rank from gamma, in tasks named `*_two_fc`.',
     at_least=1,
   )
   client_rates: Mapping[str, float] | None = None
 
   def as_dict(self) -> dict[str, Any]:
-    """The settings that mean something under the method, for the record of a run."""
-    left_out = dict(
+    """The settings that have an effect with the method, for the record of a run."""
+    excluded = dict(
       fedpara_gamma=self.gamma is None,
       fedpara_head_rank=self.gamma is None or self.fedpara_head_rank is None,
       fedpara_tanh=not self.tanh,
@@ -196,9 +198,9 @@ class RunSpec(settings.Settings):
       ray_address=self.ray_address is None,
       ray_workers=self.ray_workers is None,
     )
-    kept = {name: getattr(self, name) for name in settings.of(RunSpec) if not left_out.get(name)}
+    kept = {name: getattr(self, name) for name in settings.of(RunSpec) if not excluded.get(name)}
     if callable(self.client_learning_rate):
-      kept['client_learning_rate'] = 'by client'  # Its values tell it: see `client_rates`.
+      kept['client_learning_rate'] = 'by client'  # The record has its values: see `client_rates`.
     return dict(kept, method=self.method, **dataclasses.asdict(self.own))
 
   def is_evaluated(self, round_num: int) -> bool:
@@ -207,7 +209,7 @@ class RunSpec(settings.Settings):
 
   @property
   def gamma(self) -> float | None:
-    """FedPara's rank hyper-parameter; None for models of ordinary layers."""
+    """FedPara's rank hyper-parameter; None for models without factorised layers."""
     return None if self.model_family == 'original' else self.fedpara_gamma
 
   @property
@@ -217,7 +219,7 @@ class RunSpec(settings.Settings):
 
   @property
   def task_arguments(self) -> dict[str, str]:
-    """`task_args` by name; raises SettingError if they are none."""
+    """`task_args` by name; raises SettingError if they cannot be parsed."""
     found = {}
     for part in filter(None, self.task_args.split(',')):
       name, equals, value = part.partition('=')
@@ -231,7 +233,7 @@ class RunSpec(settings.Settings):
 
   @property
   def choice(self) -> methods.Choice:
-    """What was chosen, as methods are told it; raises ValueError if a codec is none."""
+    """The choices that a method may depend on; raises ValueError if a codec is invalid."""
     return methods.Choice(
       settings=self.own,
       uplink=codecs.parse(self.uplink),
@@ -242,11 +244,11 @@ class RunSpec(settings.Settings):
 
   @property
   def has_client_rates(self) -> bool:
-    """Whether clients have learning rates of their own."""
+    """Whether each client has its own learning rate."""
     return settings.is_function(self.client_learning_rate)
 
   def with_client_rates(self, client_ids: Iterable[str]) -> 'RunSpec':
-    """The spec that knows the `client_rates` of these clients: see `client_rates.of_clients`."""
+    """The spec with the `client_rates` of these clients: see `client_rates.of_clients`."""
     if not self.has_client_rates or self.client_rates is not None:
       return self
     rate: Any = self.client_learning_rate  # A function, or the name of one.
@@ -255,7 +257,7 @@ class RunSpec(settings.Settings):
 
   @property
   def freezing_settings(self) -> freezing.Settings | None:
-    """How parameters are frozen under the method, or None if it freezes none."""
+    """How the method freezes parameters, or None if it does not."""
     return self.record.freezing(self.choice)
 
 
@@ -264,7 +266,7 @@ FAMILY_SETTINGS = ('fedpara_gamma', 'fedpara_head_rank', 'fedpara_tanh')
 
 
 def check_name(name: str, method: str | methods.Method) -> None:
-  """Raises SettingError if `name` is no setting that means something under the method."""
+  """Raises SettingError unless `name` is a setting that has an effect with the method."""
   record = methods.find(method)
   own, method = record.setting_names, record.name
   if name in settings.of(RunSpec) or name in own:
@@ -272,11 +274,11 @@ def check_name(name: str, method: str | methods.Method) -> None:
   owners = methods.owners(name)
   if owners:
     raise settings.SettingError(
-      f'{name} does nothing under {method}; it belongs to {", ".join(owners)}.'
+      f'{name} has no effect with {method}; it belongs to {", ".join(owners)}.'
     )
   known = ', '.join((*settings.of(RunSpec), *own))
   raise settings.SettingError(
-    f'Expected a setting of a run under {method}, found {name!r}. There are {known}.'
+    f'Expected a setting of a run with {method}, found {name!r}. Settings: {known}.'
   )
 
 
@@ -285,12 +287,12 @@ def make(
   given: Mapping[str, Any] | None = None,
   task: tasks.Task | None = None,
 ) -> RunSpec:
-  """The spec of a run with `method`, with the settings `given` by name and others at default.
+  """The spec of a run with `method`, the settings `given` by name, and defaults for the others.
 
-  `task` is what to learn, in place of the setting of that name.
+  `task` replaces the setting of that name.
 
-  Raises SettingError if a setting is given that does nothing, has an impossible value, or does not
-  go with others.
+  Raises SettingError if a given setting has no effect, has an invalid value, or contradicts
+  others.
   """
   given = dict(given or {})
   with errors.as_setting_errors():
@@ -303,7 +305,7 @@ def make(
   own = record.settings(**{n: given.pop(n) for n in record.setting_names if n in given})
   if isinstance(method, methods.Method):
     if methods.METHODS.get(method.name, method) is not method:
-      raise settings.SettingError(f'A method of this package is called {method.name!r}, too.')
+      raise settings.SettingError(f'This package already has a method named {method.name!r}.')
     method = method.name
   spec = RunSpec(method, record, own, **given)
   default_partition = tasks.NATURAL
@@ -324,14 +326,14 @@ def make(
 
 
 def _check_is_whole(given: Mapping[str, Any]) -> None:
-  """Raises SettingError for settings by which a task is made, of one that is there."""
+  """Raises SettingError for settings that build a task, since the task is an object already."""
   for name in ('task', 'task_args', 'partition', 'data_dir', 'fedpara_head_rank'):
     if name in given:
-      raise settings.SettingError(f'{name} does nothing for a task that is an object.')
+      raise settings.SettingError(f'{name} has no effect for a task that is an object.')
 
 
 def _with_family(spec: RunSpec, is_given: bool) -> RunSpec:
-  """The spec with the family that its method has, if any, which no other may contradict."""
+  """The spec with the model family of its method, if it has one; others are an error."""
   family = spec.record.model_family or spec.model_family
   if is_given and spec.model_family != family:
     raise settings.SettingError(
@@ -346,17 +348,17 @@ def _check_family_settings(spec: RunSpec, given: Mapping[str, Any]) -> None:
     if name in given and not has_family_setting(spec.model_family, name):
       owner = 'fedpara' if name == 'fedpara_tanh' else 'the others'
       raise settings.SettingError(
-        f'{name} does nothing under model_family={spec.model_family}; it belongs to {owner}.'
+        f'{name} has no effect with model_family={spec.model_family}; it belongs to {owner}.'
       )
 
 
 def has_family_setting(family: str, name: str) -> bool:
-  """Whether a setting of `FAMILY_SETTINGS` means something for models of `family`."""
+  """Whether a setting of `FAMILY_SETTINGS` has an effect for models of `family`."""
   return family == 'fedpara' or (family != 'original' and name != 'fedpara_tanh')
 
 
 def _check(spec: RunSpec) -> None:
-  """Raises SettingError if settings contradict each other or mean nothing."""
+  """Raises SettingError if settings contradict each other or have no effect."""
   record = spec.record
   with errors.as_setting_errors('uplink'):
     uplink = codecs.parse(spec.uplink)
@@ -366,7 +368,7 @@ def _check(spec: RunSpec) -> None:
   for way, codec in (('uplink', uplink), ('downlink', downlink)):
     if codec != codecs.Identity() and not getattr(record, f'takes_{way}'):
       text = getattr(spec, way)
-      raise settings.SettingError(f'{way}={text} does nothing under method={spec.method}.')
+      raise settings.SettingError(f'{way}={text} has no effect with method={spec.method}.')
   with errors.as_setting_errors(f'method={spec.method}'):
     record.freezing(spec.choice)
     record.check(spec.choice)

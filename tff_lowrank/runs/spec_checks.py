@@ -1,4 +1,4 @@
-"""Which settings of a run contradict each other, or mean nothing together."""
+"""Checks for settings of a run that contradict each other, or have no effect together."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tff_lowrank import tasks
 
 
 def check(spec: Any) -> None:
-  """Raises SettingError if settings of a `RunSpec` contradict each other or mean nothing."""
+  """Raises SettingError if settings of a `RunSpec` contradict each other or have no effect."""
   _check_numbers(spec)
   _check_personal(spec)
   _check_context(spec)
@@ -17,7 +17,7 @@ def _check_context(spec: Any) -> None:
   for name in ('ray_address', 'ray_workers'):
     if getattr(spec, name) is not None and spec.context != 'ray':
       raise settings.SettingError(
-        f'{name}={getattr(spec, name)} does nothing under context={spec.context}; it belongs to '
+        f'{name}={getattr(spec, name)} has no effect with context={spec.context}; it belongs to '
         'ray.'
       )
 
@@ -34,25 +34,25 @@ def _check_numbers(spec: Any) -> None:
     )
   if spec.server_momentum and spec.server_optimizer != 'sgd':
     raise settings.SettingError(
-      f'server_momentum={spec.server_momentum} does nothing under '
+      f'server_momentum={spec.server_momentum} has no effect with '
       f'server_optimizer={spec.server_optimizer}; it belongs to sgd.'
     )
   if spec.server_epsilon is not None and spec.server_optimizer == 'sgd':
     raise settings.SettingError(
-      f'server_epsilon={spec.server_epsilon} does nothing under server_optimizer=sgd.'
+      f'server_epsilon={spec.server_epsilon} has no effect with server_optimizer=sgd.'
     )
   if spec.data_dir is not None and spec.task in tasks.EMBEDDED:
-    raise settings.SettingError(f'data_dir does nothing under task={spec.task}, which is embedded.')
+    raise settings.SettingError(f'data_dir has no effect with task={spec.task}, which is embedded.')
 
 
 def _check_personal(spec: Any) -> None:
   if spec.evaluate_after_training and not spec.client_test_fraction:
     raise settings.SettingError(
-      'evaluate_after_training tests each client on its own examples: give their share, as '
-      'client_test_fraction=0.2.'
+      'evaluate_after_training tests each client on its own examples: give the fraction of '
+      'examples to hold out, as client_test_fraction=0.2.'
     )
   if spec.record.is_personal and not spec.client_test_fraction:
     raise settings.SettingError(
-      f"method={spec.method} trains a model for each client: give the share of a client's examples "
-      'to test it on, as client_test_fraction=0.2.'
+      f'method={spec.method} trains a model for each client: give the fraction of '
+      'examples to hold out for testing, as client_test_fraction=0.2.'
     )

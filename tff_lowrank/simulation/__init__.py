@@ -1,4 +1,4 @@
-"""Rounds of simulated training: who takes part, on which batches, and what is recorded.
+"""Simulated training: sampling of clients, batches, the loop over rounds, and checkpoints.
 
-Import its modules by name; `network` is used where tff is not loaded.
+Import the modules by name; `network` does not need tff.
 """

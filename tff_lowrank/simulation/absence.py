@@ -1,4 +1,4 @@
-"""Clients that were chosen for a round and do not take part in it."""
+"""Clients that were sampled for a round but do not take part in it."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -12,21 +12,21 @@ from tff_lowrank.simulation import network as network_lib
 DROPPED_OUT = 'dropped out'
 STRAGGLED = 'would miss the deadline'
 
-# Keeps the draws apart from others of the same seed, round and client.
+# Makes the random numbers independent of others with the same seed, round and client.
 _SALT = 0xD709
 
 
 @dataclasses.dataclass
 class Absence:
-  """Decides who is absent.
+  """Decides which clients are absent.
 
-  A client drops out with probability `dropout_rate`, by seed, round and client alone. It
-  straggles if the messages of its last round, by the ledger, would take longer than
-  `deadline_seconds` on the network; one without a last round does not. An absent client is
-  neither sent nor charged anything. What a straggler's messages cost is forgotten, so that it is
-  tried afresh when it is chosen again.
+  A client drops out with probability `dropout_rate`, depending only on seed, round and client. It
+  is a straggler if the messages of its last round, as in the ledger, would take longer than
+  `deadline_seconds` on the network; a client without a last round is not. An absent client
+  receives and sends nothing, and costs nothing. The cost of a straggler's last round is then
+  forgotten, so it takes part when it is sampled again.
 
-  Raises TypeError or ValueError if a setting has an impossible value.
+  Raises TypeError or ValueError if the value of a setting is invalid.
   """
 
   seed: int
@@ -41,7 +41,7 @@ class Absence:
     self._last: dict[str, tuple[int, int]] = {}
 
   def reason(self, client_id: str, round_num: int) -> str | None:
-    """Why the client is absent in the round; None if it takes part."""
+    """The reason why the client is absent in the round; None if it takes part."""
     if self.dropout_rate:
       key = zlib.crc32(client_id.encode('utf-8', 'surrogatepass'))
       if np.random.default_rng([self.seed, round_num, key, _SALT]).random() < self.dropout_rate:
@@ -53,12 +53,12 @@ class Absence:
     return None
 
   def enter(self, client_id: str, downlink_bytes: int, uplink_bytes: int) -> None:
-    """Notes what a client's round cost."""
+    """Records the cost of a client's round."""
     if self.deadline_seconds is not None:
       self._last[client_id] = (downlink_bytes, uplink_bytes)
 
   def save(self) -> tuple[list[str], np.ndarray]:
-    """What `restore` takes: client ids, and their bytes [num_clients, 2]."""
+    """The state for `restore`: client ids, and their bytes [num_clients, 2]."""
     return list(self._last), np.array(list(self._last.values()), np.int64).reshape(-1, 2)
 
   def restore(self, client_ids: Iterable[str], costs: np.ndarray) -> None:

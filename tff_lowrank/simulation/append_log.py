@@ -1,4 +1,4 @@
-"""A file that only grows, and that a checkpoint can go back to a position of."""
+"""An append-only file that a checkpoint can rewind to an earlier position."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from tff_lowrank.simulation import file_operations
 
 
 class Position(NamedTuple):
-  """How long a log was, and the SHA-256 of all of it, in hexadecimal."""
+  """The length of a log, and the SHA-256 of its content, in hexadecimal."""
 
   length: int
   sha256: str
@@ -20,10 +20,10 @@ START = Position(0, hashlib.sha256().hexdigest())
 
 
 class AppendLog:
-  """A file that records are appended to; what that costs does not depend on its length."""
+  """A file to which records are appended, at a cost that does not depend on its length."""
 
   def __init__(self, path: pathlib.Path):
-    """Opens the file, made if needed. Call `rewind` before `append`."""
+    """Opens the file, created if needed. Call `rewind` before `append`."""
     self.path = path
     if path.exists():
       files.check_regular(path, 'a file that a run writes')
@@ -40,16 +40,18 @@ class AppendLog:
     return found
 
   def holds(self, position: Position) -> bool:
-    """Whether the file begins with what was there at `position`."""
+    """Whether the file starts with the content that it had at `position`."""
     if os.fstat(self._descriptor).st_size < position.length:
       return False
     return self._hash_of_start(position.length).hexdigest() == position.sha256
 
   def rewind(self, position: Position = START) -> None:
-    """Cuts off what came after `position`; raises ValueError if the file has not come there."""
+    """Cuts off everything after `position`; raises ValueError unless `holds(position)`."""
     found = self._hash_of_start(position.length)
     if found.hexdigest() != position.sha256:
-      raise ValueError(f'{self.path}: its first {position.length} bytes are not what was written.')
+      raise ValueError(
+        f'{self.path}: its first {position.length} bytes have changed since they were written.'
+      )
     os.ftruncate(self._descriptor, position.length)
     self._length, self._hash = position.length, found
 
@@ -58,7 +60,7 @@ class AppendLog:
     return self._length == 0
 
   def append(self, data: bytes) -> None:
-    """Appends all of `data`, or raises OSError and leaves the file as it was."""
+    """Appends all of `data`, or raises OSError and leaves the file unchanged."""
     os.lseek(self._descriptor, self._length, os.SEEK_SET)
     try:
       with file_operations.naming(self.path):
@@ -70,7 +72,7 @@ class AppendLog:
     self._hash.update(data)
 
   def sync(self) -> Position:
-    """Makes all that was appended durable; raises FileNotFoundError if the file was deleted."""
+    """Makes the appended data durable; raises FileNotFoundError if the file was deleted."""
     if not os.fstat(self._descriptor).st_nlink:
       raise FileNotFoundError(f'{self.path} was deleted while it was being written.')
     with file_operations.naming(self.path):

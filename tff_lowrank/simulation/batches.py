@@ -19,16 +19,16 @@ _SALT = 0xD60F
 
 @dataclasses.dataclass(frozen=True)
 class ClientBatches:
-  """How a client goes through its data in a round.
+  """How a client's data are shuffled and batched in a round.
 
-  epochs: passes over the data, each in an order of its own.
-  batch_size: examples a batch, the last one smaller; 0 is the whole local data as one batch.
-  seed: decides, with the round and the client, the order, and with the step the key.
-  max_elements: examples a client trains on in a round at most, over all passes; 0 is all.
-  dropout_keys: whether each batch has a key for the masks of dropout, as `models.keyed` has it; for
-    models whose `input_spec` asks for one.
-  learning_rate: from a client's id to the rate of its steps, which comes with each batch, as
-    `client_work.ClientRates` takes it; None if clients have none of their own.
+  epochs: passes over the data, each in a different order.
+  batch_size: examples per batch, the last one may be smaller; 0: all local data in one batch.
+  seed: seeds, together with round and client, the order, and with the step also the key.
+  max_elements: maximum number of examples of a client in a round, over all passes; 0: all.
+  dropout_keys: whether each batch has a key for the masks of dropout, see `models.keyed`; for
+    models whose `input_spec` has one.
+  learning_rate: a function from a client's id to its learning rate, which is added to each batch
+    for `client_work.ClientRates`; None if clients do not have their own rates.
   """
 
   epochs: int
@@ -44,7 +44,7 @@ class ClientBatches:
     checks.check_at_least('max_elements', self.max_elements, 0)
 
   def num_steps(self, num_examples: int) -> int:
-    """The batches of a client with so many examples."""
+    """The number of batches of a client with this many examples."""
     trained_on = num_examples * self.epochs
     if self.max_elements:
       trained_on = min(trained_on, self.max_elements)
@@ -59,9 +59,9 @@ class ClientBatches:
   ) -> tf.data.Dataset:
     """The preprocessed batches of one client in one round.
 
-    Passes follow each other without a break: only the last batch of all may be smaller.
+    Batches may span two passes: only the very last batch may be smaller.
 
-    Raises TypeError or ValueError if the client's learning rate is no number of at least 0.
+    Raises TypeError or ValueError if the client's learning rate is not a number of at least 0.
     """
     examples = train.examples(client_id)
     num_examples = len(examples.y)
@@ -73,7 +73,7 @@ class ClientBatches:
       order = np.concatenate([rng.permutation(order) for _ in range(self.epochs)])
     if self.max_elements:
       order = order[: self.max_elements]
-    # Preprocessed as a whole: a `map` would trace a function for each client in each round.
+    # Preprocessed all at once: a `map` would trace a function for each client in each round.
     prepared = preprocess(collections.OrderedDict(x=examples.x[order], y=examples.y[order]))
     batch_size = self.batch_size or max(num_examples, 1)
     num_steps = -(-len(order) // batch_size)
@@ -96,6 +96,6 @@ class ClientBatches:
     return float(rate)
 
   def _keys(self, client_id: str, round_num: int, num_steps: int) -> np.ndarray:
-    """int64 [num_steps], a key for each of the client's steps in a round."""
+    """int64 [num_steps], a random key for each of the client's steps in a round."""
     entropy = [self.seed, round_num, zlib.crc32(client_id.encode()), _SALT]
     return np.random.SeedSequence(entropy).generate_state(num_steps, np.uint64).view(np.int64)

@@ -1,13 +1,13 @@
-"""Checkpoints of a run: all that it needs to go on as if nothing had happened.
+"""Checkpoints of a run: a resumed run gives the same results as an uninterrupted one.
 
 A checkpoint is a folder `round_0000000010` with
-  checkpoint.json          format, version, round, the run's flags, size and SHA-256 of the files
-                           beside it, length and SHA-256 of the logs; and its own SHA-256
+  checkpoint.json          format, version, round, the run's flags, size and SHA-256 of the other
+                           files, length and SHA-256 of the logs, and its own SHA-256
   state.safetensors        the server's state, tensor by tensor, and other arrays of the run
-  clients                  client memory, client by client; of a store on disk only which round of
-                           which store it is, and the digest of its memory
-Who takes part in a round, in which order batches come and codecs' randomness depend on the seed
-and the round alone, so the round is all there is to keep of them.
+  clients                  the client state, client by client; for a store on disk only the round,
+                           the identity of the store, and a digest of the client state
+Sampling of clients, the order of batches and the randomness of codecs depend only on the seed and
+the round, so nothing else of them needs to be saved.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,11 +45,11 @@ _DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """Where a run goes on.
+  """The restored state of a run.
 
-  round_num: the last round that is done.
-  state: the server's, after it.
-  extras: what `save` was given.
+  round_num: the last finished round.
+  state: the server's state after it.
+  extras: the extras given to `save`.
   """
 
   round_num: int
@@ -58,7 +58,7 @@ class Restored:
 
 
 def version() -> str:
-  """The version whose checkpoints this code continues."""
+  """The version whose checkpoints this code can resume."""
   try:
     return metadata.version('tff-lowrank')
   except metadata.PackageNotFoundError:
@@ -93,13 +93,13 @@ class Checkpoints:
     logs: Mapping[str, append_log.AppendLog],
     keep: int = 2,
   ):
-    """Opens the folder, made if needed.
+    """Opens the folder, created if needed.
 
     Args:
-      folder: Holds checkpoints and nothing else.
-      flags: The run's settings; only a run with the same may continue.
-      logs: Files that grow with the run, by name; a checkpoint holds their positions.
-      keep: How many checkpoints to keep, the older ones in case the newest is damaged.
+      folder: A folder for checkpoints only.
+      flags: The run's settings; only a run with the same settings can be resumed.
+      logs: Append-only files of the run, by name; a checkpoint has their positions.
+      keep: The number of checkpoints to keep; older ones are used if the newest is damaged.
     """
     checks.check_at_least('keep', keep, 1)
     self._folder = folder
@@ -109,7 +109,7 @@ class Checkpoints:
     folder.mkdir(parents=True, exist_ok=True)
 
   def rounds(self) -> list[int]:
-    """The rounds that there are checkpoints of."""
+    """The rounds with checkpoints."""
     return manifest.saved_rounds(self._folder)
 
   def _path(self, round_num: int) -> pathlib.Path:
@@ -122,9 +122,9 @@ class Checkpoints:
     store: client_state.Store,
     extras: Mapping[str, np.ndarray] | None = None,
   ) -> None:
-    """Writes a checkpoint after a round, reads it back, then removes those no longer kept.
+    """Writes a checkpoint after a round, verifies it by reading, then removes old ones.
 
-    Raises OSError, and leaves all earlier checkpoints, if anything of this fails.
+    If any of this fails, raises OSError and leaves all earlier checkpoints unchanged.
     """
     checks.check_at_least('round_num', round_num, 0)
     temporary = self._folder / '.new'
@@ -148,8 +148,8 @@ class Checkpoints:
     except (OSError, manifest.DamagedError) as e:
       raise OSError(
         f'{self._folder}: the checkpoint of round {round_num} could not be written: {e}. Earlier '
-        'ones are as they were; see that the disk has room and the folder still exists, then '
-        'give the same command again.'
+        'ones are unchanged. Check that the disk has room and the folder still exists, then '
+        'run the same command again.'
       ) from e
     kept = self.rounds()[-self._keep :]
     store.keep(kept)
@@ -163,7 +163,7 @@ class Checkpoints:
     store: client_state.Store,
     extras: Mapping[str, np.ndarray],
   ) -> dict[str, dict[str, Any]]:
-    """Writes state and client memory, and returns size and SHA-256 of each file."""
+    """Writes the server's and the client state, and returns size and SHA-256 of each file."""
     tensors = _tensors('state', tf.nest.flatten(state))
     tensors |= {f'extra/{name}': np.array(value, order='C') for name, value in extras.items()}
     written = {}
@@ -176,7 +176,7 @@ class Checkpoints:
     return written
 
   def _read(self, path: pathlib.Path, round_num: int) -> dict[str, Any]:
-    """A checkpoint's content; raises DamagedError if it or its files are not what was written."""
+    """The content of a checkpoint; raises DamagedError if it or its files have changed."""
     try:
       content = manifest.unseal(file_operations.read_bytes(path / manifest.FILE))
       self._check_version(content)
@@ -186,7 +186,8 @@ class Checkpoints:
         found = file_operations.digest(path / name)
         if found != expected:
           raise manifest.DamagedError(
-            f'{name} is damaged: {found["bytes"]} bytes instead of {expected["bytes"]}, or others'
+            f'{name} is damaged: {found["bytes"]} bytes instead of {expected["bytes"]}, '
+            'or other content'
           )
     except OSError as e:
       raise manifest.DamagedError(f'it cannot be read: {e}') from e
@@ -203,7 +204,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _reading_clients(self, path: pathlib.Path) -> Iterator[BinaryIO]:
-    """The file of client memory; inside, what cannot be restored from it is a DamagedError."""
+    """The file of the client state; inside, an error in restoring becomes a DamagedError."""
     try:
       with file_operations.open_to_read(path / _CLIENTS) as saved:
         yield saved
@@ -215,28 +216,30 @@ class Checkpoints:
       found = content.get(name)
       if found != mine:
         raise manifest.MismatchError(
-          f'{self._folder}: expected checkpoints of {name} {mine}, found {found}. Continue with '
-          'the version they were made with, or give another --output_dir.'
+          f'{self._folder}: expected checkpoints of {name} {mine}, found {found}. Resume with '
+          'the version they were made with, or use another --output_dir.'
         )
 
   def _check(self, content: Mapping[str, Any]) -> None:
     manifest.check_same_run(self._folder, content['flags'], self._flags)
     for name, log in self._logs.items():
       if not log.holds(append_log.Position(*content['logs'][name])):
-        raise manifest.DamagedError(f'{log.path} does not begin with what was written before it')
+        raise manifest.DamagedError(
+          f'{log.path} does not start with the content that was written before it'
+        )
 
   def restore(self, like: Any, store: client_state.Store) -> Restored | None:
-    """Puts store and logs where the newest whole checkpoint has them; None if there is none.
+    """Restores store and logs from the newest undamaged checkpoint; None if there is none.
 
-    Without one, store and logs are emptied. A damaged checkpoint is put aside with a warning.
+    Without checkpoints, store and logs are emptied. A damaged checkpoint is skipped with a warning.
 
     Args:
-      like: A server state of the run's structure.
-      store: Where client memory goes.
+      like: A server state with the run's structure.
+      store: The store to which the client state is restored.
 
     Raises:
       MismatchError: If the checkpoints are of another run or version.
-      DamagedError: If there are checkpoints, but none is whole.
+      DamagedError: If there are checkpoints, but all are damaged.
     """
     rounds = self.rounds()
     whole, problems = None, []
@@ -250,14 +253,14 @@ class Checkpoints:
           store.restore(round_num, saved)
       except manifest.DamagedError as e:
         problems.append(f'{path} cannot be used: {str(e).rstrip(".")}')
-        logging.warning('%s; trying the one before.', problems[-1])
+        logging.warning('%s; trying the previous one.', problems[-1])
         continue
       whole = round_num
       break
     if whole is None:
       if rounds:
         raise manifest.DamagedError(
-          f'{problems[0]}, and no other is whole. Delete {self._folder} to start anew.'
+          f'{problems[0]}, and all others are damaged. Delete {self._folder} to start again.'
         )
       store.restore(None)
       for log in self._logs.values():
@@ -274,7 +277,7 @@ class Checkpoints:
     return Restored(whole, state, extras)
 
   def _state(self, path: pathlib.Path, like: Any) -> tuple[Any, dict[str, np.ndarray]]:
-    """The server's state, of the structure `like`, and the extras of a checkpoint."""
+    """The server's state, with the structure of `like`, and the extras of a checkpoint."""
     try:
       tensors = _load(file_operations.read_bytes(path / _STATE))
     except OSError as e:

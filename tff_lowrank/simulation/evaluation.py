@@ -1,4 +1,4 @@
-"""Evaluation: of one model on central data, and of each client's own on its own data."""
+"""Evaluation of the global model on central data, and of each client's own model on its data."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def _build_metrics_on(model: tff.learning.models.FunctionalModel) -> tff.Computa
 
 
 def _bytes_of_batch(spec: Any, num_examples: int) -> int:
-  """Of `num_examples` examples in batches of type `spec`, whose other lengths are known."""
+  """The bytes of `num_examples` examples in batches of type `spec` with known other lengths."""
   return num_examples * sum(
     s.shape[1:].num_elements() * s.dtype.size for s in tf.nest.flatten(spec)
   )
@@ -66,8 +66,8 @@ def build_evaluation(
 ) -> Callable[[tff.learning.models.ModelWeights], collections.OrderedDict[str, float]]:
   """A function from model weights to the model's metrics on all of `test`.
 
-  It runs as a TFF computation, on the context in place when it is called, on `batch_size` examples
-  at once.
+  It runs as a TFF computation, in the context installed when it is called, with batches of
+  `batch_size` examples.
   """
   dataset = tf.data.Dataset.from_tensor_slices(collections.OrderedDict(x=test.x, y=test.y))
   dataset = dataset.batch(batch_size).map(preprocess)
@@ -85,7 +85,7 @@ def build_evaluation(
 def _build_metrics_of_clients(
   model: tff.learning.models.FunctionalModel, process: learning.ClientStatefulLearningProcess
 ) -> tff.Computation:
-  """`(<S@SERVER, C@CLIENTS, {B*}@CLIENTS> -> metrics@CLIENTS)`, of each client's own model."""
+  """`(<S@SERVER, C@CLIENTS, {B*}@CLIENTS> -> metrics@CLIENTS)`, for each client's own model."""
   metrics_on = _build_metrics_on(model)
   state_type, memory_type = process.get_client_model_weights.type_signature.parameter
 
@@ -105,7 +105,7 @@ def _build_metrics_of_clients(
 def build_client_dataset(
   data: arrays.ExampleClientData, preprocess: Callable[[Any], Any], batch_size: int
 ) -> Callable[[str], tf.data.Dataset]:
-  """From a client's id to all of its examples, as an evaluation takes them."""
+  """A function from a client's id to a dataset of all its examples, for evaluation."""
 
   def dataset(client_id):
     examples = data.examples(client_id)
@@ -116,7 +116,7 @@ def build_client_dataset(
 
 
 class ClientMetrics(NamedTuple):
-  """Of a client's own model on `examples` examples of it."""
+  """Metrics of a client's own model on `examples` of its examples."""
 
   client: str
   loss: float
@@ -132,10 +132,10 @@ def build_client_evaluation(
   *,
   batch_size: int = BATCH_SIZE,
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]], Sequence[str]], list[ClientMetrics]]:
-  """A function `(state, read, client_ids) -> metrics` of each client's own model, a client each.
+  """A function `(state, read, client_ids) -> metrics` of each client's own model, by client.
 
-  The arguments, and what a client's own model is, are those of `build_personal_evaluation`; `data`
-  has the examples. Clients without examples are left out.
+  For the arguments, and for what a client's own model is, see `build_personal_evaluation`; `data`
+  has the examples. Clients without examples are skipped.
   """
   metrics_of_clients = _build_metrics_of_clients(model, process)
   dataset = build_client_dataset(data, preprocess, batch_size)
@@ -166,37 +166,37 @@ def build_personal_evaluation(
 ) -> Callable[[Any, Callable[[Sequence[str]], list[Any]]], collections.OrderedDict[str, float]]:
   """A function `(state, read) -> metrics` of each client's own model on its own test examples.
 
-  A client's own model is `process.get_client_model_weights`, as it is between rounds: the newest
-  global weights with what the client remembers of its own, before it trains on them. That can be
-  far below the model after local training when clients have few classes, so with
-  `client_optimizer` the latter is evaluated as well; nothing of that training is kept. Clients that
-  never took part are evaluated too, clients without test examples are not.
+  A client's own model is `process.get_client_model_weights` between rounds: the newest global
+  weights joined with the client's personal ones, before local training. If clients have few
+  classes, it can be far less accurate than the model after local training. So with
+  `client_optimizer` the latter is evaluated, too; the training is then discarded. Clients that
+  never took part are evaluated, clients without test examples are not.
 
   Args:
-    model: With metrics `loss` and `accuracy`.
-    process: Whose clients are evaluated.
+    model: A model with metrics `loss` and `accuracy`.
+    process: The process whose clients are evaluated.
     test: Each client's test examples.
     preprocess: As in `tasks.Task`.
-    batch_size: Test examples that are evaluated at once.
-    client_optimizer: Takes the local steps of the second evaluation, on all weights; that of
-      `process`, whose next round's rate it has.
-    train_dataset: From a client's id to the preprocessed batches it takes them on.
-    test_dataset: From a client's id to its test examples as `build_client_dataset` gives them, or
+    batch_size: Test examples per batch.
+    client_optimizer: Runs the local steps of the second evaluation, on all weights, with the
+      learning rate of the next round; must be that of `process`.
+    train_dataset: A function from a client's id to its preprocessed batches for these steps.
+    test_dataset: A function from a client's id to its test examples, as `build_client_dataset`, or
       their `execution.ClientDataset`.
 
   Returns:
-    A function of the server's state and of `read`, from client ids to the clients' memory in
-    that order. It returns `PERSONAL_METRICS`: `personal_loss` and `personal_accuracy`, the means
-    over clients, all of one weight, and `personal_accuracy_by_examples`, their mean by number of
-    test examples; with `client_optimizer` also `TRAINED_ACCURACY`, the mean over clients.
+    A function of the server's state and of `read`, a function from client ids to the client states
+    in that order. It returns `PERSONAL_METRICS`: `personal_loss` and `personal_accuracy`, the
+    unweighted means over clients, and `personal_accuracy_by_examples`, the mean weighted by the
+    number of test examples; with `client_optimizer` also `TRAINED_ACCURACY`, the unweighted mean.
 
   Raises:
-    ValueError: If no client has test examples, or `client_optimizer` has a schedule by round, or
-      rates by client, and that of `process` has none, or the reverse.
+    ValueError: If no client has test examples, or only one of `client_optimizer` and the optimizer
+      of `process` has a schedule by round, or rates by client.
   """
   client_ids = [c for c in test.client_ids if test.num_examples(c)]
   if not client_ids:
-    raise ValueError(f'None of {len(test.client_ids)} clients has test examples.')
+    raise ValueError(f'None of the {len(test.client_ids)} clients has test examples.')
   weights = [test.num_examples(c) for c in client_ids]
 
   test_dataset = test_dataset or build_client_dataset(test, preprocess, batch_size)
@@ -211,7 +211,7 @@ def build_personal_evaluation(
       raise ValueError('`client_optimizer` must be that of `process`: only one has a schedule.')
     if training.data_type != process.next.type_signature.parameter[2].member:
       raise ValueError(
-        '`client_optimizer` must be that of `process`: in only one clients have rates of their own.'
+        '`client_optimizer` must be that of `process`: only one has rates by client.'
       )
 
     @tff.tensorflow.computation(round_type, training.weights_type, training.data_type)

@@ -1,4 +1,4 @@
-"""The steps by which files become durable, one function each, so that tests can let each fail."""
+"""The steps that make files durable, one function each, so that tests can make each step fail."""
 
 from collections.abc import Iterator
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-  """Inside, an error of the system in writing that names no file names `path`."""
+  """Inside, an OSError in writing that names no file gets the name `path`."""
   try:
     yield
   except OSError as e:
@@ -40,7 +40,7 @@ def read_bytes(path: pathlib.Path) -> bytes:
 
 
 def open_to_read(path: pathlib.Path) -> io.BufferedReader:
-  """Opens a regular file; raises OSError for a FIFO or a device, of which no end may come."""
+  """Opens a regular file; raises OSError for a FIFO or a device, which may never end."""
   if path.exists() and not path.is_file():
     raise OSError(errno.EINVAL, 'Not a regular file', str(path))
   return path.open('rb')
@@ -51,19 +51,19 @@ def remove_folder(path: pathlib.Path) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-  """Writes all of `data`, however little the system takes at a time."""
+  """Writes all of `data`, in several system calls if needed."""
   rest = memoryview(data)
   while rest:
     written = write(descriptor, rest)
     if written <= 0:
-      raise OSError(f'The system wrote nothing of {len(rest)} bytes.')
+      raise OSError(f'The system wrote none of {len(rest)} bytes.')
     rest = rest[written:]
 
 
 class NewFile:
-  """A file that must not exist, written piece by piece; leaving the `with` block syncs it.
+  """A file that must not exist yet, written piece by piece; leaving the `with` block syncs it.
 
-  digest: SHA-256 of all that was written, in hexadecimal, and its length.
+  digest: SHA-256 of the written data, in hexadecimal, and its length.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -99,13 +99,13 @@ def digest(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_new(path: pathlib.Path, data: bytes) -> None:
-  """Writes a file that must not exist, and syncs it."""
+  """Writes a file that must not exist yet, and syncs it."""
   with NewFile(path) as file:
     file.write(data)
 
 
 def sync_folder(path: pathlib.Path) -> None:
-  """Makes what was created, renamed and removed in a folder durable."""
+  """Makes creations, renames and removals in a folder durable."""
   descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
   try:
     fsync(descriptor)
@@ -114,7 +114,7 @@ def sync_folder(path: pathlib.Path) -> None:
 
 
 def replace(path: pathlib.Path, data: bytes) -> None:
-  """Gives a file new content: at any moment it has either all of the old or all of the new."""
+  """Replaces a file's content atomically."""
   temporary = path.with_name(f'.{path.name}.new')
   temporary.unlink(missing_ok=True)
   try:

@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock, so that only one run at a time uses a folder."""
 
 import os
 import pathlib
@@ -10,9 +10,10 @@ FILE = 'run.lock'
 
 
 class FolderLock:
-  """Holds a folder for this process while the block runs; the system frees it with the process.
+  """Locks a folder for this process inside a `with` block; the system frees it if the process ends.
 
-  Entering raises BlockingIOError if another holds it, OSError if the folder cannot be written.
+  Entering raises BlockingIOError if another process holds it, OSError if the folder cannot be
+  written.
   """
 
   def __init__(self, folder: pathlib.Path):
@@ -23,12 +24,12 @@ class FolderLock:
       self._descriptor = file_lock.hold(self._folder / FILE)
     except file_lock.InUseError as e:
       raise BlockingIOError(
-        f'{self._folder} is in use by another run, process {e.holder}. Wait for it, or give '
+        f'{self._folder} is in use by another run, process {e.holder}. Wait for it, or use '
         'another --output_dir.'
       ) from e
     except OSError as e:
       raise OSError(
-        f'{self._folder} cannot be written to: {e.strerror}. Give another --output_dir.'
+        f'{self._folder} cannot be written to: {e.strerror}. Use another --output_dir.'
       ) from e
     return self
 

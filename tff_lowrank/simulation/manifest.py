@@ -1,4 +1,4 @@
-"""The manifests of checkpoints: what they say of a run without its tensors. Loads no TensorFlow."""
+"""The manifests of checkpoints: facts about a run without its tensors. Needs no TensorFlow."""
 
 from collections.abc import Iterator, Mapping
 import hashlib
@@ -13,20 +13,20 @@ from tff_lowrank.simulation import append_log
 FILE = 'checkpoint.json'
 _NAME = re.compile(r'round_(\d{10})')
 
-# Flags that a run may be continued with another value of.
+# Flags that may have another value when a run is resumed.
 MAY_CHANGE = ('rounds', 'data_dir', 'ray_address', 'ray_workers')
 
 
 class DamagedError(ValueError):
-  """A checkpoint is not what was written; says which file."""
+  """A checkpoint has changed since it was written; the message names the file."""
 
 
 class MismatchError(ValueError):
-  """A checkpoint is whole, but of another run; says what differs."""
+  """A checkpoint is undamaged, but of another run; the message says what differs."""
 
 
 def differing_flags(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-  """What differs, `--FLAG is A there and B here`, but for flags that may change."""
+  """Differing flags as `--FLAG is A there and B here`, except flags that may change."""
 
   def show(flags: Mapping[str, Any], name: str) -> str:
     return f'{flags[name]!r}' if name in flags else 'absent'
@@ -42,11 +42,11 @@ def differing_flags(saved: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 def check_same_run(
   folder: pathlib.Path, saved: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-  """Raises MismatchError, naming the flags, unless a run with `given` may go on from `saved`."""
+  """Raises MismatchError, naming the flags, unless a run with `given` can resume `saved`."""
   differing = differing_flags(saved, given)
   if differing:
     raise MismatchError(
-      f'{folder} holds another run: {", ".join(differing)}. Give the same flags or another '
+      f'{folder} contains another run: {", ".join(differing)}. Use the same flags or another '
       '--output_dir.'
     )
 
@@ -56,13 +56,13 @@ def digest(data: bytes) -> dict[str, Any]:
 
 
 def seal(content: Mapping[str, Any]) -> bytes:
-  """A manifest of this content, with its checksum."""
+  """A manifest with this content and its checksum."""
   text = json.dumps(content, indent=1, sort_keys=True)
   return json.dumps(dict(content=content, sha256=digest(text.encode())['sha256'])).encode()
 
 
 def unseal(data: bytes) -> dict[str, Any]:
-  """The content of a manifest; raises DamagedError if it is not what was written."""
+  """The content of a manifest; raises DamagedError if it has changed."""
   try:
     sealed = json.loads(data)
     text = json.dumps(sealed['content'], indent=1, sort_keys=True)
@@ -74,25 +74,25 @@ def unseal(data: bytes) -> dict[str, Any]:
 
 
 def path_of(folder: pathlib.Path, round_num: int) -> pathlib.Path:
-  """The folder of the checkpoint of a round."""
+  """The folder of a round's checkpoint."""
   return folder / f'round_{round_num:010d}'
 
 
 def saved_rounds(folder: pathlib.Path) -> list[int]:
-  """The rounds that there are checkpoints of in `folder`, which need not exist."""
+  """The rounds with checkpoints in `folder`, which need not exist."""
   names = (_NAME.fullmatch(path.name) for path in folder.glob('*'))
   return sorted(int(match[1]) for match in names if match)
 
 
 class Manifest(NamedTuple):
-  """The flags of the run, and how long its logs were and the SHA-256 of so much of each."""
+  """The flags of the run, and length and SHA-256 of each log at the checkpoint."""
 
   flags: dict[str, Any]
   logs: dict[str, append_log.Position]
 
 
 def newest_first(folder: pathlib.Path) -> Iterator[Manifest]:
-  """The manifests in `folder` that are whole, that of the newest checkpoint first."""
+  """The undamaged manifests in `folder`, that of the newest checkpoint first."""
   for round_num in reversed(saved_rounds(folder)):
     path = path_of(folder, round_num) / FILE
     try:
@@ -102,6 +102,6 @@ def newest_first(folder: pathlib.Path) -> Iterator[Manifest]:
           raise DamagedError(f'{FILE} is that of round {content["round"]}')
         logs = {name: append_log.Position(*found) for name, found in content['logs'].items()}
         found = Manifest(dict(content['flags']), logs)
-    except (files.FileError, FileNotFoundError):  # Damaged, or just removed by the run.
+    except (files.FileError, FileNotFoundError):  # Damaged, or just being removed by the run.
       continue
     yield found

@@ -1,4 +1,4 @@
-"""How long a round takes on a network."""
+"""The simulated time of a round on a network."""
 
 from collections.abc import Iterable
 import dataclasses
@@ -6,11 +6,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """Each client's own link to the server, which is not a bottleneck itself.
+  """Each client has its own link to the server; the server itself is not a bottleneck.
 
-  The defaults are the 9 Mbps down and 3 Mbps up of APF's experiments (ICDCS 2021).
+  The defaults are the 9 Mbps downlink and 3 Mbps uplink of APF's experiments (ICDCS 2021).
 
-  downlink_mbps, uplink_mbps: 10^6 bits a second.
+  downlink_mbps, uplink_mbps: 10^6 bits per second.
   latency_seconds: one way, for each message.
   """
 
@@ -26,7 +26,7 @@ class Network:
       raise ValueError(f'`latency_seconds` must be at least 0, found {self.latency_seconds!r}.')
 
   def transfer_seconds(self, downlink_bytes: int, uplink_bytes: int) -> float:
-    """One client's time on the wire in a round."""
+    """One client's transfer time in a round."""
     down = downlink_bytes * 8 / (self.downlink_mbps * 1e6)
     up = uplink_bytes * 8 / (self.uplink_mbps * 1e6)
     return down + up + 2 * self.latency_seconds
@@ -34,7 +34,7 @@ class Network:
   def client_seconds(
     self, downlink_bytes: int, uplink_bytes: int, compute_seconds: float = 0.0
   ) -> float:
-    """One client's round: it is sent the model, computes, and sends its update.
+    """The time of a client in a round: it receives the model, computes, and sends its update.
 
     Raises ValueError if `compute_seconds` is negative.
 
@@ -50,10 +50,10 @@ class Network:
   def round_seconds(
     self, clients: Iterable[tuple[int, int] | tuple[int, int, float]], server_seconds: float = 0.0
   ) -> float:
-    """A synchronous round: the slowest client's time, and the server's after it.
+    """The time of a synchronous round: that of the slowest client plus the server's.
 
-    `clients` gives each client's (downlink bytes, uplink bytes), or these and the seconds that
-    it computes.
+    `clients` has each client's (downlink bytes, uplink bytes), optionally with its computation
+    time in seconds.
     """
     slowest = max((self.client_seconds(*client) for client in clients), default=0.0)
     return slowest + server_seconds

@@ -24,15 +24,15 @@ NO_EXAMPLES = 'no examples'
 
 @dataclasses.dataclass(frozen=True)
 class Round:
-  """What happened in a round.
+  """The result of a round.
 
   number: from 1.
-  client_ids: who took part, in the order of `reports`.
-  state: the server's, after the round.
-  reports: one a client; see `learning.ClientStatefulLearningOutput`.
-  metrics: the process's; None if nobody took part.
-  seconds: wall time of the process's `next`, data preparation included.
-  absent: (client, why) of those that were chosen but took no part.
+  client_ids: the clients that took part, in the order of `reports`.
+  state: the server's state after the round.
+  reports: one per client; see `learning.ClientStatefulLearningOutput`.
+  metrics: the metrics of the process; None if no client took part.
+  seconds: wall time of the process's `next`, including data preparation.
+  absent: (client, reason) of sampled clients that did not take part.
   """
 
   number: int
@@ -50,11 +50,11 @@ def _nobody_is_absent(client_id: str, number: int) -> str | None:
 
 
 def _damage(dataset: tf.data.Dataset | execution.ClientDataset) -> str | None:
-  """Why the whole of `dataset` cannot be read, or None."""
+  """The reason why `dataset` cannot be read to its end, or None."""
   try:
     if isinstance(dataset, execution.ClientDataset):
       dataset = interruptible.run(dataset.open)
-    # As the context reads it: Ctrl-C ends it wherever it stands.
+    # Read as the context reads it, so that Ctrl-C can end it at any time.
     interruptible.run(lambda: collections.deque(interruptible.elements(dataset), maxlen=0))
   except files.FileError:
     raise
@@ -66,17 +66,17 @@ def _damage(dataset: tf.data.Dataset | execution.ClientDataset) -> str | None:
 
 
 class _Cohort:
-  """The clients of one round that are still in it, and why the others are not."""
+  """The cohort of a round: the clients in it, and the reasons why others are excluded."""
 
   def __init__(self, number: int):
     self._number = number
     self.datasets: dict[str, tf.data.Dataset | execution.ClientDataset] = {}
     self.absent: list[tuple[str, str]] = []
 
-  def leave_out(self, client_id: str, reason: str) -> None:
+  def exclude(self, client_id: str, reason: str) -> None:
     self.datasets.pop(client_id, None)
     self.absent.append((client_id, reason))
-    logging.info('Round %d: client %r is left out: %s.', self._number, client_id, reason)
+    logging.info('Round %d: client %r is excluded: %s.', self._number, client_id, reason)
 
   def add(self, client_id: str, client_dataset: Callable[[str, int], Any]) -> None:
     try:
@@ -89,26 +89,26 @@ class _Cohort:
       else:
         cardinality = int(dataset.cardinality())
     except files.FileError:
-      raise  # It is not the client that failed, but the user's data set.
+      raise  # Not the client failed, but the user's data set.
     except Exception as e:
-      self.leave_out(client_id, f'its data failed: {type(e).__name__}: {e}')
+      self.exclude(client_id, f'its data failed: {type(e).__name__}: {e}')
       return
     if cardinality == tf.data.INFINITE_CARDINALITY:
       raise ValueError(
         f'The data set of client {client_id!r} in round {self._number} never ends: its cardinality '
-        'is infinite. Bound it, with `take(number_of_batches)`, or by a number in `repeat(number)`.'
+        'is infinite. Use `take(number_of_batches)`, or `repeat(number)` with a number.'
       )
     if cardinality == 0:
-      self.leave_out(client_id, NO_EXAMPLES)
+      self.exclude(client_id, NO_EXAMPLES)
     else:
       self.datasets[client_id] = dataset
 
-  def leave_out_damaged(self) -> bool:
-    """Leaves out clients whose data cannot be read to the end; whether there were any."""
+  def exclude_damaged(self) -> bool:
+    """Excludes clients whose data cannot be read to the end; returns whether there were any."""
     found = [(client_id, _damage(dataset)) for client_id, dataset in self.datasets.items()]
     damages = [(client_id, damage) for client_id, damage in found if damage is not None]
     for client_id, damage in damages:
-      self.leave_out(client_id, damage)
+      self.exclude(client_id, damage)
     return bool(damages)
 
 
@@ -118,17 +118,17 @@ def _run_cohort(
   store: client_state.Store,
   cohort: _Cohort,
 ) -> learning.ClientStatefulLearningOutput | None:
-  """One `next`, on the clients whose data can be read; None if there are none."""
+  """One call of `next`, for the clients whose data can be read; None if there are none."""
   while cohort.datasets:
     try:
       memory = store.read(list(cohort.datasets))
       with stored.client_values_stay():
         return process.next(state, memory, list(cohort.datasets.values()))
     except (ray_pool.WorkersLostError, stored.LostError):
-      raise  # What has cost workers is not opened here.
+      raise  # Data that made workers fail are not opened in this process.
     except Exception:
-      # A data set may fail when it is read only. Whatever else fails is not a client's fault.
-      if not cohort.leave_out_damaged():
+      # A data set may fail only when it is read. Any other error is not a client's fault.
+      if not cohort.exclude_damaged():
         raise
   return None
 
@@ -147,23 +147,23 @@ def run_rounds(
 ) -> Any:
   """Runs `process` for the given rounds and returns the server's last state.
 
-  A client whose data fails or is empty is left out of the round: it sends nothing, and its
-  memory stays as it was. Without any client left, so does the server's state. A `FileError` is
-  raised instead: a data set with a damaged file is for the user to mend.
+  A client whose data are empty or cannot be read is excluded from the round: it sends nothing, and
+  its client state does not change. If no client is left, the server's state does not change. A
+  `FileError` is raised instead, since the user must repair a damaged file.
 
   Args:
-    process: What a round computes.
+    process: The learning process.
     state: The server's state before the first of `rounds`.
-    store: The clients' memory; a round's is committed once the round is done.
-    select_clients: The round's number -> its clients.
-    client_dataset: A client and the round's number -> its batches, or their description.
+    store: The client state; changes are committed at the end of each round.
+    select_clients: Round number -> sampled clients.
+    client_dataset: Client and round number -> its batches, or their description.
     rounds: The numbers of the rounds to run.
     after_round: Called with each finished round, after the commit.
-    absence: A client and the round's number -> why it takes no part, or None.
-    should_stop: Asked before each round.
+    absence: Client and round number -> the reason why it is absent, or None.
+    should_stop: Called before each round.
 
   Raises:
-    ValueError: If a round is given a client twice, or a data set that never ends.
+    ValueError: If a client is sampled twice in a round, or a data set never ends.
   """
   for number in rounds:
     if should_stop():
@@ -177,16 +177,16 @@ def run_rounds(
       if reason is None:
         cohort.add(client_id, client_dataset)
       else:
-        cohort.leave_out(client_id, reason)
+        cohort.exclude(client_id, reason)
     output = _run_cohort(process, state, store, cohort)
     seconds = time.monotonic() - start
     client_ids = list(cohort.datasets)
     reports, metrics = [], None
     if output is not None:
       state, reports, metrics = output.state, output.reports, output.metrics
-      # Whoever was not accepted has its memory as it was.
+      # The state of clients that were not accepted is unchanged.
       store.stage(client_ids, output.client_states)
-    del output  # With the memory of all clients of the round.
+    del output  # With the state of all clients in the round.
     store.commit(number)
     after_round(Round(number, client_ids, state, reports, metrics, seconds, cohort.absent))
   return state

@@ -1,4 +1,4 @@
-"""Which clients take part in a round."""
+"""Samples the clients of a round."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from tff_lowrank import checks
 
 
 def check_different(client_ids: Sequence[str]) -> None:
-  """Raises ValueError if an id is there twice: the two would share one memory."""
+  """Raises ValueError if an id occurs twice: both clients would share one state."""
   twice = [client_id for client_id, n in collections.Counter(client_ids).items() if n > 1]
   if twice:
     raise ValueError(f'Expected different client ids, found {twice[0]!r} more than once.')
@@ -18,12 +18,12 @@ def check_different(client_ids: Sequence[str]) -> None:
 def build_sampling(
   client_ids: Sequence[str], clients_per_round: int, seed: int
 ) -> Callable[[int], list[str]]:
-  """A function from the round's number to its clients, uniform without replacement.
+  """A function from the round number to its clients, sampled uniformly without replacement.
 
-  The choice depends on the seed and the round alone, so a resumed run repeats itself and all
-  methods see the same clients. With `clients_per_round` 0 all clients take part, in order.
+  The sample depends only on the seed and the round, so it is the same in a resumed run and for all
+  methods. With `clients_per_round` 0 all clients take part, in order.
 
-  Raises ValueError if there are fewer clients than asked for, or two of one id.
+  Raises ValueError if there are fewer clients than requested, or two have the same id.
   """
   checks.check_at_least('clients_per_round', clients_per_round, 0)
   client_ids = list(client_ids)

@@ -1,4 +1,4 @@
-"""Ending between two rounds when asked to by a signal."""
+"""Ends a run between two rounds after a signal."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):  # noqa: N818 (nothing is wrong)
-  """A run was asked to stop, and has saved; `signal_number` is None if no signal asked."""
+  """A run was asked to stop, and is saved; `signal_number` is None if it was not a signal."""
 
   def __init__(self, signal_number: int | None, message: str):
     super().__init__(message)
@@ -18,14 +18,14 @@ class Stopped(Exception):  # noqa: N818 (nothing is wrong)
 
   @property
   def exit_status(self) -> int:
-    """As the shell has it."""
+    """The exit status as in a shell."""
     return 128 + (self.signal_number or 0)
 
 
 class StopRequest:
-  """While the block runs, the first Ctrl-C or SIGTERM is noted; a second one interrupts at once.
+  """Inside a `with` block, records the first Ctrl-C or SIGTERM; a second one interrupts at once.
 
-  Outside the main thread, where Python allows no handlers, signals stay as they are.
+  Outside the main thread, where Python allows no handlers, signals are not handled.
   """
 
   def __init__(self) -> None:
@@ -40,8 +40,8 @@ class StopRequest:
     if self.is_made:
       raise KeyboardInterrupt
     self.signal_number = number
-    # Not `print`, which the signal may have interrupted.
-    with contextlib.suppress(OSError):  # Nobody may be reading.
+    # Not `print`, since the signal may have interrupted one.
+    with contextlib.suppress(OSError):  # Standard error may be closed.
       os.write(2, b'\nStopping after this round; a second signal stops at once.\n')
 
   def __enter__(self) -> 'StopRequest':

@@ -1,4 +1,4 @@
-"""Tasks: a federated data set with its model, loss and metrics; named ones and anyone's."""
+"""Tasks: a federated data set with its model, loss and metrics; named tasks and your own."""
 
 from tff_lowrank.tasks.building import NATURAL as NATURAL
 from tff_lowrank.tasks.building import build as build

@@ -1,4 +1,4 @@
-"""Builds a task by its name, or by that of a function that makes it."""
+"""Builds a task from its name, or from the name of a function that returns it."""
 
 from collections.abc import Mapping
 import functools
@@ -17,7 +17,7 @@ NATURAL = 'natural'
 
 
 def check_name(name: str) -> None:
-  """Raises ValueError unless `name` is one of `NAMES`, or of the form `package.module:function`."""
+  """Raises ValueError unless `name` is in `NAMES`, or has the form `package.module:function`."""
   if name not in catalog.NAMES and not objects.is_name(name):
     listed = ', '.join(repr(known) for known in catalog.NAMES)
     raise ValueError(
@@ -26,7 +26,7 @@ def check_name(name: str) -> None:
 
 
 def simple_partitions(name: str) -> list[str]:
-  """Those of `'natural'` and `'iid'` that the task called `name` has, its default first.
+  """Which of `'natural'` and `'iid'` the task `name` supports, its default first.
 
   Raises ValueError as `check_name`.
   """
@@ -38,21 +38,21 @@ def simple_partitions(name: str) -> list[str]:
 
 
 def default_partition(name: str) -> str:
-  """`'natural'` if the task called `name` has clients of its own, else `'iid'`.
+  """`'natural'` if the task `name` has natural clients, else `'iid'`.
 
-  Its own clients are the writers, speakers, roles or users of the data; of `cifar100`, TFF's 500
+  Natural clients are the writers, speakers, roles or users in the data; for `cifar100`, TFF's 500
   clients by Pachinko allocation. Raises ValueError as `check_name`.
   """
   return simple_partitions(name)[0]
 
 
 def default_num_clients(partition: str) -> int:
-  """How many clients a partition has if no number is given; 0, for all, of `'natural'`."""
+  """The default number of clients of a partition; 0 for `'natural'`, which means all."""
   return 0 if partition == NATURAL else 100
 
 
 def check_partition(name: str, partition: str | None) -> None:
-  """Raises ValueError if `partition` is none of those that the task called `name` has."""
+  """Raises ValueError unless the task `name` supports `partition`."""
   simple = simple_partitions(name)
   if partition is None or (partition == NATURAL and NATURAL in simple):
     return
@@ -60,18 +60,17 @@ def check_partition(name: str, partition: str | None) -> None:
     partition_lib.parse(partition)
   if 'iid' not in simple:
     raise ValueError(
-      f'{name} has clients of its own: the partition must be `{NATURAL}`, found {partition!r}.'
+      f'{name} has natural clients: the partition must be `{NATURAL}`, found {partition!r}.'
     )
 
 
 def source(name: str) -> dict[str, str]:
-  """What a run records about where the task called `name` comes from.
+  """Identifies the version of the code of the task `name`, for the record of a run.
 
   Returns:
-    Nothing for one of `NAMES`, which is as the version of this package. Of
-    `package.module:function`: `file` and `sha256` of the module's file, and, where the file belongs
-    to an installed distribution, the `distribution` and its `version`. What the module imports is
-    not looked at.
+    Empty for one of `NAMES`, which has the version of this package. For `package.module:function`:
+    `file` and `sha256` of the module's file, and, if the file belongs to an installed distribution,
+    the `distribution` and its `version`. The imports of the module are not included.
 
   Raises:
     ValueError: As `check_name`, or if there is no such function.
@@ -94,33 +93,33 @@ def build(
   head_rank: int | None = None,
   task_args: Mapping[str, Any] | None = None,
 ) -> task_lib.Task:
-  """Loads the task called `name`.
+  """Loads the task `name`.
 
   Args:
-    name: One of `NAMES`; or `package.module:function`, a function that returns a `Task`, of a
+    name: One of `NAMES`; or `package.module:function`, a function that returns a `Task`, from a
       module in `sys.path` or in the current folder.
     partition: How to split the training examples, see `datasets.partition.parse`; or `'natural'`
-      for the data set's own clients, such as writers or speakers, where it has them. None is
-      `default_partition(name)`. A function's task has its own clients only.
-    num_clients: Over how many clients, 100 if None; of natural ones how many, which the seed
-      decides, all if 0 or None.
-    seed: Decides the partition, or which clients, and the examples that are held out.
-    data_dir: Where the data set's files are, for all but the embedded one; or `SYNTHETIC`. Given to
-      a function as its argument `data_dir`.
-    client_test_fraction: In [0, 1): the share of each client's own examples that it does not
-      train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
+      for the data set's natural clients, such as writers or speakers, if it has them. None is
+      `default_partition(name)`. A function's task has only its own clients.
+    num_clients: The number of clients, 100 if None. With `'natural'`, this many natural clients,
+      chosen by the seed; all if 0 or None.
+    seed: Seeds the partition or the choice of clients, and the choice of held-out examples.
+    data_dir: The folder of the data set's files, for all but the embedded data set; or `SYNTHETIC`.
+      Passed to a function as its argument `data_dir`.
+    client_test_fraction: In [0, 1): the fraction of each client's examples to hold out as its test
+      set; 0 holds none out. See `ExampleClientData.held_out`.
     model_family: The family of the model's layers; see `models.families.LayerFamily`. A function's
       model is converted, see `prepare`.
-    gamma: In [0, 1], FedPara's rank hyper-parameter, of a factorised family.
-    tanh: Whether kernels are products of tanh of the terms, as in FedPara's experiments, of family
-      `'fedpara'`.
-    head_rank: Of the factors of the last layer, in place of gamma's, for the two-layer nets.
-    task_args: The function's arguments by name. Texts are converted to what the annotation of the
-      parameter says or, without one, to the type of its default: int, float, bool, str or None.
+    gamma: In [0, 1], FedPara's rank hyper-parameter, for factorised families.
+    tanh: Whether to apply tanh to both low-rank matrices of a kernel, as in FedPara's experiments,
+      for family `'fedpara'`.
+    head_rank: The rank of the last layer, instead of that from gamma, for the two-layer nets.
+    task_args: The function's arguments by name. Texts are converted to the annotated type of the
+      parameter or, without annotation, to the type of its default: int, float, bool, str or None.
 
   Raises:
     FileNotFoundError: If the data set's files are missing.
-    ValueError: If an argument has an impossible value, there is no such task, or a file is damaged.
+    ValueError: If the value of an argument is invalid, there is no such task, or a file is damaged.
   """
   check_partition(name, partition)
   options.check(client_test_fraction, model_family, gamma, tanh)

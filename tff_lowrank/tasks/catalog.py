@@ -1,4 +1,4 @@
-"""The recipes of the tasks that have names: which data set, with which model and objective."""
+"""The named tasks: data set, model and objective of each."""
 
 import collections
 from collections.abc import Callable
@@ -24,13 +24,13 @@ from tff_lowrank.datasets import stackoverflow
 from tff_lowrank.datasets import tff_files
 from tff_lowrank.tasks import task as task_lib
 
-# A `data_dir` that stands for a few examples, made up or TFF's, instead of the data set's files: to
-# see that a task runs. What it then learns means nothing.
+# A `data_dir` that means a few synthetic examples (or TFF's) instead of the data set's files, to
+# test that a task runs. The results are meaningless.
 SYNTHETIC = tff_files.SYNTHETIC
 
 
 class Parts(NamedTuple):
-  """What a data set gives a task: as `Task` has it, but for `train` before it is partitioned.
+  """The parts of a task from a data set, as in `Task`, but with `train` before partitioning.
 
   build_model: `(family=..., gamma=..., tanh=...) -> keras.Model`.
   """
@@ -47,9 +47,9 @@ Load = Callable[[str | None], Parts]
 
 
 class Recipe(NamedTuple):
-  """How to load a task's parts from `data_dir`; None for what it does not have.
+  """Functions that load a task's parts from `data_dir`; None if not supported.
 
-  central: gives training examples to partition. natural: gives clients of the data set's own.
+  central: returns training examples to partition. natural: returns the data set's natural clients.
   """
 
   central: Load | None = None
@@ -65,13 +65,13 @@ def _normalized(mean: Any, std: Any) -> Callable[[Any], Any]:
 
 
 def _cropped(batch: Any) -> Any:
-  """The inner 24 of 32 rows and columns, of mean 0 and deviation 1 each: TFF's for CIFAR-100."""
+  """The inner 24 of 32 rows and columns, each image standardised; as TFF does for CIFAR-100."""
   inner = tf.cast(batch['x'][:, 4:28, 4:28], tf.float32)
   return collections.OrderedDict(x=tf.image.per_image_standardization(inner), y=batch['y'])
 
 
 def _bag_of_words(num_words: int) -> Callable[[Any], Any]:
-  """Word numbers as the share that each of `num_words` has; higher numbers do not count."""
+  """Word ids to the frequencies of `num_words` words; higher ids are ignored."""
 
   def preprocess(batch: Any) -> Any:
     counts = tf.math.bincount(
@@ -148,7 +148,7 @@ def _keywords(by_speaker: bool) -> Load:
   def load(data_dir: str | None) -> Parts:
     data = keywords.made_up() if data_dir == SYNTHETIC else keywords.load_data(data_dir)
     x = data.train.x
-    # Each feature over all frames; a constant one stays as it is, at 0.
+    # Each feature over all frames; a constant feature stays 0.
     std = x.std((0, 1))
     preprocess = _normalized(x.mean((0, 1)), np.where(std > 0, std, 1))
     build_model = functools.partial(models.build_keyword_lstm, x.shape[1:], data.num_classes)
@@ -169,7 +169,7 @@ def _shakespeare(data_dir: str | None) -> Parts:
 
 
 def _next_word(load: Callable[[str | None], tuple], **sizes: int) -> Recipe:
-  """`load` gives training and test examples, and the `posts.NextWord` that made them."""
+  """`load` returns training and test examples, and the `posts.NextWord` that made them."""
 
   def load_parts(data_dir: str | None) -> Parts:
     train, test, words = load(data_dir)
@@ -181,7 +181,7 @@ def _next_word(load: Callable[[str | None], tuple], **sizes: int) -> Recipe:
 
 
 def _tags(load: Callable[[str | None], tuple]) -> Recipe:
-  """`load` gives training and test examples, and the `posts.Tags` that made them."""
+  """`load` returns training and test examples, and the `posts.Tags` that made them."""
 
   def load_parts(data_dir: str | None) -> Parts:
     train, test, words = load(data_dir)
@@ -214,7 +214,7 @@ def _stackexchange_tags(data_dir: str | None) -> tuple:
   return *stackexchange.load_data(users, words), words
 
 
-# A name is a data set with its usual model, or followed by another model.
+# The name is that of the data set, for its usual model, or has the model as suffix.
 RECIPES = collections.OrderedDict(
   digits=Recipe(central=_digits),
   mnist=_mnist_like('mnist'),
@@ -245,5 +245,5 @@ RECIPES = collections.OrderedDict(
 )
 
 NAMES = tuple(RECIPES)
-# Those whose examples come with a package, and that take no `data_dir`.
+# Tasks whose examples come with a package, so they take no `data_dir`.
 EMBEDDED = ('digits',)

@@ -1,4 +1,4 @@
-"""A task of a user's own examples and Keras model."""
+"""Creates a task from your own examples and Keras model."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -36,45 +36,44 @@ def from_client_data(
   client_column: Any = None,
   label_column: Any = None,
 ) -> task_lib.Task:
-  """A task of examples that are by client.
+  """Creates a task from examples grouped by client.
 
   Examples by client are one of
-    - a `ClientData` of TFF, whose elements are single examples, `(x, y)` or mappings. A client is
-      read each time that it is asked for;
+    - a TFF `ClientData` whose elements are single examples, `(x, y)` or mappings. A client is read
+      each time it is needed;
     - a mapping from client id to arrays `(x, y)`, or to a mapping of them. Ids become text; clients
-      without examples are left out;
-    - a data frame with a column of clients and one of labels. All other columns, which must be of
-      finite numbers, are the example, float32 [features]. Labels that are text or categorical
-      become classes in sorted order, those of `train`.
+      without examples are dropped;
+    - a data frame with a column of clients and a column of labels. All other columns must be finite
+      numbers; they form the example, float32 [features]. Text or categorical labels become classes,
+      numbered in the sorted order of the labels in `train`.
 
   An example is one tensor. float64 becomes float32. Labels are classes, integers from 0 up
-  (int32), or numbers where the objective says so (float32, [n, 1] if they are [n]).
+  (int32), or numbers if the objective says so (float32, [n, 1] if they are [n]).
 
   Args:
     train: Examples by client.
-    test: Examples by client, or of no client: arrays `(x, y)` or a mapping of them, a
+    test: Examples by client, or without clients: arrays `(x, y)` or a mapping of them, a
       `tf.data.Dataset` of single examples, or a data frame. All together are the central test set,
-      in memory. Where its clients are all among those of `train`, it is `client_test` too.
-    keras_model_fn: Builds the model, a new one in each call: Sequential or functional, that knows
-      the shape of its input, has no batch normalisation, and returns logits: no softmax at its end.
-    name: Of the task.
-    preprocess: A batch `OrderedDict(x, y)` of arrays or tensors, by TensorFlow's operations -> the
-      model's `OrderedDict(x, y)`; nothing is done by default.
+      in memory. If all its clients are in `train`, it is also used as `client_test`.
+    keras_model_fn: Builds a new model in each call: Sequential or functional, with a known input
+      shape, without batch normalisation, returning logits (no softmax at the end).
+    name: The name of the task.
+    preprocess: TensorFlow function from a batch `OrderedDict(x, y)` of arrays or tensors to the
+      model's `OrderedDict(x, y)`; the identity by default.
     objective: Loss and metrics; `objectives.CLASSIFICATION` by default.
-    client_test: Examples by client for tests of single clients, all among those of `train`, in
-      place of those of `test`.
-    eval_batch_size: Test examples that are evaluated at once.
-    x_key: The name of the example, where examples are mappings; it may be left out if there are two
-      entries.
-    label_key: The name of the label, where examples are mappings; it may be left out if it is one
-      of y, label, labels, target and targets.
+    client_test: Examples by client to test single clients on, instead of those of `test`; all
+      clients must be in `train`.
+    eval_batch_size: Test examples per batch.
+    x_key: The key of the example if examples are mappings; optional if there are two entries.
+    label_key: The key of the label if examples are mappings; optional if it is one of y, label,
+      labels, target and targets.
     client_column: The name of a data frame's column of clients.
     label_column: The name of a data frame's column of labels.
 
   Raises:
-    TypeError: If an argument is of another kind.
-    ValueError: If examples are not as above, or the model cannot be trained or given the first of
-      them. A `ClientData` is not read any further.
+    TypeError: If an argument is of the wrong type.
+    ValueError: If examples are not as above, or the model cannot be trained, or does not accept the
+      first examples. Only the first examples of a `ClientData` are checked.
   """
   if isinstance(keras_model_fn, tf.keras.Model) or not callable(keras_model_fn):
     raise TypeError(
@@ -111,7 +110,7 @@ def from_client_data(
 
 
 class _Reader:
-  """Reads examples of any kind; `columns` are those of the training data frame, if it is one."""
+  """Reads examples of any kind; `columns` are those of the training data frame, if any."""
 
   def __init__(self, form: user_data.Format, columns: user_frames.Columns | None):
     self._form, self._columns = form, columns
@@ -132,7 +131,7 @@ class _Reader:
     return found
 
   def central(self, given: Any) -> tuple[arrays.Split, arrays.ExampleClientData | None]:
-    """The central test set, and the same by client if it is."""
+    """The central test set, and the same by client if it is grouped by client."""
     clients = None
     if isinstance(given, pd.DataFrame):
       columns = self._columns_for('test')
@@ -157,7 +156,7 @@ class _Reader:
 
   def _columns_for(self, argument: str) -> user_frames.Columns:
     if self._columns is None:
-      raise TypeError(f'`{argument}` must not be a data frame where `train` is none.')
+      raise TypeError(f'`{argument}` must not be a data frame if `train` is not.')
     return self._columns
 
   def _checked(self, test: arrays.Split) -> arrays.Split:
@@ -179,7 +178,7 @@ def _with_ids_of(
 
 
 def _extremes(clients: arrays.ExampleClientData) -> arrays.Split:
-  """Of each client, the examples with the smallest and the largest label."""
+  """For each client, the examples with the smallest and the largest label."""
   found = []
   for client_id in clients.client_ids:
     x, y = clients.examples(client_id)
@@ -189,7 +188,7 @@ def _extremes(clients: arrays.ExampleClientData) -> arrays.Split:
 
 
 def _first_examples(clients: arrays.ExampleClientData) -> arrays.Split:
-  """The examples of the first client that has any."""
+  """The examples of the first client with examples."""
   found = (clients.examples(client_id) for client_id in clients.client_ids)
   first = next((split for split in found if len(split.y)), None)
   if first is None:
@@ -198,12 +197,12 @@ def _first_examples(clients: arrays.ExampleClientData) -> arrays.Split:
 
 
 def _check(task: task_lib.Task, train: arrays.Split, by_default: bool) -> None:
-  """Raises ValueError unless training and test examples are alike and fit the model."""
+  """Raises ValueError unless training and test examples have the same type and fit the model."""
   kinds = [[(array.dtype, array.ndim) for array in split] for split in (train, task.test)]
   if kinds[0] != kinds[1]:
     raise ValueError(
-      f'{task.name}: training and test examples must be alike, found {_described(train)} and '
-      f'{_described(task.test)}.'
+      f'{task.name}: training and test examples must have the same type, found '
+      f'{_described(train)} and {_described(task.test)}.'
     )
   model = task.keras_model_fn()
   checks.check_type('keras_model_fn()', model, tf.keras.Model)
@@ -213,14 +212,14 @@ def _check(task: task_lib.Task, train: arrays.Split, by_default: bool) -> None:
   if by_default and label_type.kind not in 'iu':
     raise ValueError(
       f'{task.name}: labels must be classes, integers from 0 up, found {label_type}; for numbers '
-      'give an `objective` such as objectives.REGRESSION, for several labels an example '
+      'use an `objective` such as objectives.REGRESSION, for several labels an example '
       'objectives.MULTI_LABEL.'
     )
   try:
     output = model(batch['x'], training=False)
     task.objective.loss(y_true=batch['y'], y_pred=output)
   except Exception as e:
-    raise ValueError(f'{task.name}: the model cannot be given the first examples: {e}') from e
+    raise ValueError(f'{task.name}: the model does not accept the first examples: {e}') from e
 
 
 def _described(split: arrays.Split) -> str:

@@ -1,4 +1,4 @@
-"""Keras models as TFF's functional models."""
+"""Converts Keras models to TFF's functional models."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +16,9 @@ def from_keras(
   input_spec: Any,
   metrics_constructor: Any = None,
 ) -> tff.learning.models.FunctionalModel:
-  """As `tff.learning.models.functional_model_from_keras`, of a model of one output.
+  """As `tff.learning.models.functional_model_from_keras`, for a model with one output.
 
-  What is minimised has the model's own losses too, frozen layers are not trained, and the weights
+  In addition, the model's own losses are minimised, frozen layers are not trained, and the weights
   are in the order of `model.trainable_variables` and `model.non_trainable_variables`.
   """
   given, input_spec = keyed.for_functional(model, input_spec)

@@ -1,4 +1,4 @@
-"""Tasks that a function of the user's makes, named `package.module:function`."""
+"""Tasks returned by a user's function, given as `package.module:function`."""
 
 from collections.abc import Callable, Mapping
 import inspect
@@ -14,18 +14,18 @@ _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWOR
 
 
 def load(name: str, arguments: Mapping[str, Any]) -> task_lib.Task:
-  """Calls the function called `name`, of a module in `sys.path` or in the current folder.
+  """Calls the function `name` from a module in `sys.path` or in the current folder.
 
-  The current folder stays in `sys.path`, behind all others, for what the function imports later.
+  The current folder stays at the end of `sys.path`, for later imports.
 
   Args:
     name: `package.module:function`.
-    arguments: Those of the function, by name. Texts are converted to what the annotation of the
-      parameter says or, without one, to the type of its default: int, float, bool, str or None.
+    arguments: The function's arguments by name. Texts are converted to the annotated type of the
+      parameter or, without annotation, to the type of its default: int, float, bool, str or None.
 
   Raises:
     ValueError: If there is no such function, it does not take these arguments, or it does not
-      return a `Task`. What the module and the function raise themselves passes as it is.
+      return a `Task`. Errors raised by the module and the function themselves are passed on.
   """
   function = _find(name)
   found = function(**_converted(name, function, arguments))
@@ -68,16 +68,16 @@ def _converted(
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-  """The parameters, with annotations that are texts replaced by what they name."""
+  """The parameters, with annotations given as text resolved to types."""
   try:
     signature = inspect.signature(function, eval_str=True)
-  except (NameError, AttributeError, TypeError):  # An annotation that is for type checkers only.
+  except (NameError, AttributeError, TypeError):  # An annotation only for type checkers.
     signature = inspect.signature(function)
   return list(signature.parameters.values())
 
 
 def _value(name: str, parameter: inspect.Parameter, text: str) -> Any:
-  """`text` as a value of the parameter of the function called `name`."""
+  """Converts `text` to a value of the parameter of function `name`."""
   kinds = _kinds(parameter)
   for kind in (type(None), bool, int, float, str):
     if kind in kinds:
@@ -107,7 +107,7 @@ def _name(kind: Any) -> str:
 
 
 def _parse(kind: type, text: str) -> Any:
-  """Raises ValueError if `text` is no value of the type `kind`."""
+  """Raises ValueError if `text` is not a value of the type `kind`."""
   if kind is type(None):
     if text.lower() != 'none':
       raise ValueError

@@ -1,4 +1,4 @@
-"""Options that every task can be given, whoever made it."""
+"""Options that apply to every task, including users' own tasks."""
 
 from collections.abc import Callable
 import dataclasses
@@ -14,8 +14,8 @@ from tff_lowrank.tasks import task as task_lib
 
 
 def check(client_test_fraction: float, model_family: str, gamma: float | None, tanh: bool) -> None:
-  """Raises ValueError for values of these arguments of `prepare` that no task can have."""
-  families.LayerFamily(model_family, gamma, tanh)  # Raises if they do not go together.
+  """Raises ValueError if these arguments of `prepare` are invalid for any task."""
+  families.LayerFamily(model_family, gamma, tanh)  # Raises if they contradict.
   checks.check_in_range('client_test_fraction', client_test_fraction, 0, 1)
   if client_test_fraction == 1:
     raise ValueError('`client_test_fraction` must be below 1, found 1.')
@@ -34,22 +34,22 @@ def prepare(
   """The task with fewer clients, examples held out, or a factorised model.
 
   Args:
-    task: Any; it is not changed.
-    num_clients: How many of its clients, which the seed decides; None or 0 for all.
-    seed: Decides the clients, and the examples that are held out.
-    client_test_fraction: In [0, 1): the share of each client's own examples that it does not
-      train on but tests on; 0 holds none out. See `ExampleClientData.held_out`.
-    model_family: Of `models.families.FAMILIES`. All but `'original'` build the model with such
-      layers where `keras_model_fn` takes a `family`, as named tasks' do, or else convert it, each
-      time that it is built, by `layers.to_fedpara` or `layers.to_low_rank`, whose `Conversion`
-      says what becomes of each layer. All weights are initialised anew.
+    task: Any task; it is not changed.
+    num_clients: Use this many of its clients, chosen by the seed; None or 0 for all.
+    seed: Seeds the choice of clients and of held-out examples.
+    client_test_fraction: In [0, 1): the fraction of each client's examples to hold out as its test
+      set; 0 holds none out. See `ExampleClientData.held_out`.
+    model_family: One of `models.families.FAMILIES`. Families other than `'original'` build the
+      model with such layers if `keras_model_fn` takes a `family`, as in named tasks. Otherwise each
+      built model is converted by `layers.to_fedpara` or `layers.to_low_rank`, whose `Conversion`
+      reports on each layer. All weights are initialised again.
     gamma: In [0, 1], FedPara's rank hyper-parameter, for all families but `'original'`.
-    tanh: Whether kernels are products of tanh of the terms, of family `'fedpara'`.
+    tanh: Whether to apply tanh to both low-rank matrices of a kernel, for family `'fedpara'`.
 
   Raises:
-    ValueError: If an argument has an impossible value, there are fewer clients, the task has test
-      examples of clients already and is to hold out others, or no layer of its model can be
-      converted.
+    ValueError: If the value of an argument is invalid, there are too few clients, examples are to
+      be held out but the task already has test examples of clients, or no layer of its model can
+      be converted.
   """
   check(client_test_fraction, model_family, gamma, tanh)
   train, client_test, keras_model_fn = task.train, task.client_test, task.keras_model_fn
@@ -60,7 +60,7 @@ def prepare(
   if client_test_fraction:
     if client_test is not None:
       raise ValueError(
-        f'The clients of {task.name} have test examples of their own: `client_test_fraction` must '
+        f'The clients of {task.name} already have test examples: `client_test_fraction` must '
         f'be 0, found {client_test_fraction}.'
       )
     train, client_test = train.held_out(client_test_fraction, seed)
@@ -75,7 +75,7 @@ def prepare(
 def _converted(
   task: task_lib.Task, model_family: str, gamma: float | None, tanh: bool
 ) -> Callable[[], tf.keras.Model]:
-  if 'family' in inspect.signature(task.keras_model_fn).parameters:  # As this package's models.
+  if 'family' in inspect.signature(task.keras_model_fn).parameters:  # As for this package's models.
     return functools.partial(task.keras_model_fn, family=model_family, gamma=gamma, tanh=tanh)
 
   def build() -> tf.keras.Model:
@@ -86,6 +86,8 @@ def _converted(
       personal = model_family == 'pfedpara'
       return layers.to_fedpara(model, gamma=gamma, personal=personal, tanh=tanh).model
     except (TypeError, ValueError) as e:
-      raise ValueError(f'The model of {task.name} has no form of {model_family}: {e}') from e
+      raise ValueError(
+        f'The model of {task.name} cannot be converted to {model_family}: {e}'
+      ) from e
 
   return build

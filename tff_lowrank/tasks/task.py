@@ -18,18 +18,18 @@ from tff_lowrank.tasks import functional_model
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-  """What is learnt, from whom.
+  """A task: federated data, a model, and an objective.
 
   train: elements `OrderedDict(x=..., y=...)`, as stored.
   test: central test examples.
   preprocess: a batch `OrderedDict(x, y)` as stored -> the model's `OrderedDict(x, y)`.
   keras_model_fn: builds the model, Sequential or functional; it returns logits.
-  client_test: each client's own test examples, under the ids of `train`; None if there are none.
-    Those that were held out of `train` are not among the central ones.
+  client_test: each client's test examples, with the ids of `train`; None if there are none.
+    Examples held out of `train` are not in the central test set.
   objective: loss and metrics.
-  eval_batch_size: test examples that are evaluated at once.
+  eval_batch_size: test examples per batch.
 
-  Raises TypeError if `train` is of another class.
+  Raises TypeError if `train` is of the wrong class.
   """
 
   name: str
@@ -44,7 +44,7 @@ class Task:
   def __post_init__(self) -> None:
     if not isinstance(self.train, arrays.ExampleClientData):
       raise TypeError(
-        '`train` must be an `ExampleClientData`, which tasks.from_client_data makes of other data, '
+        '`train` must be an `ExampleClientData`; tasks.from_client_data converts other data, '
         f'found {type(self.train).__name__}.'
       )
 
@@ -56,12 +56,11 @@ class Task:
     return found.hexdigest()
 
   def build_model(self, seed: int) -> tff.learning.models.FunctionalModel:
-    """The model, with initial weights that `seed` decides. Its metrics: the objective's.
+    """The model, with initial weights from `seed` and the metrics of the objective.
 
-    Its weights are in Keras's order.
-
-    What is minimised is the objective's loss plus the model's own losses, as of regularisers.
-    If the model has a `layers.StatelessDropout`, its batches have a key; see `models.keyed`.
+    Its weights are in Keras's order. The loss is the objective's plus the model's own losses, such
+    as regularisers. If the model has a `layers.StatelessDropout`, its batches have a key; see
+    `models.keyed`.
 
     Raises ValueError if it cannot be trained, or does not fit the test examples.
     """
@@ -83,7 +82,7 @@ class Task:
     """Raises ValueError unless the model can be trained, and fits `examples`, as stored.
 
     Returns:
-      A preprocessed batch of two of the examples: with the smallest and with the largest label.
+      A preprocessed batch of two examples: those with the smallest and the largest label.
     """
     requirements.check_trainable(keras_model)
     x, y = examples
@@ -91,7 +90,7 @@ class Task:
     prepared = self.preprocess(collections.OrderedDict(x=x[chosen], y=y[chosen]))
     labels = np.asarray(prepared['y'])
     max_label = None
-    if labels.dtype.kind in 'iu':  # Classes, not a number for each of several outputs.
+    if labels.dtype.kind in 'iu':  # Labels are classes, not numbers for several outputs.
       if labels.min() < 0:
         raise ValueError(f'{self.name}: labels must be classes, from 0 up, found {labels.min()}.')
       max_label = int(labels.max())
@@ -105,12 +104,12 @@ class Task:
 
 
 def as_stored(batch: Any) -> Any:
-  """The `preprocess` of a task whose examples need none."""
+  """The `preprocess` of a task whose examples need no preprocessing."""
   return batch
 
 
 def extremes(y: np.ndarray) -> list[int]:
-  """The positions of the smallest and the largest of some labels; of numbers, twice the first."""
+  """The positions of the smallest and largest labels; for labels that are numbers, 0 twice."""
   if y.dtype.kind not in 'iu':
     return [0, 0]
   by_example = y.reshape(len(y), -1)

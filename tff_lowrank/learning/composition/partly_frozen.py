@@ -155,12 +155,12 @@ def build_work(
       weights = tff.learning.models.ModelWeights(start, weights.non_trainable)
     trained = training.train(weights, None if keeps_own else frozen, dataset)
     memory = collections.OrderedDict(version=broadcast.book.version)
-    left_out = memory.copy()
+    excluded = memory.copy()
     if keeps_own:
-      memory['own'], left_out['own'] = trained.trainable, weights.trainable
+      memory['own'], excluded['own'] = trained.trainable, weights.trainable
     update = partial_mean.PartialUpdate(trained.result.update, broadcast.mask)
     result = tff.learning.templates.ClientResult(update, trained.result.update_weight)
-    return work_lib.Worked(memory, result, price, trained.metrics, left_out)
+    return work_lib.Worked(memory, result, price, trained.metrics, excluded)
 
   return work_lib.build_work(
     training, initialize_client, broadcast_type, work, lambda broadcast: broadcast.weights.trainable

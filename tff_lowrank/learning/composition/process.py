@@ -272,7 +272,7 @@ def compose(
     broadcast_type = outgoing.type_signature.result
   if distributor is None:
     distributor = tff.learning.templates.build_broadcast_process(broadcast_type)
-  work_remembers = _has_tensors(client_work.initialize_client.type_signature.result)
+  work_has_state = _has_tensors(client_work.initialize_client.type_signature.result)
 
   @tff.tensorflow.computation
   def initialize_both():
@@ -280,7 +280,7 @@ def compose(
       work=client_work.initialize_client(), aggregator=aggregator.initialize_client()
     )
 
-  initialize_client = initialize_both if work_remembers else aggregator.initialize_client
+  initialize_client = initialize_both if work_has_state else aggregator.initialize_client
 
   client_state_type = initialize_client.type_signature.result
 
@@ -304,8 +304,8 @@ def compose(
   work_memory_type = client_work.initialize_client.type_signature.result
 
   @tff.tensorflow.computation(client_stateful.REPORT_TYPE, work_memory_type, work_memory_type)
-  def keep(report, memory, left_out_memory):
-    return structures.select(report['accepted'], memory, left_out_memory)
+  def keep(report, memory, excluded_memory):
+    return structures.select(report['accepted'], memory, excluded_memory)
 
   @tff.federated_computation(
     initialize.type_signature.result,
@@ -313,7 +313,7 @@ def compose(
     client_work.next.type_signature.parameter[3],
   )
   def next_fn(state, client_states, client_data):
-    if work_remembers:
+    if work_has_state:
       work_memory, memory = client_states['work'], client_states['aggregator']
     else:
       work_memory = tff.federated_eval(client_work.initialize_client, tff.CLIENTS)
@@ -342,9 +342,9 @@ def compose(
       finalized.state,
     )
     memory = aggregated.client_state
-    if work_remembers:
+    if work_has_state:
       kept = tff.federated_map(
-        keep, (aggregated.reports, worked.client_state, worked.left_out_state)
+        keep, (aggregated.reports, worked.client_state, worked.excluded_state)
       )
       memory = tff.federated_zip(collections.OrderedDict(work=kept, aggregator=memory))
     metrics = collections.OrderedDict(

@@ -19,7 +19,7 @@ class ClientWorkOutput(NamedTuple):
 
   state: S@SERVER.
   client_state: C@CLIENTS, the client state after the round if the update is accepted.
-  left_out_state: C@CLIENTS, the client state if the client is excluded from the aggregate.
+  excluded_state: C@CLIENTS, the client state if the client is excluded from the aggregate.
   result: `tff.learning.templates.ClientResult`@CLIENTS.
   downlink: price@CLIENTS, the cost of what each client received.
   measurements: M@SERVER.
@@ -27,7 +27,7 @@ class ClientWorkOutput(NamedTuple):
 
   state: Any
   client_state: Any
-  left_out_state: Any
+  excluded_state: Any
   result: Any
   downlink: Any
   measurements: Any
@@ -55,7 +55,7 @@ class Worked(NamedTuple):
   result: `tff.learning.templates.ClientResult`.
   downlink: the cost of what the client received.
   metrics: unfinalized.
-  left_out_memory: the new client state if the client is excluded from the aggregate: it records
+  excluded_memory: the new client state if the client is excluded from the aggregate: it records
     what the client received, but nothing from its training. None for the same as `memory`.
   """
 
@@ -63,7 +63,7 @@ class Worked(NamedTuple):
   result: Any
   downlink: Any
   metrics: Any
-  left_out_memory: Any = None
+  excluded_memory: Any = None
 
 
 def build_work(
@@ -91,8 +91,8 @@ def build_work(
   @tff.tensorflow.computation(memory_type, broadcast_type, training.data_type, round_type)
   def work_at_client(memory, broadcast, dataset, round_num):
     worked = work(training.in_round(round_num), memory, broadcast, dataset)
-    if worked.left_out_memory is None:
-      worked = worked._replace(left_out_memory=worked.memory)
+    if worked.excluded_memory is None:
+      worked = worked._replace(excluded_memory=worked.memory)
     return tuple(worked)
 
   @tff.tensorflow.computation(np.int32)
@@ -110,14 +110,14 @@ def build_work(
     tff.FederatedType(training.data_type, tff.CLIENTS),
   )
   def next_fn(round_num, memory, broadcast, client_data):
-    memory, result, price, metrics, left_out_memory = tff.federated_map(
+    memory, result, price, metrics, excluded_memory = tff.federated_map(
       work_at_client, (memory, broadcast, client_data, tff.federated_broadcast(round_num))
     )
     train = training.aggregate_metrics(metrics)
     measurements = tff.federated_zip(collections.OrderedDict(train=train))
     if is_scheduled:
       round_num = tff.federated_map(add_one, round_num)
-    return ClientWorkOutput(round_num, memory, left_out_memory, result, price, measurements)
+    return ClientWorkOutput(round_num, memory, excluded_memory, result, price, measurements)
 
   return ClientStatefulWork(
     initialize,
