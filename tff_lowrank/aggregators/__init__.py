@@ -18,6 +18,7 @@ from tff_lowrank.aggregators.freezing import FreezingFactory as FreezingFactory
 from tff_lowrank.aggregators.freezing import (
   check_codec_under_freezing as check_codec_under_freezing,
 )
+from tff_lowrank.aggregators.global_look_back import GlobalLookBackFactory as GlobalLookBackFactory
 from tff_lowrank.aggregators.shared_look_back import SharedLookBackFactory as SharedLookBackFactory
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
   'ClientStatefulCodedMeanFactory',
   'CodedMeanFactory',
   'FreezingFactory',
+  'GlobalLookBackFactory',
   'SharedLookBackFactory',
   'check_codec_under_freezing',
   'lift',

@@ -5,6 +5,9 @@ from tff_lowrank.learning.apf import build_partial_sync_fed_avg as build_partial
 from tff_lowrank.learning.compressed import build_compressed_fed_avg as build_compressed_fed_avg
 from tff_lowrank.learning.compressed import build_fed_avg as build_fed_avg
 from tff_lowrank.learning.downlink import check_downlink as check_downlink
+from tff_lowrank.learning.global_look_back import (
+  build_global_lbgm_fed_avg as build_global_lbgm_fed_avg,
+)
 from tff_lowrank.learning.lbgm import build_lbgm_fed_avg as build_lbgm_fed_avg
 from tff_lowrank.learning.lbgm import build_shared_lbgm_fed_avg as build_shared_lbgm_fed_avg
 from tff_lowrank.learning.personal import build_local_only as build_local_only
@@ -27,6 +30,7 @@ __all__ = [
   'build_fed_avg',
   'build_fed_dyn',
   'build_fed_prox',
+  'build_global_lbgm_fed_avg',
   'build_lbgm_fed_avg',
   'build_local_only',
   'build_partial_sync_fed_avg',

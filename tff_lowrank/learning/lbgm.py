@@ -19,6 +19,8 @@ def build_lbgm_fed_avg(
   *,
   threshold: float = 0.2,
   granularity: str = 'tensor',
+  vectors: int = 1,
+  predictive: bool = False,
   inner: codecs.Codec | str | None = None,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
@@ -36,6 +38,10 @@ def build_lbgm_fed_avg(
     server_optimizer_fn: Takes the mean of the reconstructed updates as the gradient.
     threshold: In [0, 1]; 0 is FedAvg to the bit.
     granularity: `'tensor'` decides for each weight and bias, `'model'` once for all.
+    vectors: How many of the updates last sent in full a client looks back at, 1 in the paper. It
+      and the server keep as many models.
+    predictive: Whether a client that does not recycle sends its coefficients and what they leave
+      of x through `inner`, rather than x; not in the paper. See `codecs.LookBack`.
     inner: A codec, or its text, whose decoded output is recycled instead of the update itself.
 
   Raises:
@@ -43,7 +49,7 @@ def build_lbgm_fed_avg(
     ValueError: If an argument has an impossible value.
   """
   inner = codecs.Identity() if inner is None else inner
-  codec = codecs.LookBack(inner, threshold, granularity)
+  codec = codecs.LookBack(inner, threshold, granularity, vectors, predictive)
   return compressed.build_compressed_fed_avg(
     model_fn, client_optimizer_fn, server_optimizer_fn, codec=codec, **settings
   )
@@ -60,7 +66,7 @@ def build_shared_lbgm_fed_avg(
 ) -> process.ClientStatefulLearningProcess:
   """Builds LBGM without client memory; see `aggregators.SharedLookBackFactory`.
 
-  The arguments are those of `build_lbgm_fed_avg`.
+  The arguments are those of `build_lbgm_fed_avg` that are there.
   """
   factory = aggregators.SharedLookBackFactory(threshold, granularity)
   return process.build_process(
