@@ -115,11 +115,13 @@ def to_adapters(
   rank: int,
   *,
   scale: float = 1.0,
+  product: str = 'hadamard',
+  one_factor: bool = False,
   skip: Collection[str] = (),
   trainable: Collection[str] = (),
   recompute: bool = False,
 ) -> Conversion:
-  """The model with frozen weights and LoHa adapters of `rank`; its outputs are the model's.
+  """The model with frozen weights and adapters of `rank`; its outputs are the model's.
 
   Only adapters train, of any size, and what is named in `trainable`. Layers that get none, because
   they have no kernel or are named in `skip`, are frozen with their weights.
@@ -128,6 +130,8 @@ def to_adapters(
     model: as for `to_fedpara`.
     rank: of all adapters, at least 1.
     scale: of the adapters' products; see `adapters`.
+    product: `'hadamard'`, LoHa, or `'plain'`, LoRA.
+    one_factor: whether of each adapter the factor that starts at 0 trains alone (FFA-LoRA).
     skip: names of layers, or nested models, that are frozen without adapters.
     trainable: names of layers, or nested models, that train whole, such as a new head.
     recompute: whether kernels are composed anew in the backward pass.
@@ -140,7 +144,9 @@ def to_adapters(
   _check_names(model, skip=skip, trainable=trainable)
   if both := sorted(set(skip) & set(trainable)):
     raise ValueError(f'`skip` and `trainable` must not name the same layers, found {both} in both.')
-  options = dict(rank=rank, scale=scale, recompute=recompute)
+  options = dict(
+    rank=rank, scale=scale, product=product, one_factor=one_factor, recompute=recompute
+  )
 
   def reason(layer: Layer, path: clone.Path) -> str | None:
     if set(trainable).intersection(path):

@@ -25,12 +25,12 @@ def virtual_step(
 ) -> tf.Tensor:
   """W', the kernel of the factors after one SGD step of size `step_size`.
 
-  factors: by the names of `factorization.shapes`, of which a frozen base does not move.
+  factors: by the names of `factorization.shapes`, of which frozen ones do not move.
   kernel_gradient: J_W, from which the factors' gradients follow by the chain rule; as
     `factorization.compose(factors)` in shape and dtype.
   """
   values = {name: tf.convert_to_tensor(factor) for name, factor in factors.items()}
-  movable = {name: x for name, x in values.items() if name != factorization_lib.BASE}
+  movable = {name: x for name, x in values.items() if name not in factorization.frozen}
   with tf.GradientTape() as tape:
     tape.watch(movable)
     kernel = factorization.compose(values)
