@@ -46,6 +46,14 @@ STACKS = (
   'error_feedback(power_sgd(1))',
   'error_feedback(sign_sgd(True))',
   'error_feedback(look_back(top_k(0.1), 0.2))',
+  'error_feedback(sparse_ternary(0.1))',
+  'sparse_ternary(0.1)',
+  'sparse_ternary(3, model)',
+  'sparse_ternary(1.0)',
+  'ef21',
+  'ef21(sign_sgd(True))',
+  'ef21(look_back(threshold=0.3))',
+  'look_back(sparse_ternary(0.2), 0.3)',
   'look_back(threshold=0.2)',
   'look_back(granularity=model)',
   'look_back(error_feedback(top_k(0.1)), 0.2)',
@@ -54,6 +62,13 @@ STACKS = (
   'look_back(gaia(0.1), 0.3)',
   'look_back(power_sgd(1), 1.0)',
   'look_back(float16)',
+  'look_back(threshold=0.3, vectors=3)',
+  'look_back(top_k(0.3), 0.3, model, vectors=4)',
+  'look_back(error_feedback(top_k(0.1)), 0.2, vectors=2)',
+  'look_back(top_k(0.1), 0.3, vectors=2, predictive=True)',
+  'look_back(sign_sgd(True), 0, model, predictive=True)',
+  'error_feedback(look_back(top_k(0.1), 0.2, vectors=2, predictive=True))',
+  'cmfl(0.4, look_back(vectors=2))',
 )
 
 

@@ -108,7 +108,7 @@ def check_round_trip(codec: codecs.Codec, values: Sequence[Any]) -> None:
   for i, value in enumerate(values):
     encoded = _encode(codec, memory, value, (0, i))
     decoded = codec.decode(memory, encoded.message)
-    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value))
+    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value), memory)
     _assert_same(codec.decode(memory, arrived), decoded, f'{codec}: round trip')
     for x, y in zip(_tensors(value), decoded, strict=True):
       if (x.shape, x.dtype) != (y.shape, y.dtype):
@@ -199,7 +199,7 @@ def check_memory_symmetry(codec: codecs.Codec, values: Sequence[Any]) -> None:
   memory = mirror = _initial_memory(codec, values[0])
   for i, value in enumerate(values):
     encoded = _encode(codec, memory, value, (0, i))
-    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value))
+    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value), mirror)
     here = codec.decode(memory, encoded.message)
     _assert_same(codec.decode(mirror, arrived), here, f'{codec}: mirror, round {i}')
     mirror, memory = codec.follow(mirror, arrived), encoded.memory

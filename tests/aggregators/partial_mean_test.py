@@ -45,6 +45,9 @@ def random_mask(rng):
   'top_k(0.5, granularity=model)', 'random_k(0.5)', 'error_feedback(top_k(0.5))',
   'look_back(threshold=0.9)', 'look_back(error_feedback(top_k(0.5)), 0.9, model)',
   'error_feedback(look_back(top_k(1), 0.9))',
+  'look_back(threshold=0.5, granularity=model, vectors=3)',
+  'look_back(top_k(0.5), 0.3, vectors=2, predictive=True)', 'ef21(top_k(0.5))',
+  'sparse_ternary(0.5)', 'error_feedback(sparse_ternary(2))',
 ])  # fmt: skip
 def test_coded_active_coordinates_are_those_of_a_shorter_model(rng, text):
   codec = codecs.parse(text)

@@ -48,7 +48,9 @@ def test_groups_are_in_order_and_methods_share_theirs():
   assert titles[-2:] == ['Saving', 'Network']
   assert all(re.match(r'Methods? \w', title) for title in titles[4:-2])
   assert found['Compare'][0] == 'methods' and {'seeds', 'output_dir'} <= {*found['Compare']}
-  assert found['Methods lbgm, lbgm_shared'] == ['lbgm_threshold', 'lbgm_granularity']
+  shared = found['Methods lbgm, lbgm_global, lbgm_shared']
+  assert shared == ['lbgm_threshold', 'lbgm_granularity']
+  assert found['Methods lbgm, lbgm_global'] == ['lbgm_vectors', 'lbgm_predictive']
   assert 'apf_control' in found['Method apf']
   assert 'apf_control' not in found['Methods apf, apf_partial_sync']
 

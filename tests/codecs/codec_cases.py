@@ -26,7 +26,7 @@ def assert_price_is_packed_length(codec, memory, value):
   bits = int(codec.message_bits(message))
   assert 0 <= 8 * len(data) - bits < 8
   decoded = codec.decode(memory, message)
-  received = codec.decode(memory, codec.unpack(data, structures.specs(value)))
+  received = codec.decode(memory, codec.unpack(data, structures.specs(value), memory))
   for sent, got in zip(decoded, received, strict=True):
     np.testing.assert_array_equal(sent, got)
   return message, decoded

@@ -29,7 +29,7 @@ class Signs(codecs.Codec):
     for bit in np.concatenate([np.ravel(x) > 0 for x in message]):
       writer.write_bit(bit)
 
-  def read(self, reader, value_spec):
+  def read(self, reader, value_spec, memory=None):
     reader.read_bit()
     return [
       np.float32([1.0 if reader.read_bit() else -1.0 for _ in range(spec.shape[0])])

@@ -15,6 +15,13 @@ def test_positions_names_and_nesting():
   assert codecs.parse('drive(True)') == codecs.DRIVE(unbiased=True)
 
 
+def test_look_back_at_several_vectors():
+  text = 'look_back(inner=top_k, threshold=0.3, vectors=4, predictive=True)'
+  expected = codecs.LookBack(codecs.TopK(), 0.3, vectors=4, predictive=True)
+  assert codecs.parse(text) == expected
+  assert str(expected) == text
+
+
 def test_text_of_a_codec_says_what_differs_from_the_defaults():
   assert str(codecs.TopK()) == 'top_k'
   codec = codecs.LookBack(codecs.TopK(7), 0.5, 'model')

@@ -12,7 +12,7 @@ from tests.codecs import codec_cases
 from tff_lowrank import codecs
 from tff_lowrank import structures
 from tff_lowrank.codecs import codec as codec_lib
-from tff_lowrank.codecs import look_back
+from tff_lowrank.codecs import least_squares
 
 
 def remembering(codec, value):
@@ -46,7 +46,7 @@ def test_agrees_with_the_definitions_on_random_vectors(rng):
       full, rho, _ = reference(block, anchor, 0.5)
       assert bool(sent['full']) == full
       decisions.add(full)
-      np.testing.assert_allclose(sent['coefficient'], rho, rtol=1e-6)
+      np.testing.assert_allclose(sent['coefficients'], rho, rtol=1e-6)
       np.testing.assert_allclose(got, block if full else rho * anchor, rtol=1e-5, atol=1e-6)
   assert decisions == {True, False}
 
@@ -90,7 +90,7 @@ def test_parallel_vectors_are_recycled_exactly(rng, factor, size):
   x = (np.float32(factor) * l).astype(np.float32)
   message = codec.encode(memory, [x], codec_cases.SEED).message
   assert not message[0]['full']
-  np.testing.assert_allclose(message[0]['coefficient'], factor, rtol=1e-6)
+  np.testing.assert_allclose(message[0]['coefficients'], factor, rtol=1e-6)
   np.testing.assert_allclose(codec.decode(memory, message)[0], x, rtol=1e-6)
 
 
@@ -104,16 +104,16 @@ def test_decision_does_not_depend_on_scale(rng, scale):
     memory = remembering(codec, [np.float32(l)])
     sent = codec.encode(memory, [np.float32(scale * x)], codec_cases.SEED).message[0]
     assert bool(sent['full']) == full
-    np.testing.assert_allclose(sent['coefficient'], scale * rho, rtol=1e-5)
+    np.testing.assert_allclose(sent['coefficients'], scale * rho, rtol=1e-5)
   # Turning x around turns the coefficient around, and decides the same.
   sent = codec.encode(memory, [np.float32(-x)], codec_cases.SEED).message[0]
   assert not sent['full']
-  np.testing.assert_allclose(sent['coefficient'], -rho, rtol=1e-5)
+  np.testing.assert_allclose(sent['coefficients'], -rho, rtol=1e-5)
 
 
 def test_coefficient_is_the_best_one(rng):
   x, l = rng.normal(size=20), rng.normal(size=20)
-  rho, error = look_back.project([x], [l])
+  [rho], error = least_squares.project([x], [[l]])
   rho = np.float64(rho)
   for other in (0.99 * rho, 1.01 * rho):
     assert np.sum((x - other * l) ** 2) / (x @ x) > error + 1e-9
@@ -125,7 +125,7 @@ def test_zero_update_sends_zero_and_keeps_the_look_back():
   memory = remembering(codec, [np.float32([1, 2])])
   encoded = codec.encode(memory, [np.float32([0, 0])], codec_cases.SEED)
   assert not encoded.message[0]['full']
-  assert encoded.message[0]['coefficient'] == 0
+  assert encoded.message[0]['coefficients'] == 0
   np.testing.assert_array_equal(encoded.memory[0]['look_back'][0], [1, 2])
 
 
@@ -220,7 +220,7 @@ def test_server_reading_the_wire_has_the_same_look_back_vectors(rng):
       for j, sent in enumerate(received):
         kinds[sent['full']] += 1
         if sent['full']:
-          server[c][j] = dict(has=True, look_back=[decoded[j]], inner=())
+          server[c][j] = dict(has=True, look_back=[decoded[j]], older=[], inner=())
     for c in 'abc':
       for mine, theirs in zip(clients[c], server[c], strict=True):
         np.testing.assert_array_equal(mine['look_back'][0], theirs['look_back'][0])
@@ -256,3 +256,169 @@ def test_refuses_bad_arguments():
     codecs.LookBack(granularity='layer')
   with pytest.raises(TypeError, match='`inner` must be a `codecs.Codec`'):
     codecs.LookBack(0.2)
+
+
+def flat(block):
+  return np.concatenate([np.float64(x).ravel() for x in block])
+
+
+def vectors_of(kept):
+  """The look-back vectors that a block's memory holds, the oldest first, each flat."""
+  slots = [*kept['older'], kept]
+  return [flat(slot['look_back']) for slot in slots if slot['has']]
+
+
+class Subspace:
+  """Look-back at several vectors for one block, in float64, from ALGORITHMS' own words."""
+
+  def __init__(self, vectors, threshold, predictive, inner):
+    self.memory, self.vectors, self.threshold = [], vectors, threshold
+    self.predictive, self.inner = predictive, inner
+
+  def send(self, block):
+    """(whether in full, the coefficients, what is decoded) of one update."""
+    x = block if self.predictive else self.inner(block)
+    rho, error = np.zeros(0), np.inf
+    if self.memory:
+      basis = np.stack(self.memory, 1)
+      gram = basis.T @ basis
+      rho = np.linalg.pinv(gram, rcond=1e-12, hermitian=True) @ (basis.T @ x)
+      rho = rho.astype(np.float32).astype(np.float64)
+      error = np.sum((x - basis @ rho) ** 2) / np.sum(x**2)
+    full = error > self.threshold
+    decoded = sum((r * l for r, l in zip(rho, self.memory, strict=True)), np.zeros_like(x))
+    if full:
+      decoded = decoded + self.inner(x - decoded) if self.predictive else x
+      self.memory = [*self.memory, decoded][-self.vectors :]
+    return full, rho, decoded
+
+
+def largest(k):
+  def keep(x):
+    kept = np.zeros_like(x)
+    order = np.argsort(-np.abs(x), kind='stable')[:k]
+    kept[order] = x[order]
+    return kept
+
+  return keep
+
+
+@pytest.mark.parametrize('predictive', [False, True])
+@pytest.mark.parametrize('inner', [codecs.Identity(), codecs.TopK(20, granularity='model')])
+@pytest.mark.parametrize('vectors', [1, 2, 4])
+def test_several_vectors_agree_with_the_definitions(rng, vectors, inner, predictive):
+  codec = codecs.LookBack(inner, 0.3, 'model', vectors, predictive)
+  keep = largest(20) if inner != codecs.Identity() else lambda x: x
+  expected = Subspace(vectors, 0.3, predictive, keep)
+  basis = rng.normal(size=(3, 45))
+  memory = codec.initial_memory([tf.TensorSpec([10, 4]), tf.TensorSpec([5])])
+  decisions = []
+  for _ in range(40):
+    x = rng.normal(size=3) @ basis + 0.3 * rng.normal(size=45)
+    value = [np.float32(x[:40]).reshape(10, 4), np.float32(x[40:])]
+    encoded = codec.encode(memory, value, codec_cases.SEED)
+    [sent] = encoded.message
+    full, rho, decoded = expected.send(flat(value))
+    assert bool(sent['full']) == full
+    assert int(sent['count']) == len(rho)
+    if not full or predictive:
+      wanted = np.pad(rho, (vectors - len(rho), 0))
+      np.testing.assert_allclose(sent['coefficients'], wanted, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(flat(codec.decode(memory, encoded.message)), decoded, atol=2e-5)
+    # 1 flag; 32 bits a coefficient; 32 bits a number in full, or 20 of them and their indices.
+    price = {kind: int(bits) for kind, bits in codec.message_price(encoded.message).items()}
+    assert price['flag'] == 1
+    assert price['scalar'] == (32 * len(rho) if predictive or not full else 0)
+    assert price['payload'] == (full and 32 * (20 if inner != codecs.Identity() else 45))
+    memory = encoded.memory
+    for kept, wanted in zip(vectors_of(memory[0]), expected.memory, strict=True):
+      np.testing.assert_allclose(kept, wanted, atol=2e-5)
+    decisions.append(full)
+  # Three vectors span what there is but the noise.
+  recycled = 1 - np.mean(decisions)
+  assert recycled > 0.4 if vectors == 4 else 0 < recycled < 0.9
+
+
+def test_price_of_several_vectors_by_hand():
+  codec = codecs.LookBack(threshold=0.1, granularity='model', vectors=2)
+  value = [np.float32([1, 2, 3, 0]), np.float32([1])]
+  memory = codec.initial_memory(structures.specs(value))
+  sizes = []
+  # In full; parallel: one coefficient; in full; in the span of both: two.
+  for x in ([1, 2, 3, 0, 1], [2, 4, 6, 0, 2], [0, 1, 0, 5, 0], [1, 3, 3, 5, 1]):
+    block = [np.float32(x[:4]), np.float32(x[4:])]
+    encoded = codec.encode(memory, block, codec_cases.SEED)
+    sizes.append(
+      (int(codec.message_bits(encoded.message)), int(codec.official_units(encoded.message)))
+    )
+    memory = encoded.memory
+  assert sizes == [(1 + 160, 5), (1 + 32, 1), (1 + 160, 5), (1 + 64, 2)]
+
+
+def test_a_block_shorter_than_its_coefficients_is_sent_in_full():
+  codec = codecs.LookBack(threshold=1.0, vectors=3)
+  memory = codec.initial_memory([tf.TensorSpec([2])])
+  full = []
+  for x in ([1, 0], [0, 1], [1, 1], [1, 2]):
+    encoded = codec.encode(memory, [np.float32(x)], codec_cases.SEED)
+    full.append(bool(encoded.message[0]['full']))
+    memory = encoded.memory
+  # One coefficient, and two, are no longer than two numbers.
+  assert full == [True, False, False, False]
+  memory[0]['older'][-1]['has'] = memory[0]['older'][0]['has'] = tf.constant(True)
+  assert codec.encode(memory, [np.float32([1, 2])], codec_cases.SEED).message[0]['full']
+
+
+def test_the_oldest_vector_is_dropped_and_a_bad_one_never_remembered():
+  codec = codecs.LookBack(threshold=1e-6, vectors=2)
+  memory = codec.initial_memory([tf.TensorSpec([3])])
+  for x in ([1, 0, 0], [0, 1, 0], [0, np.nan, 1], [0, 0, 1]):
+    memory = codec.encode(memory, [np.float32(x)], codec_cases.SEED).memory
+  np.testing.assert_array_equal(vectors_of(memory[0]), [[0, 1, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize('text', ['look_back(vectors=2)', 'look_back(predictive=True)'])
+def test_reading_needs_the_memory_where_the_length_depends_on_it(text):
+  codec = codecs.parse(text)
+  value = [np.float32([1, 2, 3])]
+  memory = remembering(codec, value)
+  data = codec.pack(codec.encode(memory, value, codec_cases.SEED).message)
+  assert len(data) == 5
+  assert int(codec.unpack(data, structures.specs(value), memory)[0]['count']) == 1
+  with pytest.raises(ValueError, match='cannot read a message without the memory before it'):
+    codec.unpack(data, structures.specs(value))
+
+
+def test_a_prediction_that_is_enough_leaves_the_inner_memory(rng):
+  codec = codecs.LookBack(codecs.ErrorFeedback(codecs.TopK(2)), 0.5, predictive=True)
+  value = [np.float32(rng.normal(size=20))]
+  first = codec.encode(codec.initial_memory(structures.specs(value)), value, codec_cases.SEED)
+  assert np.count_nonzero(first.memory[0]['inner']['residual'][0]) == 18
+  again = codec.encode(first.memory, [2 * first.memory[0]['look_back'][0]], codec_cases.SEED)
+  assert not again.message[0]['full']
+  for a, b in zip(tf.nest.flatten(again.memory), tf.nest.flatten(first.memory), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_threshold_0_predicts_always(rng):
+  codec = codecs.LookBack(codecs.SignSGD(True), 0.0, vectors=2, predictive=True)
+  direction = rng.normal(size=50)
+  memory = codec.initial_memory([tf.TensorSpec([50])])
+  errors = []
+  for _ in range(6):
+    x = np.float32(direction)
+    encoded = codec.encode(memory, [x], codec_cases.SEED)
+    assert encoded.message[0]['full']
+    [decoded] = codec.decode(memory, encoded.message)
+    errors.append(np.linalg.norm(x - decoded) / np.linalg.norm(x))
+    memory = encoded.memory
+  # The part of the residual in the last vectors' span is taken out each time.
+  assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 3
+
+
+def test_refuses_bad_numbers_of_vectors_and_filters_of_the_residual():
+  for bad in (0, 65):
+    with pytest.raises(ValueError, match='`vectors` must be at'):
+      codecs.LookBack(vectors=bad)
+  with pytest.raises(ValueError, match='look_back cannot predict for gaia'):
+    codecs.LookBack(codecs.Gaia(accumulate=False), predictive=True)

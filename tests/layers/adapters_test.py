@@ -37,6 +37,58 @@ def test_kernel_after_training(form, rng):
   np.testing.assert_allclose(layer.kernel, base + 2 * twin.kernel.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('product, one_factor, names', [
+  ('plain', False, ['x1', 'y1']), ('plain', True, ['x1']), ('hadamard', True, ['x2']),
+])  # fmt: skip
+def test_which_factors_train(product, one_factor, names, rng):
+  layer = layers.AdapterDense(20, rank=3, product=product, one_factor=one_factor)
+  x = rng.normal(size=(2, 30)).astype(np.float32)
+  layer(x)
+  found = [v.name.rpartition('_')[2] for v in layer.trainable_variables]
+  assert found == [f'{name}:0' for name in names]
+  factors = layer.factored_kernels['kernel'].factors
+  # The product is 0 at the start, since the last x is; all else is drawn.
+  np.testing.assert_array_equal(layer.kernel, factors['base'])
+  assert [name for name, factor in factors.items() if not np.any(factor)] == [names[0]]
+  factors[names[0]].assign(rng.normal(size=(20, 3)))
+  assert np.linalg.matrix_rank(layer.kernel - factors['base'], tol=1e-4) == (
+    3 if product == 'plain' else 9
+  )
+  copy = layers.AdapterDense.from_config(layer.get_config())
+  copy(x)
+  assert len(copy.trainable_variables) == len(names)
+
+
+def mean_kernel_and_kernel_of_mean(layer, rng, num_clients=5):
+  """Of clients that trained from one adapter: the mean of their kernels, and FedAvg's."""
+  kernels, weights = [], []
+  for _ in range(num_clients):
+    for variable in layer.trainable_variables:
+      variable.assign(rng.normal(size=variable.shape))
+    kernels.append(layer.kernel.numpy())
+    weights.append([v.numpy() for v in layer.trainable_variables])
+  for variable, *parts in zip(layer.trainable_variables, *weights, strict=True):
+    variable.assign(np.mean(parts, 0))
+  return np.mean(kernels, 0), layer.kernel.numpy()
+
+
+@pytest.mark.parametrize('product', ['plain', 'hadamard'])
+@pytest.mark.parametrize('make', [
+  lambda **options: layers.AdapterDense(8, **options),
+  lambda **options: layers.AdapterConv2D(8, 3, **options),
+  lambda **options: layers.AdapterConv2D(8, 3, form='matrix', **options),
+])  # fmt: skip
+def test_mean_of_one_factor_is_the_mean_of_the_kernels(make, product, rng):
+  x = rng.normal(size=(2, 5, 5, 4)).astype(np.float32)
+  for one_factor in (True, False):
+    layer = make(rank=2, product=product, one_factor=one_factor)
+    layer(x)
+    of_kernels, of_mean = mean_kernel_and_kernel_of_mean(layer, rng)
+    base = layer.factored_kernels['kernel'].factors['base'].numpy().reshape(of_mean.shape)
+    off = np.linalg.norm(of_kernels - of_mean) / np.linalg.norm(of_kernels - base)
+    assert off < 1e-6 if one_factor else off > 0.3
+
+
 def test_rank_of_the_update(rng):
   layer = layers.AdapterDense(20, rank=3, dtype='float64')
   layer(rng.normal(size=(2, 30)))
@@ -89,6 +141,10 @@ def test_refuses_bad_arguments():
     layers.AdapterDense(4, rank=2, scale=0)
   with pytest.raises(ValueError, match='`rank` must be at least 1'):
     layers.AdapterLSTM(4, rank=0)
+  with pytest.raises(ValueError, match='`product` must be one of'):
+    layers.AdapterDense(4, rank=2, product='sum')
+  with pytest.raises(TypeError, match='`one_factor`'):
+    layers.AdapterDense(4, rank=2, one_factor=1)
   with pytest.raises(TypeError, match='rank'):
     layers.AdapterDense(4)
 

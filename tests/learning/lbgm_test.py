@@ -2,10 +2,14 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_federated as tff
 
 from tests.learning import linear
+from tff_lowrank import codecs
 from tff_lowrank import learning
+from tff_lowrank import ledger
+from tff_lowrank import structures
 
 sgd = tff.learning.optimizers.build_sgdm
 
@@ -15,11 +19,11 @@ CLIENT_RATE, MOMENTUM, BATCH = 0.2, 0.9, 4
 class NumpyLbgm:
   """LBGM in float64 with a heavy-ball server, by the definitions."""
 
-  def __init__(self, weights, threshold, granularity):
+  def __init__(self, weights, threshold, granularity, vectors=1):
     self.weights = [np.float64(w) for w in weights]
     self.velocity = [np.zeros_like(w) for w in self.weights]
     self.look_back = {}
-    self.threshold, self.granularity = threshold, granularity
+    self.threshold, self.granularity, self.vectors = threshold, granularity, vectors
     self.scalars = 0
 
   def _reconstruct(self, client, update):
@@ -27,14 +31,15 @@ class NumpyLbgm:
     blocks = [np.concatenate([u.ravel() for u in update])] if whole else [u.ravel() for u in update]
     sent = []
     for j, x in enumerate(blocks):
-      l = self.look_back.get((client, j))
-      if l is not None:
-        rho = (x @ l) / (l @ l)
-        if np.sum((x - rho * l) ** 2) / np.sum(x**2) <= self.threshold:
-          sent.append(rho * l)
-          self.scalars += 1
+      kept = self.look_back.setdefault((client, j), [])
+      if kept:
+        basis = np.stack(kept, 1)
+        spanned = basis @ np.linalg.lstsq(basis, x, rcond=1e-6)[0]
+        if np.sum((x - spanned) ** 2) / np.sum(x**2) <= self.threshold and len(kept) <= x.size:
+          sent.append(spanned)
+          self.scalars += len(kept)
           continue
-      self.look_back[client, j] = x
+      self.look_back[client, j] = [*kept, x][-self.vectors :]
       sent.append(x)
     flat = np.concatenate(sent)
     cuts = np.cumsum([u.size for u in update])[:-1]
@@ -52,14 +57,19 @@ class NumpyLbgm:
     self.weights = [w - v for w, v in zip(self.weights, self.velocity, strict=True)]
 
 
-@pytest.mark.parametrize('granularity', ['tensor', 'model'])
-def test_rounds_equal_numpy_under_sampling(rng, granularity):
+@pytest.mark.parametrize('granularity, vectors', [('tensor', 1), ('model', 1), ('tensor', 3)])
+def test_rounds_equal_numpy_under_sampling(rng, granularity, vectors):
   model = linear.build_model(rng)
   data = {c: linear.examples(rng, n) for c, n in zip('abcd', (8, 11, 16, 5), strict=True)}
   process = learning.build_lbgm_fed_avg(
-    model, sgd(CLIENT_RATE), sgd(1.0, momentum=MOMENTUM), threshold=0.3, granularity=granularity
+    model,
+    sgd(CLIENT_RATE),
+    sgd(1.0, momentum=MOMENTUM),
+    threshold=0.3,
+    granularity=granularity,
+    vectors=vectors,
   )
-  reference = NumpyLbgm(model.initial_weights[0], 0.3, granularity)
+  reference = NumpyLbgm(model.initial_weights[0], 0.3, granularity, vectors)
   state = process.initialize()
   memory = {c: process.initialize_client() for c in data}
   sent_scalars = 0
@@ -76,7 +86,69 @@ def test_rounds_equal_numpy_under_sampling(rng, granularity):
     for weight, wanted in zip(got, reference.weights, strict=True):
       np.testing.assert_allclose(weight, wanted, atol=1e-6, err_msg=f'round {round_num}')
   assert sent_scalars == reference.scalars
-  assert 0 < sent_scalars < 8 * 3 * len(memory['a'])
+  assert 0 < sent_scalars < 8 * 3 * vectors * len(memory['a'])
+
+
+class PlainLookBack(codecs.Codec):
+  """LBGM of the paper for each tensor and nothing else, to compare with to the bit."""
+
+  name = 'plain_look_back'
+  traits = codecs.Traits(has_memory=True, variable_size=True, individual=True)
+
+  def initial_memory(self, value_spec):
+    return [(tf.constant(False), structures.zeros(spec)) for spec in tf.nest.flatten(value_spec)]
+
+  def encode(self, memory, value, seed, reference=None):
+    messages, new_memory = [], []
+    for (has, l), x in zip(memory, tf.nest.flatten(value), strict=True):
+      rho = tf.math.divide_no_nan(structures.dot([x], [l]), structures.dot([l], [l]))
+      rho = tf.cast(rho, tf.float32)
+      rest = x - rho * l
+      error = structures.dot([rest], [rest]) / structures.dot([x], [x])
+      full = ~(has & (error <= 0.3))
+      messages.append((full, rho, x))
+      new_memory.append((has | full, structures.select(full, x, l)))
+    return codecs.Encoded(messages, new_memory)
+
+  def decode(self, memory, message):
+    pairs = zip(memory, message, strict=True)
+    return [structures.select(full, x, rho * l) for (_, l), (full, rho, x) in pairs]
+
+  def message_price(self, message):
+    bits = [tf.where(full, 32 * x.shape.num_elements(), 32) for full, _, x in message]
+    return ledger.price(payload=sum(bits), flag=len(message))
+
+  def official_units(self, message):
+    return tf.constant(0, tf.int64)
+
+  def write(self, writer, message):
+    raise NotImplementedError
+
+  def read(self, reader, value_spec, memory=None):
+    raise NotImplementedError
+
+
+def test_one_vector_is_the_paper_s_to_the_bit(rng):
+  model = linear.build_model(rng)
+  data = [linear.dataset(*linear.examples(rng, n), BATCH) for n in (8, 11, 16)]
+  settings = (model, sgd(CLIENT_RATE), sgd(1.0, momentum=MOMENTUM))
+  results = []
+  for process in (
+    learning.build_lbgm_fed_avg(*settings, threshold=0.3, vectors=1),
+    learning.build_compressed_fed_avg(*settings, codec=PlainLookBack()),
+  ):
+    state, memory = process.initialize(), [process.initialize_client()] * 3
+    found, bits = [], []
+    for _ in range(8):
+      output = process.next(state, memory, data)
+      state, memory = output.state, output.client_states
+      found += [np.asarray(w) for w in process.get_model_weights(state).trainable]
+      bits += [sum(report['uplink'].values()) for report in output.reports]
+    results.append((found, bits))
+  assert results[0][1] == results[1][1]
+  assert len(set(results[0][1])) > 2
+  for a, b in zip(results[0][0], results[1][0], strict=True):
+    np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize('build', [learning.build_lbgm_fed_avg, learning.build_shared_lbgm_fed_avg])

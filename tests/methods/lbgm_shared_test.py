@@ -8,7 +8,7 @@ from tff_lowrank.methods import lbgm_shared
 METHOD = lbgm_shared.METHOD
 
 
-def test_it_shares_its_settings_with_lbgm():
+def test_its_settings_are_the_paper_s():
   assert METHOD.settings is lbgm.LbgmSettings
 
 

@@ -11,8 +11,16 @@ METHOD = lbgm.METHOD
 
 
 def test_settings():
-  assert METHOD.settings() == lbgm.LbgmSettings(lbgm_threshold=0.2, lbgm_granularity='tensor')
-  for impossible in (dict(lbgm_threshold=1.1), dict(lbgm_granularity='layer')):
+  assert METHOD.settings() == lbgm.SubspaceSettings(
+    lbgm_threshold=0.2, lbgm_granularity='tensor', lbgm_vectors=1, lbgm_predictive=False
+  )
+  for impossible in (
+    dict(lbgm_threshold=1.1),
+    dict(lbgm_granularity='layer'),
+    dict(lbgm_vectors=0),
+    dict(lbgm_vectors=65),
+    dict(lbgm_predictive=1),
+  ):
     with pytest.raises(settings.SettingError, match=f'{next(iter(impossible))} must be'):
       METHOD.settings(**impossible)
   name, values = METHOD.tried
@@ -34,6 +42,15 @@ def test_builds_lbgm_around_a_codec():
   mine = cases.build(METHOD, uplink='top_k(0.5)', downlink='float16', **chosen)
   cases.assert_same(cases.run(mine), cases.run(expected))
   assert METHOD.takes_uplink and METHOD.takes_downlink
+
+
+def test_looks_back_at_several_vectors():
+  chosen = dict(lbgm_threshold=0.9, lbgm_vectors=3, lbgm_predictive=True)
+  expected = learning.build_lbgm_fed_avg(
+    **cases.common(), threshold=0.9, vectors=3, predictive=True, inner='top_k(0.5)', seed=cases.SEED
+  )
+  mine = cases.build(METHOD, uplink='top_k(0.5)', **chosen)
+  cases.assert_same(cases.run(mine), cases.run(expected))
 
 
 def test_at_threshold_0_it_is_fed_avg():

@@ -122,7 +122,11 @@ def test_a_task_that_is_an_object_is_made_already(given):
     ('fed_avg', dict(rouns=3), "a setting of a run under fed_avg, found 'rouns'. There are task, "),
     ('fed_avg', dict(method='lbgm'), "found 'method'"),
     ('fed_avg', dict(own=None), "found 'own'"),
-    ('fed_avg', dict(lbgm_threshold=0.4), 'nothing under fed_avg; it belongs to lbgm, lbgm_shared'),
+    (
+      'fed_avg',
+      dict(lbgm_threshold=0.4),
+      'nothing under fed_avg; it belongs to lbgm, lbgm_global, lbgm_shared',
+    ),
     ('lbgm', dict(lbgm_threshold=2), 'lbgm_threshold must be at most 1, found 2'),
     ('lbgm', dict(rounds='3'), "rounds must be a whole number, found '3' of type str"),
     ('fed_avg', dict(rounds=True), 'rounds must be a whole number, found True'),

@@ -15,6 +15,7 @@ from tff_lowrank.aggregators.coded_mean import (
   ClientStatefulCodedMeanFactory as ClientStatefulCodedMeanFactory,
 )
 from tff_lowrank.aggregators.coded_mean import CodedMeanFactory as CodedMeanFactory
+from tff_lowrank.aggregators.global_look_back import GlobalLookBackFactory as GlobalLookBackFactory
 from tff_lowrank.aggregators.partial_mean import (
   check_codec_under_freezing as check_codec_under_freezing,
 )
@@ -27,6 +28,7 @@ __all__ = [
   'ClientStatefulCodedMeanFactory',
   'CodedMeanFactory',
   'FreezingFactory',
+  'GlobalLookBackFactory',
   'SharedLookBackFactory',
   'check_codec_under_freezing',
   'lift',

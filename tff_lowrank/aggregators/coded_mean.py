@@ -96,11 +96,16 @@ class Sender(NamedTuple):
   value_type: The type of a client's input.
   memory_spec: `tf.TensorSpec`s of the codec's input.
   code: As `code` without the codec; the decoded value is an input of the mean.
+  known_type: of what clients know of the model, where that is not its weights: of the fifth
+    parameter of the process, the tensors of which are the reference's `model`.
+  initial_memory: as the codec's, for a memory that is not the codec's.
   """
 
   value_type: tff.Type
   memory_spec: Any
   code: Callable[..., CodedValue]
+  known_type: tff.Type | None = None
+  initial_memory: Callable[[Any], Any] | None = None
 
 
 def create_process(
@@ -119,7 +124,7 @@ def create_process(
 
   @tff.tensorflow.computation
   def initialize_client():
-    return codec.initial_memory(sender.memory_spec)
+    return (sender.initial_memory or codec.initial_memory)(sender.memory_spec)
 
   @tff.tensorflow.computation
   def first_round():
@@ -134,6 +139,9 @@ def create_process(
     return structures.zeros(tff.types.type_to_tf_tensor_specs(value_type))
 
   traits = codec.traits
+  known_type = sender.known_type
+  if known_type is None and traits.needs_model:
+    known_type = value_type
   memory_type = initialize_client.type_signature.result
   # The server broadcasts its round number, and its last aggregate if the codec needs it.
   context = collections.OrderedDict(round=first_round)
@@ -148,11 +156,11 @@ def create_process(
     sender.value_type,
     weight_type,
     context_type,
-    value_type if traits.needs_model else (),
+    () if known_type is None else known_type,
   )
   def code_at_client(memory, value, weight, context, model):
     reference = codecs.Reference(
-      model=tf.nest.flatten(model) if traits.needs_model else None,
+      model=None if known_type is None else tf.nest.flatten(model),
       last_update=tf.nest.flatten(context['last_update']) if traits.needs_last_update else None,
     )
     downlink = {}
@@ -203,9 +211,10 @@ def create_process(
     tff.FederatedType(sender.value_type, tff.CLIENTS),
     tff.FederatedType(weight_type, tff.CLIENTS),
   )
-  if traits.needs_model:
-    model_type = tff.FederatedType(value_type, tff.CLIENTS)
-    next_fn = tff.federated_computation(step, *parameter_types, model_type)
+  if known_type is not None:
+    next_fn = tff.federated_computation(
+      step, *parameter_types, tff.FederatedType(known_type, tff.CLIENTS)
+    )
   else:
 
     @tff.federated_computation(*parameter_types)

@@ -95,6 +95,7 @@ class SharedLookBackFactory(client_stateful.ReportingFactory):
           collections.OrderedDict(
             has=kept['has'] | fresh,
             look_back=structures.select(fresh, block, kept['look_back']),
+            older=kept['older'],
             inner=kept['inner'],
           )
         )

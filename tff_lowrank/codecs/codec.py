@@ -196,8 +196,11 @@ class Codec(abc.ABC):
     """Appends the wire form of `message`, with numpy or eager tensors, to `writer`."""
 
   @abc.abstractmethod
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Any:
-    """The message that `write` wrote for a value of `value_spec`, up to what is not sent."""
+  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Any:
+    """The message that `write` wrote for a value of `value_spec`, up to what is not sent.
+
+    `memory` is that of `decode`. Codecs that do not need it for the message's form take None.
+    """
 
   def message_bits(self, message: Any) -> tf.Tensor:
     """int64 []: equal to `8 * len(pack(message))` up to the padding of the last byte."""
@@ -209,14 +212,15 @@ class Codec(abc.ABC):
     self.write(writer, message)
     return writer.to_bytes()
 
-  def unpack(self, data: bytes, value_spec: Any) -> Any:
+  def unpack(self, data: bytes, value_spec: Any, memory: Any = None) -> Any:
     """The message that `pack` packed, which `decode` reads as it reads the original.
 
-    Shapes do not travel: both sides know the model. Raises ValueError if `data` is too short
-    or too long for `value_spec`.
+    Shapes do not travel: both sides know the model. `memory` is that of `decode`; look-back at
+    several vectors needs it. Raises ValueError if it does and there is none, or if `data` is too
+    short or too long for `value_spec`.
     """
     reader = bit_stream.BitReader(data)
-    message = self.read(reader, value_spec)
+    message = self.read(reader, value_spec, memory)
     reader.finish()
     return message
 

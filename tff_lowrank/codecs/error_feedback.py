@@ -89,5 +89,5 @@ class ErrorFeedback(codec.Codec):
   def write(self, writer: bit_stream.BitWriter, message: Any) -> None:
     self.inner.write(writer, message)
 
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Any:
-    return self.inner.read(reader, value_spec)
+  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Any:
+    return self.inner.read(reader, value_spec, memory and memory['inner'])

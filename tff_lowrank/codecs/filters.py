@@ -224,7 +224,7 @@ class CMFL(codec.Codec):
     if sends:
       self.inner.write(writer, message.payload)
 
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Relevant:
+  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Relevant:
     if reader.read_bit():
-      return Relevant(True, self.inner.read(reader, value_spec))
+      return Relevant(True, self.inner.read(reader, value_spec, memory))
     return Relevant(False, codec.nothing(self.inner, value_spec))

@@ -8,6 +8,7 @@ from typing import Any
 
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import drive
+from tff_lowrank.codecs import ef21
 from tff_lowrank.codecs import error_feedback
 from tff_lowrank.codecs import filters
 from tff_lowrank.codecs import identity
@@ -15,6 +16,7 @@ from tff_lowrank.codecs import look_back
 from tff_lowrank.codecs import low_rank
 from tff_lowrank.codecs import quantize
 from tff_lowrank.codecs import sign_sgd
+from tff_lowrank.codecs import sparse_ternary
 from tff_lowrank.codecs import top_k
 
 _MAX_LENGTH = 1000
@@ -23,6 +25,7 @@ _ALL: tuple[type[codec.Codec], ...] = (
   identity.Identity,
   top_k.TopK,
   top_k.RandomK,
+  sparse_ternary.SparseTernary,
   sign_sgd.SignSGD,
   quantize.QSGD,
   quantize.Float16,
@@ -34,6 +37,7 @@ _ALL: tuple[type[codec.Codec], ...] = (
   filters.Gaia,
   filters.CMFL,
   error_feedback.ErrorFeedback,
+  ef21.EF21,
   look_back.LookBack,
 )
 CODECS: Mapping[str, type[codec.Codec]] = {kind.name: kind for kind in _ALL}

@@ -42,7 +42,10 @@ class Identity(codec.Codec):
     for tensor in message:
       writer.write_array(structures.to_numpy(tensor))
 
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> list[np.ndarray]:
+  def read(
+    self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None
+  ) -> list[np.ndarray]:
+    del memory
     return [
       reader.read_array(tuple(spec.shape), spec.dtype.as_numpy_dtype)
       for spec in tf.nest.flatten(value_spec)

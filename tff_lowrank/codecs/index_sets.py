@@ -37,10 +37,28 @@ def _gaps(indices: tf.Tensor, count: Any) -> tf.Tensor:
   return tf.where(valid, indices - before - 1, 0)
 
 
-def _rice_bits(n: Any, indices: tf.Tensor, count: Any) -> tf.Tensor:
-  b = rice_parameter(n, count)
-  quotients = tf.bitwise.right_shift(_gaps(indices, count), b)
+def golomb_bits(indices: tf.Tensor, count: Any, b: Any) -> tf.Tensor:
+  """int64 []: of the gaps, a quotient by 2^b in unary and a remainder of b bits each."""
+  quotients = tf.bitwise.right_shift(_gaps(indices, count), tf.cast(b, tf.int64))
   return tf.reduce_sum(quotients) + tf.cast(count, tf.int64) * (1 + b)
+
+
+def write_golomb(writer: bit_stream.BitWriter, indices: np.ndarray, b: int) -> None:
+  """Appends the gaps between sorted indices, as `golomb_bits` prices them."""
+  gaps = np.diff(indices, prepend=-1).astype(np.int64) - 1
+  writer.write_unary(gaps >> b)
+  writer.write_integers(gaps & ((1 << b) - 1), b)
+
+
+def read_golomb(reader: bit_stream.BitReader, count: int, b: int) -> np.ndarray:
+  """The sorted indices, int32, that `write_golomb` wrote."""
+  gaps = reader.read_unary(count) << b
+  gaps = gaps + reader.read_integers(count, b)
+  return (np.cumsum(gaps + 1) - 1).astype(np.int32)
+
+
+def _rice_bits(n: Any, indices: tf.Tensor, count: Any) -> tf.Tensor:
+  return golomb_bits(indices, count, rice_parameter(n, count))
 
 
 def bits(n: Any, indices: tf.Tensor, count: Any, *, known: bool) -> tf.Tensor:
@@ -69,10 +87,7 @@ def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool
   fixed, rice = int(ledger.index_set_bits(count, n)), int(_rice_bits(n, indices, count))
   writer.write_bit(rice < fixed)
   if rice < fixed:
-    b = int(rice_parameter(n, count))
-    gaps = np.diff(indices, prepend=-1) - 1
-    writer.write_unary(gaps >> b)
-    writer.write_integers(gaps & ((1 << b) - 1), b)
+    write_golomb(writer, indices, int(rice_parameter(n, count)))
   elif fixed == n:
     writer.write_bits(np.isin(np.arange(n), indices))
   else:
@@ -86,10 +101,7 @@ def read(reader: bit_stream.BitReader, n: int, count: int | None) -> np.ndarray:
   if count in (0, n):
     return np.arange(count, dtype=np.int32)
   if reader.read_bit():
-    b = int(rice_parameter(n, count))
-    gaps = reader.read_unary(count) << b
-    gaps = gaps + reader.read_integers(count, b)
-    return (np.cumsum(gaps + 1) - 1).astype(np.int32)
+    return read_golomb(reader, count, int(rice_parameter(n, count)))
   if int(ledger.index_set_bits(count, n)) == n:
     return np.flatnonzero(reader.read_bits(n)).astype(np.int32)
   return reader.read_integers(count, int(ledger.index_width(n))).astype(np.int32)

@@ -1,4 +1,4 @@
-"""LBGM: recycle the last update that was sent in full.
+"""LBGM: recycle the last updates that were sent in full.
 
 Azam, Hosseinalipour, Qiu, Brinton: Recycling Model Updates in Federated Learning: Are Gradient
 Subspaces Low-Rank? ICLR 2022, https://openreview.net/forum?id=B7ZbqNLDn-_.
@@ -7,6 +7,10 @@ For the update x and the look-back vector l, the last update that the client sen
   rho     = <x, l> / |l|^2                   the look-back coefficient
   error   = |x - rho l|^2 / |x|^2            the look-back-phase error, sin^2 of their angle
   send rho if error <= threshold, and the server takes rho l; else send x, and l becomes x.
+
+With several vectors, which is not in the paper, they are the last updates l_1 to l_m that were
+sent in full, the oldest first, and rho are the m numbers with the least
+  error   = |x - sum_i rho_i l_i|^2 / |x|^2
 """
 
 import collections
@@ -24,40 +28,18 @@ from tff_lowrank import structures
 from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import identity
+from tff_lowrank.codecs import least_squares
 
 Block = list[tf.Tensor]
 
 
-def scale(coefficient: tf.Tensor, look_back: Block) -> Block:
-  """`coefficient`, float32 [], times each tensor."""
-  return [structures.scale(coefficient, x) for x in look_back]
-
-
-def project(x: Block, look_back: Block) -> tuple[tf.Tensor, tf.Tensor]:
-  """The look-back coefficient, float32 [], and the relative squared error, float64 [].
-
-  The error is that of the vector which the server would reconstruct, residual by residual:
-  `1 - cos^2` would lose all digits for parallel vectors. It is 0 for x = 0 and infinite where
-  no coefficient helps (l = 0, a coefficient beyond float32, or x not finite).
-  """
-  squared_x, squared_look_back = structures.dot(x, x), structures.dot(look_back, look_back)
-  coefficient = tf.math.divide_no_nan(structures.dot(x, look_back), squared_look_back)
-  coefficient = tf.cast(coefficient, tf.float32)
-  residual = [a - b for a, b in zip(x, scale(coefficient, look_back), strict=True)]
-  error = tf.math.divide_no_nan(structures.dot(residual, residual), squared_x)
-  useless = (squared_look_back <= 0) & (squared_x > 0)
-  # Least squares: at most 1, but for rounding.
-  usable = tf.math.is_finite(error) & ~useless
-  return coefficient, tf.where(usable, tf.minimum(error, 1.0), np.inf)
-
-
 def choose(
-  x: Block, look_back: Block, has_look_back: tf.Tensor, threshold: float
+  x: Block, vectors: list[Block], has_look_back: tf.Tensor, threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Whether to send `x` in full, bool []; else the coefficient to send, float32 []; the error."""
-  coefficient, error = project(x, look_back)
+  """Whether to send `x` in full, bool []; else the coefficients, float32 [r]; the error."""
+  coefficients, error = least_squares.project(x, vectors)
   recycle = has_look_back & (error <= threshold) if threshold > 0 else tf.constant(False)
-  return ~recycle, coefficient, error
+  return ~recycle, coefficients, error
 
 
 def _shifted(fn: Callable[..., Any], start: int, i: int, *parts: Any) -> Any:
@@ -72,16 +54,17 @@ def measure(
 ) -> collections.OrderedDict[str, tuple[tf.Tensor, tf.Tensor]]:
   """Measurements of one client, from one entry a block.
 
-  scalar_fraction: share of the blocks sent as a scalar; scalar_fraction_by_block, [blocks], one
-    by one.
-  lbp_error: mean look-back-phase error over blocks with a look-back vector, sent as a scalar
+  scalar_fraction: share of the blocks sent as coefficients; scalar_fraction_by_block, [blocks],
+    one by one.
+  lbp_error: mean look-back-phase error over blocks with a look-back vector, sent as coefficients
     or not.
-  look_back_coefficient: mean coefficient of the blocks sent as a scalar.
+  look_back_coefficient: mean coefficient, of the newest vector, of the blocks sent so.
   """
   recycled = tf.cast(~tf.stack(full), tf.float32)
   errors = tf.cast(tf.stack(errors), tf.float32)
   tested = tf.stack(has_look_back) & tf.math.is_finite(errors)
-  coefficients = tf.where(recycled > 0, tf.stack(coefficients), 0.0)
+  newest = tf.stack([numbers[-1] for numbers in coefficients])
+  coefficients = tf.where(recycled > 0, newest, 0.0)
   one = tf.constant(1.0)
   return collections.OrderedDict(
     scalar_fraction=(tf.reduce_mean(recycled), one),
@@ -99,21 +82,31 @@ class LookBack(codec.Codec):
   """Recycles what `inner` would have sent.
 
   inner: the codec whose decoded output is recycled.
-  threshold: the largest relative squared error, in [0, 1], at which a scalar is sent; 0 sends
-    everything in full.
+  threshold: the largest relative squared error, in [0, 1], at which coefficients are sent; 0
+    sends everything in full.
   granularity: `'tensor'` decides for each tensor, `'model'` once for all.
+  vectors: r, how many updates to look back at, at most 64; 1 is LBGM. Both sides keep r models a
+    client.
+  predictive: what is sent in place of x in full: if true, the coefficients and what `inner` makes
+    of x - sum_i rho_i l_i, which is added to the sum; the error is then that of the update itself.
+    A threshold of 0 does so always.
 
-  Memory: an `OrderedDict` with, for each block, `has` (bool, whether a look-back vector
-  exists), `look_back` (its tensors) and `inner` (the inner codec's memory).
-  Message, for each block: `full` (bool), `coefficient` (float32), `payload` (the inner
-  message). On the wire: one flag a block, then 32 bits or the payload.
-  A block whose inner message is shorter than a scalar is sent in full.
-  Official units: LBGM's, one per scalar sent, else the inner codec's.
+  Memory: an `OrderedDict` with, for each block, `has` (bool, whether a look-back vector exists),
+  `look_back` (the tensors of the newest), `older` (a list of r - 1 of `has` and `look_back`, the
+  oldest first; those that exist are the last) and `inner` (the inner codec's memory).
+  Message, for each block: `full` (bool), `coefficients` (float32 [r], the oldest vector's first; 0
+  for those that do not exist), `count` (int32, m, how many exist), `payload` (the inner message).
+  On the wire: one flag a block, then 32 m bits or the payload, or both if predictive. The reader
+  knows m from its memory, but for LBGM, which needs it not.
+  A block whose inner message is shorter than the coefficients is sent in full.
+  Official units: LBGM's, one per coefficient sent, and the inner codec's where it sends.
   """
 
   inner: codec.Codec = dataclasses.field(default_factory=identity.Identity)
   threshold: float = 0.2
   granularity: str = 'tensor'
+  vectors: int = 1
+  predictive: bool = False
 
   def __post_init__(self) -> None:
     codec.resolve_inner(self)
@@ -124,14 +117,26 @@ class LookBack(codec.Codec):
       )
     checks.check_in_range('threshold', self.threshold, 0, 1)
     checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
+    checks.check_at_least('vectors', self.vectors, 1)
+    if self.vectors > self.MAX_VECTORS:
+      raise ValueError(f'`vectors` must be at most {self.MAX_VECTORS}, found {self.vectors}.')
+    checks.check_type('predictive', self.predictive, bool)
+    if self.predictive and self.inner.traits.needs_model:
+      raise ValueError(
+        f'{self.name} cannot predict for {self.inner.name}, which compares an update with the '
+        'model, and here would get what is left of it.'
+      )
 
   name: ClassVar[str] = 'look_back'
+
+  MAX_VECTORS: ClassVar[int] = 64
 
   @property
   def traits(self) -> codec.Traits:
     inner = self.inner.traits
+    exact = isinstance(self.inner, identity.Identity)
     return codec.Traits(
-      contraction=isinstance(self.inner, identity.Identity),
+      contraction=inner.contraction if self.predictive else exact,
       corrigible=inner.corrigible,
       has_memory=True,
       variable_size=True,
@@ -145,10 +150,34 @@ class LookBack(codec.Codec):
       collections.OrderedDict(
         has=tf.constant(False),
         look_back=structures.zeros(block),
+        older=[
+          collections.OrderedDict(has=tf.constant(False), look_back=structures.zeros(block))
+          for _ in range(self.vectors - 1)
+        ],
         inner=self.inner.initial_memory(block),
       )
       for block in codec.blocks_of(tf.nest.flatten(value_spec), self.granularity)
     ]
+
+  def memory_with(
+    self, vectors: list[Block], exist: tf.Tensor, inner_memories: list[Any]
+  ) -> list[Any]:
+    """A memory made of its parts.
+
+    Args:
+      vectors: The r values to look back at, as lists of tensors, the oldest first.
+      exist: bool [r]; one that does not is of zeros, and those after one that does do.
+      inner_memories: The inner codec's, for each block.
+    """
+    blocks = [codec.blocks_of(vector, self.granularity) for vector in vectors]
+    memory = []
+    for j, inner in enumerate(inner_memories):
+      kept = [
+        collections.OrderedDict(has=exist[i], look_back=vector[j])
+        for i, vector in enumerate(blocks)
+      ]
+      memory.append(collections.OrderedDict(kept[-1], older=kept[:-1], inner=inner))
+    return memory
 
   def encode(
     self, memory: list[Any], value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
@@ -163,69 +192,79 @@ class LookBack(codec.Codec):
     inner_measurements = collections.OrderedDict()  # type: dict[str, Any]
     for i, (block, kept) in enumerate(zip(blocks, memory, strict=True)):
       block_seed = tf.random.experimental.stateless_fold_in(seed, i)
-      inner = self.inner.encode(kept['inner'], block, block_seed, references[i])
-      x = self.inner.decode(kept['inner'], inner.message)
-      full, coefficient, error = choose(x, kept['look_back'], kept['has'], self.threshold)
-      # What is shorter than a scalar is better sent as it is.
-      full |= self.inner.message_bits(inner.message) < ledger.SCALAR_BITS
-      # A vector that is not finite is never remembered.
-      remember = full & structures.all_finite(x)
-      messages.append(
-        collections.OrderedDict(full=full, coefficient=coefficient, payload=inner.message)
-      )
-      new_memory.append(
-        collections.OrderedDict(
-          has=kept['has'] | remember,
-          look_back=structures.select(remember, x, kept['look_back']),
-          inner=inner.memory,
-        )
-      )
+      encode_block = self._predict if self.predictive else self._recycle
+      sent, x, inner, error = encode_block(kept, block, block_seed, references[i])
+      messages.append(sent)
+      new_memory.append(_push(kept, sent['full'], x, inner.memory))
       errors.append(error)
       for name, (total, count) in inner.measurements.items():
         sums = inner_measurements.get(name, (0.0, 0.0))
         inner_measurements[name] = (sums[0] + total, sums[1] + count)
     measurements = measure(
       [m['full'] for m in messages],
-      [m['coefficient'] for m in messages],
+      [m['coefficients'] for m in messages],
       errors,
       [kept['has'] for kept in memory],
     )
     measurements.update(inner_measurements)
     return codec.Encoded(messages, new_memory, measurements)
 
+  def _recycle(
+    self, kept: Any, block: Block, seed: tf.Tensor, reference: codec.Reference | None
+  ) -> tuple[Any, Block, codec.Encoded, tf.Tensor]:
+    """The message of a block, and what it decodes to in full; the inner encoding; the error."""
+    inner = self.inner.encode(kept['inner'], block, seed, reference)
+    x = self.inner.decode(kept['inner'], inner.message)
+    full, coefficients, error = choose(x, _vectors(kept), kept['has'], self.threshold)
+    count = _count(kept)
+    # What is shorter than the coefficients is better sent as it is.
+    full |= self.inner.message_bits(inner.message) < _coefficient_bits(count)
+    return _message(full, coefficients, count, inner.message), x, inner, error
+
+  def _predict(
+    self, kept: Any, block: Block, seed: tf.Tensor, reference: codec.Reference | None
+  ) -> tuple[Any, Block, codec.Encoded, tf.Tensor]:
+    """As `_recycle`; the inner codec has the residual, and forgets what it does not send."""
+    full, coefficients, error = choose(block, _vectors(kept), kept['has'], self.threshold)
+    coefficients = tf.where(tf.math.is_finite(error), coefficients, 0.0)
+    predicted = least_squares.combine(coefficients, _vectors(kept))
+    residual = [a - b for a, b in zip(block, predicted, strict=True)]
+    inner = self.inner.encode(kept['inner'], residual, seed, reference)
+    inner = inner._replace(memory=structures.select(full, inner.memory, kept['inner']))
+    sent = _message(full, coefficients, _count(kept), inner.message)
+    return sent, self._in_full(kept, sent), inner, error
+
+  def _in_full(self, kept: Any, sent: Any) -> Block:
+    """What a block's message decodes to if it is sent in full."""
+    x = self.inner.decode(kept['inner'], sent['payload'])
+    if not self.predictive:
+      return x
+    combined = least_squares.combine(sent['coefficients'], _vectors(kept))
+    return [a + b for a, b in zip(combined, x, strict=True)]
+
   def decode(self, memory: list[Any], message: list[Any]) -> list[tf.Tensor]:
     decoded = []
     for kept, sent in zip(memory, message, strict=True):
-      decoded += structures.select(
-        sent['full'],
-        self.inner.decode(kept['inner'], sent['payload']),
-        scale(sent['coefficient'], kept['look_back']),
-      )
+      combined = least_squares.combine(sent['coefficients'], _vectors(kept))
+      decoded += structures.select(sent['full'], self._in_full(kept, sent), combined)
     return decoded
 
   def follow(self, memory: list[Any], message: list[Any]) -> list[Any]:
-    new_memory = []
-    for kept, sent in zip(memory, message, strict=True):
-      x = self.inner.decode(kept['inner'], sent['payload'])
-      remember = sent['full'] & structures.all_finite(x)
-      new_memory.append(
-        collections.OrderedDict(
-          has=kept['has'] | remember,
-          look_back=structures.select(remember, x, kept['look_back']),
-          inner=kept['inner'],  # No codec that may be inside reads it to decode.
-        )
-      )
-    return new_memory
+    # No codec that may be inside reads its memory to decode.
+    return [
+      _push(kept, sent['full'], self._in_full(kept, sent), kept['inner'])
+      for kept, sent in zip(memory, message, strict=True)
+    ]
 
   def map_memory(self, fn: Callable[..., Any], *memories: Any) -> list[Any]:
     mapped, start = [], 0
     for blocks in zip(*memories, strict=True):
       in_block = functools.partial(_shifted, fn, start)
-      vectors = zip(*(kept['look_back'] for kept in blocks), strict=True)
+      older = zip(*(kept['older'] for kept in blocks), strict=True)
       mapped.append(
         collections.OrderedDict(
-          has=blocks[-1]['has'],
-          look_back=[in_block(i, *parts) for i, parts in enumerate(vectors)],
+          **_mapped(in_block, blocks),
+          older=[_mapped(in_block, parts) for parts in older],
           inner=self.inner.map_memory(in_block, *(kept['inner'] for kept in blocks)),
         )
       )
@@ -233,43 +272,104 @@ class LookBack(codec.Codec):
     return mapped
 
   def message_price(self, message: list[Any]) -> ledger.Price:
-    flags = ledger.price(flag=ledger.FLAG_BITS * len(message))
-    scalar = ledger.price(scalar=ledger.SCALAR_BITS)
-    return ledger.add(
-      flags,
-      *(
-        ledger.select(sent['full'], self.inner.message_price(sent['payload']), scalar)
-        for sent in message
-      ),
-    )
+    prices = [ledger.price(flag=ledger.FLAG_BITS * len(message))]
+    for sent in message:
+      coefficients = ledger.price(scalar=_coefficient_bits(sent['count']))
+      full = self.inner.message_price(sent['payload'])
+      if self.predictive:
+        full = ledger.add(coefficients, full)
+      prices.append(ledger.select(sent['full'], full, coefficients))
+    return ledger.add(*prices)
 
   def official_units(self, message: list[Any]) -> tf.Tensor:
-    return sum(
-      tf.where(sent['full'], self.inner.official_units(sent['payload']), tf.constant(1, tf.int64))
-      for sent in message
-    )
+    units = []
+    for sent in message:
+      coefficients = tf.cast(sent['count'], tf.int64)
+      full = tf.cast(self.inner.official_units(sent['payload']), tf.int64)
+      full += coefficients if self.predictive else 0
+      units.append(tf.where(sent['full'], full, coefficients))
+    return sum(units)
 
   def write(self, writer: bit_stream.BitWriter, message: list[Any]) -> None:
     for sent in message:
-      full = bool(np.asarray(sent['full']))
+      full, count = bool(np.asarray(sent['full'])), int(sent['count'])
       writer.write_bit(full)
+      if self.predictive or not full:
+        coefficients = np.asarray(sent['coefficients'], np.float32)
+        writer.write_array(coefficients[self.vectors - count :])
       if full:
         self.inner.write(writer, sent['payload'])
-      else:
-        writer.write_array(np.asarray(sent['coefficient'], np.float32))
 
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> list[Any]:
+  def read(
+    self, reader: bit_stream.BitReader, value_spec: Any, memory: list[Any] | None = None
+  ) -> list[Any]:
+    blocks = codec.blocks_of(tf.nest.flatten(value_spec), self.granularity)
+    memory = memory or [None] * len(blocks)
     return [
-      self._read_block(reader, block)
-      for block in codec.blocks_of(tf.nest.flatten(value_spec), self.granularity)
+      self._read_block(reader, block, kept) for block, kept in zip(blocks, memory, strict=True)
     ]
 
-  def _read_block(self, reader: bit_stream.BitReader, block: list[tf.TensorSpec]) -> Any:
-    if reader.read_bit():
-      coefficient = np.zeros((), np.float32)
-      payload = self.inner.read(reader, block)
-      return collections.OrderedDict(full=True, coefficient=coefficient, payload=payload)
-    coefficient = reader.read_array((), np.float32)
-    # Not sent, and masked by `full`: any message of the right structure serves.
-    nothing = codec.nothing(self.inner, block)
-    return collections.OrderedDict(full=False, coefficient=coefficient, payload=nothing)
+  def _read_block(
+    self, reader: bit_stream.BitReader, block: list[tf.TensorSpec], kept: Any | None
+  ) -> Any:
+    full = reader.read_bit()
+    coefficients, count = np.zeros(self.vectors, np.float32), np.int32(0)
+    if self.predictive or not full:
+      count = self._known_count(kept)
+      coefficients[self.vectors - count :] = reader.read_array((count,), np.float32)
+    if full:
+      payload = self.inner.read(reader, block, kept and kept['inner'])
+    else:
+      # Not sent, and masked by `full`: any message of the right structure serves.
+      payload = codec.nothing(self.inner, block)
+    return _message(full, coefficients, count, payload)
+
+  def _known_count(self, kept: Any | None) -> int:
+    """How many vectors the reader of a message's coefficients knows that there are."""
+    if kept is not None:
+      return int(_count(kept))
+    if self.vectors == 1 and not self.predictive:
+      return 1
+    raise ValueError(
+      f'{self} cannot read a message without the memory before it: how many coefficients there '
+      'are depends on it.'
+    )
+
+
+def _message(full: Any, coefficients: Any, count: Any, payload: Any) -> Any:
+  return collections.OrderedDict(full=full, coefficients=coefficients, count=count, payload=payload)
+
+
+def _push(kept: Any, full: tf.Tensor, x: Block, inner: Any) -> Any:
+  """The memory of a block after a message, in full x, and with that of the inner codec."""
+  # A vector that is not finite is never remembered.
+  remember = full & structures.all_finite(x)
+  newest = collections.OrderedDict(has=kept['has'], look_back=kept['look_back'])
+  return collections.OrderedDict(
+    has=kept['has'] | remember,
+    look_back=structures.select(remember, x, kept['look_back']),
+    older=structures.select(remember, [*kept['older'], newest][1:], kept['older']),
+    inner=inner,
+  )
+
+
+def _vectors(kept: Any) -> list[Block]:
+  """A block's look-back vectors, the oldest first."""
+  return [*(earlier['look_back'] for earlier in kept['older']), kept['look_back']]
+
+
+def _count(kept: Any) -> tf.Tensor:
+  """int32 []: how many of them exist."""
+  exists = [*(earlier['has'] for earlier in kept['older']), kept['has']]
+  return tf.reduce_sum(tf.cast(tf.stack(exists), tf.int32))
+
+
+def _coefficient_bits(count: Any) -> tf.Tensor:
+  return tf.cast(count, tf.int64) * ledger.SCALAR_BITS
+
+
+def _mapped(fn: Callable[..., Any], parts: Any) -> Any:
+  vectors = zip(*(kept['look_back'] for kept in parts), strict=True)
+  return collections.OrderedDict(
+    has=parts[-1]['has'], look_back=[fn(i, *tensors) for i, tensors in enumerate(vectors)]
+  )

@@ -91,5 +91,5 @@ class PerTensor(codec.Codec):
     for m in message:
       self.write_tensor(writer, m)
 
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> list[Any]:
+  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> list[Any]:
     return [self.read_tensor(reader, spec) for spec in tf.nest.flatten(value_spec)]

@@ -56,7 +56,7 @@ class Sparse(NamedTuple):
   specs: list[list[tf.TensorSpec]]
 
 
-def _common_dtype(block: list[Any]) -> tf.DType:
+def common_dtype(block: list[Any]) -> tf.DType:
   """The dtype that holds the numbers of all tensors, or specs, of a block without loss."""
   dtypes = {x.dtype for x in block}
   if len(dtypes) == 1:
@@ -65,7 +65,7 @@ def _common_dtype(block: list[Any]) -> tf.DType:
 
 
 def _concatenated(block: list[tf.Tensor]) -> tf.Tensor:
-  dtype = _common_dtype(block)
+  dtype = common_dtype(block)
   return tf.concat([tf.cast(tf.reshape(x, [-1]), dtype) for x in block], 0)
 
 
@@ -78,6 +78,14 @@ def _split(vector: tf.Tensor, sizes: list[Any], specs: list[tf.TensorSpec]) -> l
     tf.reshape(part, spec.shape) if spec.shape.is_fully_defined() else part
     for part, spec in zip(parts, specs, strict=True)
   ]
+
+
+def scattered(
+  indices: tf.Tensor, vector: tf.Tensor, sizes: list[Any], specs: list[tf.TensorSpec]
+) -> list[tf.Tensor]:
+  """The tensors of a block that have the elements of `vector` at `indices`, and else 0."""
+  n = [tf.cast(sum(sizes), tf.int32)]
+  return _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, n), sizes, specs)
 
 
 def _threshold(order: tf.Tensor, k: Any) -> tuple[tf.Tensor, tf.Tensor]:
@@ -135,7 +143,7 @@ def _magnitudes(vector: tf.Tensor) -> tf.Tensor:
   return tf.bitcast(tf.abs(wide), tf.int64 if wide.dtype == tf.float64 else tf.int32)
 
 
-def _layout(blocks: list[list[Any]]) -> tuple[list[list[Any]], list[list[tf.TensorSpec]]]:
+def layout(blocks: list[list[Any]]) -> tuple[list[list[Any]], list[list[tf.TensorSpec]]]:
   """The sizes and specs of the tensors, or specs, of each block."""
   return (
     [[structures.size(x) for x in block] for block in blocks],
@@ -192,17 +200,15 @@ class _Sparsifier(codec.Codec):
       indices.append(self._choose(vector, k, tf.random.experimental.stateless_fold_in(seed, i)))
       vectors.append(self._kept_vector(vector, indices[-1]))
     inner = self.values.encode((), vectors, seed)
-    message = Sparse(indices, inner.message, seed, *_layout(blocks))
+    message = Sparse(indices, inner.message, seed, *layout(blocks))
     return codec.Encoded(message, memory, inner.measurements)
 
   def decode(self, memory: Any, message: Sparse) -> list[tf.Tensor]:
     del memory
     decoded = []
     vectors = self.values.decode((), message.values)
-    layout = zip(message.indices, vectors, message.sizes, message.specs, strict=True)
-    for indices, vector, sizes, specs in layout:
-      n = [tf.cast(sum(sizes), tf.int32)]
-      decoded += _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, n), sizes, specs)
+    for block in zip(message.indices, vectors, message.sizes, message.specs, strict=True):
+      decoded += scattered(*block)
     return decoded
 
   def official_units(self, message: Sparse) -> tf.Tensor:
@@ -210,7 +216,7 @@ class _Sparsifier(codec.Codec):
 
   def _kept_specs(self, blocks: list[list[tf.TensorSpec]]) -> list[tf.TensorSpec]:
     return [
-      tf.TensorSpec([kept(self.amount, structures.num_elements(block))], _common_dtype(block))
+      tf.TensorSpec([kept(self.amount, structures.num_elements(block))], common_dtype(block))
       for block in blocks
     ]
 
@@ -268,7 +274,7 @@ class TopK(_Sparsifier):
       index_sets.write(writer, sum(sizes), np.asarray(indices), known=True)
     self.values.write(writer, message.values)
 
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Sparse:
+  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Sparse:
     blocks = codec.blocks_of(tf.nest.flatten(structures.specs(value_spec)), self.granularity)
     kept_specs = self._kept_specs(blocks)
     indices = [
@@ -276,7 +282,7 @@ class TopK(_Sparsifier):
       for block, spec in zip(blocks, kept_specs, strict=True)
     ]
     values = self.values.read(reader, kept_specs)
-    return Sparse(indices, values, tf.zeros([2], tf.int32), *_layout(blocks))
+    return Sparse(indices, values, tf.zeros([2], tf.int32), *layout(blocks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -333,7 +339,7 @@ class RandomK(_Sparsifier):
     writer.write_array(np.asarray(message.seed, np.int32))
     self.values.write(writer, message.values)
 
-  def read(self, reader: bit_stream.BitReader, value_spec: Any) -> Sparse:
+  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Sparse:
     seed = tf.constant(reader.read_array((2,), np.int32))
     blocks = codec.blocks_of(tf.nest.flatten(structures.specs(value_spec)), self.granularity)
     kept_specs = self._kept_specs(blocks)
@@ -341,4 +347,4 @@ class RandomK(_Sparsifier):
     for i, (block, spec) in enumerate(zip(blocks, kept_specs, strict=True)):
       block_seed = tf.random.experimental.stateless_fold_in(seed, i)
       indices.append(self._draw(structures.num_elements(block), spec.shape[0], block_seed))
-    return Sparse(indices, self.values.read(reader, kept_specs), seed, *_layout(blocks))
+    return Sparse(indices, self.values.read(reader, kept_specs), seed, *layout(blocks))

@@ -1,11 +1,22 @@
-"""Low-rank Hadamard adapters on frozen layers: only the factors are trained and sent.
+"""Low-rank adapters on frozen layers: only the factors are trained and sent.
 
 LoHa: Yeh et al.: Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859, which uses
 FedPara's product (ICLR 2022, arXiv 2108.06098) as an update of a trained kernel:
   kernel = base + scale W1 * W2        the product is 0 at the start, since x2 is
+With product='plain', LoRA: Hu et al., ICLR 2022, arXiv 2106.09685:
+  kernel = base + scale W1             0 at the start, since x1 is
+
+Averaging both factors over clients is not averaging what they stand for: of LoRA, the mean of the
+products y_k x_k' over clients k is not the product of the means of y_k and of x_k, and a round of
+FedAvg makes a kernel that is no client's mean. With one_factor=True, FFA-LoRA (Sun, Li, Li, Ding:
+Improving LoRA in Privacy-preserving Federated Learning, ICLR 2024, arXiv 2403.12313), y stays as it
+was drawn, and x alone, which starts at 0, trains and travels: the kernel is linear in it, so that
+the mean of the kernels is the kernel of the mean, at half the numbers. Of LoHa, x2 alone trains.
+
 Each layer takes the arguments of the Keras layer of its name, and `rank`, `scale` (a number above
-0), `initialization` of the factors other than x2, and `recompute`. `base` and `bias` are not
-trainable. They are created so, rather than frozen by `layer.trainable = False`, since
+0), `product` (`'hadamard'` or `'plain'`), `one_factor`, `initialization` of the factors that do not
+start at 0, and `recompute`. `base` and `bias` are not trainable, nor are the factors that
+`one_factor` freezes. They are created so, rather than frozen by `layer.trainable = False`, since
 tff.learning.models.functional_model_from_keras only looks at how variables were created.
 """
 
@@ -31,6 +42,8 @@ class Adapter(factored.Factored):
     *args: Any,
     rank: int,
     scale: float = 1.0,
+    product: str = 'hadamard',
+    one_factor: bool = False,
     initialization: str = 'balanced',
     **kwargs: Any,
   ):
@@ -39,8 +52,16 @@ class Adapter(factored.Factored):
     if not 0 < scale < float('inf'):
       raise ValueError(f'`scale` must be finite and above 0, found {scale}.')
     checks.check_one_of('initialization', initialization, factorization_lib.INITIALIZATIONS)
+    checks.check_one_of('product', product, factorization_lib.PRODUCTS)
+    checks.check_type('one_factor', one_factor, bool)
     super().__init__(*args, **kwargs)
-    self._adapter: dict[str, Any] = dict(rank=rank, scale=scale, initialization=initialization)
+    self._adapter: dict[str, Any] = dict(
+      rank=rank,
+      scale=scale,
+      product=product,
+      one_factor=one_factor,
+      initialization=initialization,
+    )
 
   @property
   def settings(self) -> dict[str, Any]:

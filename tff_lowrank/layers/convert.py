@@ -127,11 +127,13 @@ def to_adapters(
   rank: int,
   *,
   scale: float = 1.0,
+  product: str = 'hadamard',
+  one_factor: bool = False,
   skip: Collection[str] = (),
   trainable: Collection[str] = (),
   recompute: bool = False,
 ) -> Conversion:
-  """Freezes the weights and adds LoHa adapters of `rank`; the outputs do not change at first.
+  """Freezes the weights and adds low-rank adapters of `rank`; the outputs do not change at first.
 
   Only the adapters, even if larger than the kernel, and layers named in `trainable` are trained.
   Layers without a kernel, or named in `skip`, are frozen without an adapter.
@@ -140,6 +142,8 @@ def to_adapters(
     model: as for `to_fedpara`.
     rank: the rank of all adapters, at least 1.
     scale: the factor of the adapters' products; see `adapters`.
+    product: `'hadamard'`, LoHa, or `'plain'`, LoRA.
+    one_factor: whether of each adapter the factor that starts at 0 trains alone (FFA-LoRA).
     skip: names of layers, or nested models, that are frozen without adapters.
     trainable: names of layers, or nested models, that are fully trained, such as a new head.
     recompute: whether the backward pass composes kernels again, to save memory.
@@ -152,7 +156,9 @@ def to_adapters(
   _check_names(model, skip=skip, trainable=trainable)
   if both := sorted(set(skip) & set(trainable)):
     raise ValueError(f'`skip` and `trainable` must not name the same layers, found {both} in both.')
-  options = dict(rank=rank, scale=scale, recompute=recompute)
+  options = dict(
+    rank=rank, scale=scale, product=product, one_factor=one_factor, recompute=recompute
+  )
 
   def reason(layer: Layer, path: clone.Path) -> str | None:
     if set(trainable).intersection(path):

@@ -121,7 +121,7 @@ class Factored(_MIXED_IN):
     stddevs = factorization.stddevs(view, variance)
     factors = {}
     for factor, factor_shape in factorization.shapes(view).items():
-      trainable = factor != factorization_lib.BASE
+      trainable = factor not in factorization.frozen
       factors[factor] = self.add_weight(
         name=f'{name}_{factor}',
         shape=factor_shape,

@@ -11,8 +11,10 @@ From such terms W1 = (t1, x1, y1) and W2 = (t2, x2, y2) are composed:
   Hadamard(personal=True)    W1 * (W2 + 1)           pFedPara; W2 stays at the client
   LowRank                    W1                      the plain baseline
   Adapter                    base + scale W1 * W2    LoHa: `base` is frozen, x2 starts at 0
+  Adapter(product='plain')   base + scale W1         LoRA: `base` is frozen, x1 starts at 0
 Hyeon-Woo, Ye-Bin, Oh: FedPara, ICLR 2022, arXiv 2108.06098, with `*` the Hadamard product there.
-LoHa: Yeh et al.: Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859.
+LoHa: Yeh et al.: Navigating Text-To-Image Customization, ICLR 2024, arXiv 2309.14859. LoRA: Hu et
+al., ICLR 2022, arXiv 2106.09685.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +28,7 @@ from tff_lowrank import checks
 from tff_lowrank.layers import ranks
 
 INITIALIZATIONS = ('balanced', 'he_fan_out', 'he_fan_in')
+PRODUCTS = ('hadamard', 'plain')
 
 # Initial standard deviation of pFedPara's W2: small, so that W is nearly W1.
 PERSONAL_STDDEV = 0.1
@@ -72,6 +75,11 @@ class Factorization:
   def terms(self) -> tuple[str, ...]:
     """The suffixes of the low-rank terms' factors."""
     raise NotImplementedError
+
+  @property
+  def frozen(self) -> frozenset[str]:
+    """The names of the factors that do not train."""
+    return frozenset()
 
   def compose(self, factors: Factors) -> tf.Tensor:
     """Composes the kernel; in form 'matrix' a convolution's is [window x inputs, outputs].
@@ -201,17 +209,39 @@ class LowRank(Factorization):
 
 @dataclasses.dataclass(frozen=True)
 class Adapter(Factorization):
-  """A frozen kernel `base` plus `scale` times FedPara's product, which is 0 at the start.
+  """A frozen kernel `base` plus `scale` times a product of factors, which is 0 at the start.
 
-  Only x2 starts at zero: it gets a gradient from the first step on, the other factors from the
-  second. These are initialised as FedPara's; with larger values, as in LoHa, plain SGD diverges.
+  product: `'hadamard'`, FedPara's W1 * W2, as in LoHa, or `'plain'`, W1, as in LoRA.
+  one_factor: whether only the factor that starts at 0 is trained. The kernel is then linear in
+    what is trained.
+
+  Only x2, or x1, starts at zero: it gets a gradient from the first step on, the other factors from
+  the second. These are initialised as FedPara's; with larger values, as in LoHa, plain SGD
+  diverges.
   """
 
   scale: float = 1.0
+  product: str = 'hadamard'
+  one_factor: bool = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    checks.check_one_of('product', self.product, PRODUCTS)
+    checks.check_type('one_factor', self.one_factor, bool)
 
   @property
   def terms(self) -> tuple[str, ...]:
-    return ('1', '2')
+    return ('1', '2') if self.product == 'hadamard' else ('1',)
+
+  @property
+  def _zero(self) -> str:
+    """The name of the factor that starts at zero."""
+    return self.factor_name('x', self.terms[-1])
+
+  @property
+  def frozen(self) -> frozenset[str]:
+    factors = {self.factor_name(letter, term) for letter in 'txy' for term in self.terms}
+    return frozenset({BASE} | (factors - {self._zero} if self.one_factor else set()))
 
   def shapes(self, kernel_shape: Shape) -> dict[str, tuple[int, ...]]:
     matrix = (math.prod(kernel_shape[:-1]), kernel_shape[-1])
@@ -219,11 +249,13 @@ class Adapter(Factorization):
     return {BASE: base} | super().shapes(kernel_shape)
 
   def compose(self, factors: Factors) -> tf.Tensor:
-    first, second = (self._term(factors, term) for term in self.terms)
-    return factors[BASE] + self.scale * first * second
+    product = self.scale * self._term(factors, self.terms[0])
+    for term in self.terms[1:]:
+      product *= self._term(factors, term)
+    return factors[BASE] + product
 
-  def term_variances(self, variance: float) -> tuple[float, float]:
-    return math.sqrt(variance), math.sqrt(variance)
+  def term_variances(self, variance: float) -> tuple[float, ...]:
+    return (variance ** (1 / len(self.terms)),) * len(self.terms)
 
   def stddevs(self, kernel_shape: Shape, variance: float) -> dict[str, float]:
-    return super().stddevs(kernel_shape, variance) | {BASE: math.sqrt(variance), 'x2': 0.0}
+    return super().stddevs(kernel_shape, variance) | {BASE: math.sqrt(variance), self._zero: 0.0}

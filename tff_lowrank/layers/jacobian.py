@@ -25,12 +25,12 @@ def virtual_step(
 ) -> tf.Tensor:
   """W': the kernel composed from the factors after one SGD step of size `step_size`.
 
-  factors: by the names of `factorization.shapes`; a frozen base does not change.
+  factors: by the names of `factorization.shapes`; frozen ones do not change.
   kernel_gradient: J_W, which gives the factors' gradients by the chain rule; same shape and dtype
     as `factorization.compose(factors)`.
   """
   values = {name: tf.convert_to_tensor(factor) for name, factor in factors.items()}
-  movable = {name: x for name, x in values.items() if name != factorization_lib.BASE}
+  movable = {name: x for name, x in values.items() if name not in factorization.frozen}
   with tf.GradientTape() as tape:
     tape.watch(movable)
     kernel = factorization.compose(values)

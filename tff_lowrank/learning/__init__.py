@@ -17,6 +17,9 @@ from tff_lowrank.learning.fed_avg import build_compressed_fed_avg as build_compr
 from tff_lowrank.learning.fed_avg import build_fed_avg as build_fed_avg
 from tff_lowrank.learning.fed_dyn import build_fed_dyn as build_fed_dyn
 from tff_lowrank.learning.fed_prox import build_fed_prox as build_fed_prox
+from tff_lowrank.learning.global_look_back import (
+  build_global_lbgm_fed_avg as build_global_lbgm_fed_avg,
+)
 from tff_lowrank.learning.lbgm import build_lbgm_fed_avg as build_lbgm_fed_avg
 from tff_lowrank.learning.lbgm import build_shared_lbgm_fed_avg as build_shared_lbgm_fed_avg
 from tff_lowrank.learning.personal import build_local_only as build_local_only
@@ -31,6 +34,7 @@ __all__ = [
   'build_fed_avg',
   'build_fed_dyn',
   'build_fed_prox',
+  'build_global_lbgm_fed_avg',
   'build_lbgm_fed_avg',
   'build_local_only',
   'build_partial_sync_fed_avg',

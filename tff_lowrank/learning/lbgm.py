@@ -19,6 +19,8 @@ def build_lbgm_fed_avg(
   *,
   threshold: float = 0.2,
   granularity: str = 'tensor',
+  vectors: int = 1,
+  predictive: bool = False,
   inner: codecs.Codec | str | None = None,
   **settings: Any,
 ) -> process.ClientStatefulLearningProcess:
@@ -36,6 +38,10 @@ def build_lbgm_fed_avg(
     server_optimizer_fn: Applies the mean of the reconstructed updates as the gradient.
     threshold: In [0, 1]; 0 is exactly FedAvg.
     granularity: `'tensor'` decides for each weight and bias, `'model'` once for the whole model.
+    vectors: The number of updates last sent in full that a client looks back at; 1 in the paper.
+      The client and the server each keep as many models.
+    predictive: Whether a client that does not recycle sends its coefficients and the residual of x
+      through `inner`, rather than x; not in the paper. See `codecs.LookBack`.
     inner: A codec, or its text. Its decoded output then takes the place of the update x.
     **settings: `client_weighting`, `metrics_aggregator`, `downlink` and `seed`, as in
       `process.build_process`.
@@ -45,7 +51,7 @@ def build_lbgm_fed_avg(
     ValueError: If the value of an argument is invalid.
   """
   recycled = codecs.Identity() if inner is None else codecs.resolve(inner)
-  codec = codecs.LookBack(recycled, threshold, granularity)
+  codec = codecs.LookBack(recycled, threshold, granularity, vectors, predictive)
   return fed_avg.build_compressed_fed_avg(
     model_fn, client_optimizer_fn, server_optimizer_fn, codec=codec, **settings
   )
@@ -62,7 +68,7 @@ def build_shared_lbgm_fed_avg(
 ) -> process.ClientStatefulLearningProcess:
   """Builds LBGM without client state; see `aggregators.SharedLookBackFactory`.
 
-  The arguments are those of `build_lbgm_fed_avg`.
+  The arguments are those of `build_lbgm_fed_avg` that are there.
   """
   factory = aggregators.SharedLookBackFactory(threshold, granularity)
   return process.build_process(

@@ -30,7 +30,26 @@ class LbgmSettings(settings.Settings):
     return dict(threshold=self.lbgm_threshold, granularity=self.lbgm_granularity)
 
 
-def _check(choice: method.Choice) -> None:
+@dataclasses.dataclass(frozen=True)
+class SubspaceSettings(LbgmSettings):
+  """And at how many vectors to look back."""
+
+  lbgm_vectors: int = settings.field(
+    1,
+    'How many updates to look back at; 1 in the paper.',
+    at_least=1,
+    at_most=codecs.LookBack.MAX_VECTORS,
+  )
+  lbgm_predictive: bool = settings.field(
+    False, 'Whether what is not recycled is sent as its difference from what would be.'
+  )
+
+  def arguments(self) -> dict[str, object]:
+    return dict(super().arguments(), vectors=self.lbgm_vectors, predictive=self.lbgm_predictive)
+
+
+def check(choice: method.Choice) -> None:
+  """Raises ValueError if look-back does not go with the uplink's codec."""
   codecs.LookBack(choice.uplink, **choice.settings.arguments())
 
 
@@ -51,9 +70,9 @@ METHOD = method.Method(
   about='Clients send one coefficient if the update is close to a multiple of the last full one.',
   source='Azam et al., Recycling Model Updates in Federated Learning, ICLR 2022',
   build=_build,
-  settings=LbgmSettings,
+  settings=SubspaceSettings,
   takes_downlink=True,
-  check=_check,
+  check=check,
   tried=('lbgm_threshold', (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)),
   replay=_replay,
 )

@@ -157,14 +157,7 @@ def build_process(
     ValueError: If `downlink` cannot be used for the downlink.
   """
   server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
-  how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
-  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates):
-    work = work_lib.build_memoryless_work(
-      training_lib.build_training(*how),
-      lambda training, weights, dataset: training.train(weights, None, dataset),
-    )
-  else:
-    work = _without_memory(local_sgd.build_local_sgd(*how))
+  work = build_memoryless_work(model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
   initial_model_weights = build_initial_model_weights(model_fn)
   weights_type = initial_model_weights.type_signature.result
   aggregator = aggregators.lift(model_aggregator or tff.aggregators.MeanFactory()).create(
@@ -180,6 +173,22 @@ def build_process(
   distributor = downlink_lib.build_distributor(initial_model_weights, downlink, seed)
   work = _from_coded_model(work, distributor.next.type_signature.result.result.member)
   return compose(initial_model_weights, work, aggregator, finalizer, distributor=distributor)
+
+
+def build_memoryless_work(
+  model_fn: local_sgd.ModelFn,
+  client_optimizer_fn: schedule_lib.ClientOptimizer,
+  client_weighting: tff.learning.ClientWeighting,
+  metrics_aggregator: Callable[..., tff.Computation] | None,
+) -> work_lib.ClientStatefulWork:
+  """Local training of clients that remember nothing; arguments are those of `build_process`."""
+  how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
+  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates):
+    return work_lib.build_memoryless_work(
+      training_lib.build_training(*how),
+      lambda training, weights, dataset: training.train(weights, None, dataset),
+    )
+  return _without_memory(local_sgd.build_local_sgd(*how))
 
 
 def _without_memory(
