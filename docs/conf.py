@@ -24,6 +24,9 @@ myst_heading_anchors = 3
 nb_execution_mode = 'off'
 exclude_patterns = ['_build']
 
+# Indented text in docstrings.
+highlight_language = 'none'
+
 # Reference pages.
 default_role = 'code'
 # Keras's docstrings are not ours.

@@ -102,6 +102,10 @@ def test_paths_exist():
     for module in re.findall(r'python -m ((?:tff_lowrank|benchmarks|experiments)[\w.]*)', text):
       path = ROOT / module.replace('.', '/')
       assert path.with_suffix('.py').is_file() or (path / '__main__.py').is_file(), module
+  stages = (DOCS / 'concepts' / 'execution.md').read_text()
+  named = set(re.findall(r'`(\w+\.py)`', stages))
+  assert len(named) > 15
+  assert all((ROOT / 'tff_lowrank' / 'execution' / name).is_file() for name in named)
 
 
 def build(docs, out):

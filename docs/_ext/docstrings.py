@@ -15,28 +15,45 @@ import textwrap
 from sphinx.util import logging
 
 import tff_lowrank
+from tff_lowrank import execution
 
-_FIELD = re.compile(r'(\*{0,2}[A-Za-z_][\w.]*(?:, [A-Za-z_][\w.]*)*): +(\S.*)')
+_FIELD = re.compile(r'(\*{0,2}[a-z_][\w.]*(?:, [a-z_][\w.]*)*): +(\S.*)')
 _ITEM = re.compile(r'[*-] ')
 _SECTIONS = ('Args:', 'Returns:', 'Raises:', 'Yields:', 'Attributes:')
 _CODE = re.compile(r'(`+)(.+?)\1')
 
 
+_EMPHASIS = re.compile(r'(?<![\w*])\*(\w[\w -]*)\*(?![\w*])')
+
+
+def _escape_markup(text: str) -> str:
+  parts, end = [], 0
+  for found in _EMPHASIS.finditer(text):
+    parts += [re.sub(r'([*|\\]|_\b)', r'\\\1', text[end : found.start()]), found[0]]
+    end = found.end()
+  return ''.join([*parts, re.sub(r'([*|\\]|_\b)', r'\\\1', text[end:])])
+
+
 def escape(text: str) -> str:
-  """A line of prose, with code as literals and nothing else that is markup."""
+  """A line of prose, with code as literals and emphasis, and nothing else that is markup."""
   parts, end = [], 0
   for found in _CODE.finditer(text):
-    parts.append(re.sub(r'([*|\\]|_\b)', r'\\\1', text[end : found.start()]))
+    parts.append(_escape_markup(text[end : found.start()]))
     parts.append(f'``{found[2]}``')
     if found.end() < len(text) and text[found.end()].isalnum():
       parts.append('\\ ')
     end = found.end()
-  parts.append(re.sub(r'([*|\\]|_\b)', r'\\\1', text[end:]))
+  parts.append(_escape_markup(text[end:]))
   return ''.join(parts)
 
 
 def _indent(line: str) -> int:
   return len(line) - len(line.lstrip())
+
+
+def _end_list(done: list[str]) -> None:
+  if done and done[-1].startswith(('* ', '  ')):
+    done.append('')
 
 
 def _paragraph(lines: list[str]) -> list[str]:
@@ -56,13 +73,16 @@ def _paragraph(lines: list[str]) -> list[str]:
         done.append('')
       done += [head, *(f'  {escape(x.strip())}' for x in below)]
     elif below:
-      # Text with something indented below it, which keeps its form.
-      done += ['', *([escape(line), ''] if line else []), '::', '']
-      done += textwrap.indent(textwrap.dedent('\n'.join(below)), '  ').split('\n')
-      done.append('')
+      if line:
+        _end_list(done)
+        done += [escape(line), '']
+      inner = textwrap.dedent('\n'.join(below)).split('\n')
+      if all(_indent(x) or _FIELD.fullmatch(x) for x in inner):
+        done += [*_paragraph(inner), '']
+      else:  # A table or equations, which keep their form.
+        done += ['::', '', *(f'  {x}' for x in inner), '']
     else:
-      if done and done[-1].startswith(('* ', '  ')):
-        done.append('')
+      _end_list(done)
       done.append(escape(line))
     i = deeper
   return done
@@ -124,6 +144,16 @@ def _process(app, what, name, obj, options, lines):
   lines[:] = convert(lines)
 
 
+def _process_signature(app, what, name, obj, options, signature, returns):
+  """Defaults that are no Python, such as `<factory>`, would keep a signature from being read."""
+  return signature and re.sub(r'= <[^>]*>', '= ...', signature), returns
+
+
+def _skip(app, what, name, obj, skip, options):
+  """Fields of named tuples, which the class's docstring describes."""
+  return True if str(inspect.getdoc(obj)).startswith('Alias for field number') else None
+
+
 def packages() -> list[str]:
   """The packages that export names."""
   found = [f'tff_lowrank.{info.name}' for info in pkgutil.iter_modules(tff_lowrank.__path__)]
@@ -149,7 +179,15 @@ def _check(app, env):
     logging.getLogger(__name__).warning(f'public name without documentation: {name}')
 
 
+def _end(app, exception):
+  # In the place of TFF's own, which would complain at exit.
+  execution.set_local_context()
+
+
 def setup(app):
   app.connect('autodoc-process-docstring', _process, priority=400)  # Before napoleon.
+  app.connect('autodoc-process-signature', _process_signature)
+  app.connect('autodoc-skip-member', _skip)
   app.connect('env-check-consistency', _check)
+  app.connect('build-finished', _end)
   return dict(parallel_read_safe=True)

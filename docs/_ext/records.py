@@ -57,16 +57,29 @@ def data_set_rows() -> list[Row]:
   ]
 
 
+_SETTINGS = (('setting', 5), ('default', 3), ('meaning', 10))
+
+# Name -> the heads of the columns with their widths, and what gives the rows.
 TABLES = {
-  'methods': (('method', 'what it is', 'source', 'its own flags', 'codecs'), method_rows),
-  'run-settings': (('setting', 'default', 'meaning'), lambda: _setting_rows(runs.RunSpec)),
-  'saving-settings': (('setting', 'default', 'meaning'), lambda: _setting_rows(runs.Saving)),
-  'method-settings': (('setting', 'default', 'meaning'), own_setting_rows),
+  'methods': (
+    (('method', 4), ('what it is', 6), ('source', 6), ('its own flags', 7), ('codecs', 2)),
+    method_rows,
+  ),
+  'run-settings': (_SETTINGS, lambda: _setting_rows(runs.RunSpec)),
+  'saving-settings': (_SETTINGS, lambda: _setting_rows(runs.Saving)),
+  'method-settings': (_SETTINGS, own_setting_rows),
   'data-sets': (
-    ('data set', 'what it is', 'clients of its own', 'examples', 'licence', 'tasks'),
+    (
+      ('data set', 4),
+      ('what it is', 5),
+      ('clients of its own', 3),
+      ('examples', 3),
+      ('licence', 3),
+      ('tasks', 5),
+    ),
     data_set_rows,
   ),
-  'codecs': (('text', 'class', 'what it sends'), codec_rows),
+  'codecs': ((('text', 3), ('class', 3), ('what it sends', 10)), codec_rows),
 }
 
 
@@ -86,10 +99,10 @@ class Records(rst.Directive):
   def run(self) -> list[nodes.Node]:
     heads, rows = TABLES[self.arguments[0]]
     group = nodes.tgroup(cols=len(heads))
-    group += [nodes.colspec(colwidth=1) for _ in heads]
-    group += nodes.thead('', nodes.row('', *map(_cell, heads)))
+    group += [nodes.colspec(colwidth=width) for _, width in heads]
+    group += nodes.thead('', nodes.row('', *(_cell(head) for head, _ in heads)))
     group += nodes.tbody('', *(nodes.row('', *map(_cell, row)) for row in rows()))
-    return [nodes.table('', group)]
+    return [nodes.table('', group, classes=['colwidths-given'])]
 
 
 def setup(app):
