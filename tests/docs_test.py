@@ -1,5 +1,7 @@
 """The pages in docs: their code runs as it stands, what they name exists, and the site builds."""
 
+import importlib.util
+import inspect
 import json
 import os
 import pathlib
@@ -84,6 +86,56 @@ def test_notebooks_have_outputs_and_pictures():
     assert any(output['output_type'] == 'stream' for output in outputs), notebook
     counts = [cell['execution_count'] for cell in cells(notebook, 'code')]
     assert counts == [*range(1, len(counts) + 1)], f'{notebook} was not run from top to bottom'
+
+
+DOCSTRING = """What it is, |x| * 2.
+
+  kinds:
+    payload   numbers
+    flag      decisions
+  Settings of *one* thing:
+    rate: of the `server`, which
+      may be 0.
+  And more.
+
+  Args:
+    **bits: As `price(flag=1)`.
+
+  Raises:
+    TypeError or ValueError: If x_ is bad.
+"""
+CONVERTED = r"""What it is, \|x\| \* 2.
+
+kinds:
+
+::
+
+  payload   numbers
+  flag      decisions
+
+Settings of *one* thing:
+
+* **rate**: of the ``server``, which
+  may be 0.
+
+And more.
+
+Args:
+  **bits: As ``price(flag=1)``.
+
+Raises:
+  TypeError or ValueError: If x\_ is bad.
+
+"""
+
+
+def test_docstrings_become_markup():
+  spec = importlib.util.spec_from_file_location('docstrings', DOCS / '_ext' / 'docstrings.py')
+  docstrings = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(docstrings)
+  converted = docstrings.convert(inspect.cleandoc(DOCSTRING).splitlines())
+  squeezed = re.sub(r'\n{3,}', '\n\n', '\n'.join(converted))
+  assert squeezed.strip() == CONVERTED.strip()
 
 
 PATH = r'(?<![\w/])(?:experiments|tff_lowrank|benchmarks|tests)/[\w/]+(?:\.\w+)?'
