@@ -3,10 +3,14 @@
 import os
 import pathlib
 import sys
+import warnings
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'docs' / '_ext')]
+
+# What TFF imports warns of its own imports.
+warnings.filterwarnings('ignore', 'pkg_resources is deprecated', UserWarning)
 
 import tff_lowrank
 
@@ -18,6 +22,7 @@ version = release = tff_lowrank.__version__
 extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'docstrings', 'records']
 
 # Pages.
+smartquotes = False
 myst_enable_extensions = ['colon_fence', 'deflist']
 myst_heading_anchors = 3
 # Notebooks are stored with their outputs; tests/docs_test.py runs their code.
