@@ -82,7 +82,7 @@ class Unmirrored(codecs.Identity):
 @pytest.mark.parametrize(
   'codec, law, arguments, found',
   [
-    (broken(message_price=cheaper), testing.check_size, [VALUES], 'priced 120 bits, packed 128'),
+    (broken(message_price=cheaper), testing.check_size, [VALUES], 'cost 120 bits, packed 128'),
     (broken(read=one_number_less), testing.check_round_trip, [VALUES], 'round trip'),
     (broken(decode=halved), testing.check_unbiased, [VALUES[0], 10], 'mean'),
     (broken(decode=doubled), testing.check_contraction, [VALUES[0]], 'error'),

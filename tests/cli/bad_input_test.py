@@ -104,7 +104,7 @@ METHODS = [
   ('--methods=fed_avg:rounds', "expected FLAG=VALUE in 'fed_avg:rounds', found 'rounds'"),
   ('--methods=fed_avg:rounds=0', '--rounds: '),
   ('--methods=fed_avg:client_learning_rate=nan', '--client_learning_rate must be a finite'),
-  ('--methods=fed_avg:output_dir=x', "a setting of a run under fed_avg, found 'output_dir'"),
+  ('--methods=fed_avg:output_dir=x', "a setting of a run with fed_avg, found 'output_dir'"),
   ('--methods=fed_avg:lbgm_threshold=0.1', 'lbgm_threshold has no effect with fed_avg'),
   ('--seeds=', '--seeds: expected whole numbers separated by commas'),
   ('--seeds=1,-2', '--seeds: expected whole numbers separated by commas'),

@@ -86,7 +86,7 @@ def test_runs_stay_in_the_folder_whatever_a_method_is_given():
     (['--methods=fed_avg:lbgm_threshold=0.1'], 'lbgm_threshold has no effect with fed_avg'),
     (['--methods=lbgm:lbgm_threshold'], 'expected FLAG=VALUE'),
     (['--methods=lbgm:lbgm_threshold=2'], '--lbgm_threshold: .*2'),
-    (['--methods=lbgm:seed=2'], 'found seed: give --seeds'),
+    (['--methods=lbgm:seed=2'], 'found seed: use --seeds'),
     (['--seeds=1,x'], "--seeds: expected whole numbers separated by commas, found '1,x'"),
     (['--seed=3'], '--seed has no effect here'),
     (['--seeds=1,1'], 'expected different seeds'),

@@ -81,7 +81,7 @@ def test_downloads(tmp_path, monkeypatch, capsys):
       server.shutdown()
       thread.join()
   assert (tmp_path / 'data' / 'shakespeare.sqlite').read_text() == 'content'
-  assert 'Fetched ' in capsys.readouterr().out
+  assert 'Downloaded ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_downloads(tmp_path, monkeypatch, capsys):
     (['--check'], '--data_dir is missing'),
     (['--download=mnist'], '--data_dir is missing'),
     (['--describe', '--partition=shards:0'], 'partition: A partition must be'),
-    (['--describe', '--task=qmnist', '--partition=iid'], 'qmnist has clients of its own'),
+    (['--describe', '--task=qmnist', '--partition=iid'], 'qmnist has natural clients'),
   ],
 )
 def test_refuses_wrong_use(tmp_path, arguments, message):

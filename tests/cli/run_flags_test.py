@@ -120,7 +120,7 @@ def test_flags_of_factors_where_there_are_none():
 
 def test_what_runs_may_differ_in():
   run_flags.check_name('rounds', 'fed_avg')
-  for name, message in dict(seed='give --seeds', lbgm_threshold='has no effect with').items():
+  for name, message in dict(seed='use --seeds', lbgm_threshold='has no effect with').items():
     with pytest.raises(settings.SettingError, match=message):
       run_flags.check_name(name, 'fed_avg')
   assert run_flags.parse_value('client_learning_rate', '1e-3') == 0.001

@@ -86,7 +86,7 @@ def test_failure_is_recorded(tmp_path):
     (['--client_rate_decay=0'], 'client_rate_decay must be above 0, found 0'),
     (['--server_momentum=1'], 'server_momentum must be below 1'),
     (['--partition=natural'], 'partition: A partition must be'),
-    (['--task=qmnist', '--partition=iid'], 'partition: qmnist has clients of its own'),
+    (['--task=qmnist', '--partition=iid'], 'partition: qmnist has natural clients'),
     (['--server_epsilon=0.1'], 'server_epsilon=0.1 has no effect with server_optimizer=sgd'),
     (['--data_dir=x'], 'data_dir has no effect with task=digits'),
   ],

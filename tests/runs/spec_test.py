@@ -119,7 +119,7 @@ def test_a_task_that_is_an_object_is_made_already(given):
   [
     ('sgd', {}, r"method must be one of fed_avg, .* found 'sgd'"),
     ('nowhere.at:ALL', {}, "no module 'nowhere'"),
-    ('fed_avg', dict(rouns=3), "a setting of a run under fed_avg, found 'rouns'. There are task, "),
+    ('fed_avg', dict(rouns=3), "a setting of a run with fed_avg, found 'rouns'. Settings: task, "),
     ('fed_avg', dict(method='lbgm'), "found 'method'"),
     ('fed_avg', dict(own=None), "found 'own'"),
     (
@@ -132,7 +132,7 @@ def test_a_task_that_is_an_object_is_made_already(given):
     ('fed_avg', dict(rounds=True), 'rounds must be a whole number, found True'),
     ('fed_avg', dict(task='imagenet'), 'task: .*imagenet'),
     ('fed_avg', dict(partition='shards'), 'partition: '),
-    ('fed_avg', dict(task='a:b', partition='iid'), 'partition: a:b has clients of its own'),
+    ('fed_avg', dict(task='a:b', partition='iid'), 'partition: a:b has natural clients'),
     ('fed_avg', dict(num_clients=0), 'num_clients must be at least 1 under partition=iid'),
     ('fed_avg', dict(num_clients=5), 'clients_per_round must be at most num_clients=5, found 10'),
     ('fed_avg', dict(data_dir='.'), 'data_dir has no effect with task=digits, which is embedded'),

@@ -9,7 +9,7 @@ updates that it would have lost. For each method, the setting that saves most wi
 most --tolerance is suggested. The loss of accuracy is not predicted: --measure also trains with
 each setting for the same number of rounds, and does not suggest settings whose accuracy is lower
 than FedAvg's by more than --max_accuracy_loss. All updates are kept in memory: two models for each
-round and client in it.
+client in each round.
 
 Writes DIR/advice.csv and advice.md (one row per setting), layers.csv (one row per tensor),
 plots/savings.png (predicted and measured savings) and run.json.
