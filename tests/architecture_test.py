@@ -344,6 +344,13 @@ def test_public_names(name):
   assert sorted(listed) == sorted(exported)
 
 
+def test_plots_leave_pyplot_and_its_backend_to_the_program():
+  with_pyplot = [
+    p.name for p in (ROOT / 'tff_lowrank').rglob('*.py') if 'pyplot as' in p.read_text()
+  ]
+  assert not with_pyplot
+
+
 def test_every_package_that_exports_names_is_listed():
   packages = {
     name

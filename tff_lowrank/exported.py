@@ -139,6 +139,10 @@ def _from_stored(array: np.ndarray, entry: dict[str, Any]) -> np.ndarray:
 
 
 def argument(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray:
+  """An argument of a program: the stored array, or the same random numbers again.
+
+  Raises ValueError if NumPy's generators make others here.
+  """
   if 'random' not in entry:
     if entry['name'] not in arrays:
       raise ValueError(f'There is no input for {entry["name"]}.')

@@ -36,7 +36,7 @@ class EF21(codec.Codec):
 
   name: ClassVar[str] = 'ef21'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     codec.resolve_inner(self)
     if not self.inner.traits.contraction:
       raise ValueError(

@@ -57,7 +57,7 @@ def eigenvectors(a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   pairings = tf.constant(np.stack(rounds))
   firsts = tf.constant(np.stack([np.triu(pairing).sum(1) > 0 for pairing in rounds]))
 
-  def turn(i, a, v):
+  def turn(i: tf.Tensor, a: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, ...]:
     number = i % len(rounds)
     rotation = _rotation(a, tf.gather(pairings, number), tf.gather(firsts, number))
     a = tf.matmul(rotation, tf.matmul(a, rotation), transpose_a=True)

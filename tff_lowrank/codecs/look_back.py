@@ -313,7 +313,7 @@ class LookBack(codec.Codec):
     self, reader: bit_stream.BitReader, block: list[tf.TensorSpec], kept: Any | None
   ) -> Any:
     full = reader.read_bit()
-    coefficients, count = np.zeros(self.vectors, np.float32), np.int32(0)
+    coefficients, count = np.zeros(self.vectors, np.float32), 0
     if self.predictive or not full:
       count = self._known_count(kept)
       coefficients[self.vectors - count :] = reader.read_array((count,), np.float32)
@@ -322,7 +322,7 @@ class LookBack(codec.Codec):
     else:
       # Not sent, and masked by `full`: any message of the right structure serves.
       payload = codec.nothing(self.inner, block)
-    return _message(full, coefficients, count, payload)
+    return _message(full, coefficients, np.int32(count), payload)
 
   def _known_count(self, kept: Any | None) -> int:
     """How many vectors the reader of a message's coefficients knows that there are."""

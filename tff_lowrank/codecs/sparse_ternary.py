@@ -71,7 +71,7 @@ class SparseTernary(codec.Codec):
 
   name: ClassVar[str] = 'sparse_ternary'
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     top_k.check_amount(self.amount)
     checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
 

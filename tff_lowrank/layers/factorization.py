@@ -224,7 +224,7 @@ class Adapter(Factorization):
   product: str = 'hadamard'
   one_factor: bool = False
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     super().__post_init__()
     checks.check_one_of('product', self.product, PRODUCTS)
     checks.check_type('one_factor', self.one_factor, bool)

@@ -151,8 +151,8 @@ def build_global_lbgm_fed_avg(
     TypeError: If an argument is of the wrong type.
     ValueError: If an argument has an impossible value.
   """
-  inner = codecs.Identity() if inner is None else inner
-  codec = codecs.LookBack(inner, threshold, granularity, vectors, predictive)
+  recycled = codecs.Identity() if inner is None else codecs.resolve(inner)
+  codec = codecs.LookBack(recycled, threshold, granularity, vectors, predictive)
   factory = aggregators.GlobalLookBackFactory(codec, seed=seed)
   initial_model_weights = process.build_initial_model_weights(model_fn)
   weights_type = initial_model_weights.type_signature.result

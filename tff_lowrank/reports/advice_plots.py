@@ -2,11 +2,6 @@
 
 import pathlib
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot as plt
 import pandas as pd
 
 from tff_lowrank.reports import curves
@@ -33,9 +28,9 @@ def plot_savings(
   """
   rows, is_measured = table[1:].reset_index(drop=True), 'measured_total_saved' in table
   chosen = styles.of(table['method'])
-  figure, panels = plt.subplots(
+  figure, panels = plots.subplots(
     1, 1 + is_measured, figsize=(7 + 3 * is_measured, 1.5 + _ROW * len(rows)), sharey=True,
-    squeeze=False, layout='constrained', width_ratios=[2, 1][: 1 + is_measured],
+    squeeze=False, width_ratios=[2, 1][: 1 + is_measured],
   )  # fmt: skip
   left = panels[0, 0]
   for i, row in rows.iterrows():

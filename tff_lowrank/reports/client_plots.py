@@ -2,11 +2,6 @@
 
 import pathlib
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot as plt
 import pandas as pd
 
 from tff_lowrank.reports import curves
@@ -28,7 +23,7 @@ def plot_clients(
   clients = plots.by_label(runs, curves.read_clients)
   if not any(clients.values()):
     return []
-  figure, panels = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
+  figure, panels = plots.subplots(2, 1, figsize=(7, 7), sharex=True)
   columns = dict(accuracy=metric, loss=curves.Metric('loss', ''))
   for axes, (column, shown) in zip(panels, columns.items(), strict=True):
     for label, style in styles.of(clients).items():

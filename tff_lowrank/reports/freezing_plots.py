@@ -5,11 +5,6 @@ import contextlib
 import pathlib
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot as plt
 import numpy as np
 import pandas as pd
 
@@ -56,7 +51,7 @@ def plot_accuracy_and_frozen(
   Means over seeds. Runs without freezing, such as FedAvg's, are only in the top plot. Returns
   `path`.
   """
-  figure, (above, below) = plt.subplots(2, 1, figsize=(7, 7), sharex=True, layout='constrained')
+  figure, (above, below) = plots.subplots(2, 1, figsize=(7, 7), sharex=True)
   metrics = plots.by_label(runs, curves.read_metrics)
   if plots.draw_means(above, metrics, 'eval_accuracy', metric):
     above.set_title(plots.INTERVAL, fontsize='small')
@@ -82,7 +77,7 @@ def plot_effective_perturbation(runs: curves.Runs, path: pathlib.Path) -> pathli
 
   The mean over seeds; labels without freezing are not shown.
   """
-  figure, axes = plt.subplots(figsize=(7, 4), layout='constrained')
+  figure, axes = plots.subplots(figsize=(7, 4))
   metrics = plots.by_label(runs, curves.read_metrics)
   if plots.draw_means(axes, metrics, 'effective_perturbation', PERTURBATION):
     axes.set_title(plots.INTERVAL, fontsize='small')
@@ -126,7 +121,7 @@ def stabilisation_table(run: pathlib.Path) -> pd.DataFrame:
 def plot_stabilisation(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   """Plots the mean round of first freezing per tensor, with 5th and 95th percentiles (Fig. 3)."""
   table = stabilisation_table(run)
-  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+  figure, axes = plots.subplots(figsize=(7, 4.5))
   below, above = table['mean'] - table['q05'], table['q95'] - table['mean']
   # A skewed tensor's mean may lie outside its percentiles.
   errors = [below.clip(lower=0), above.clip(lower=0)]
@@ -150,8 +145,8 @@ def plot_parameters(run: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   changes = np.count_nonzero(np.diff(frozen, axis=0), axis=0)
   chosen = np.argsort(-changes, kind='stable')[:2]
   rounds = np.arange(1, len(values) + 1)
-  figure, panels = plt.subplots(
-    len(chosen), 1, figsize=(7, 2.5 * len(chosen)), sharex=True, squeeze=False, layout='constrained'
+  figure, panels = plots.subplots(
+    len(chosen), 1, figsize=(7, 2.5 * len(chosen)), sharex=True, squeeze=False
   )
   for axes, j in zip(panels[:, 0], chosen, strict=True):
     axes.plot(rounds, values[:, j])

@@ -10,11 +10,8 @@ from collections.abc import Iterator
 import pathlib
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot as plt
+from matplotlib import axes as axes_lib
+from matplotlib import cm
 from matplotlib import ticker
 import numpy as np
 import pandas as pd
@@ -115,7 +112,7 @@ def to_markdown(folder: pathlib.Path) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _draw_mean(axes: plt.Axes, table: pd.DataFrame, n: str, color: str) -> None:
+def _draw_mean(axes: axes_lib.Axes, table: pd.DataFrame, n: str, color: str) -> None:
   """Draws N by round: mean and standard deviation over tensors; dashed for the whole model."""
   by_round = table[table['tensor'] != MODEL].groupby('round')[n]
   mean, deviation = by_round.mean(), by_round.std(ddof=0)
@@ -128,9 +125,7 @@ def _draw_mean(axes: plt.Axes, table: pd.DataFrame, n: str, color: str) -> None:
 def _plot_progression(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   """Plots components of the mean's gradients and test accuracy by round, as the paper's Fig. 1."""
   table, metrics = pd.read_csv(folder / COMPONENTS), pd.read_csv(folder / 'metrics.csv')
-  figure, panels = plt.subplots(
-    2, len(MOMENTA), figsize=(10, 7), sharex=True, sharey='row', layout='constrained'
-  )
+  figure, panels = plots.subplots(2, len(MOMENTA), figsize=(10, 7), sharex=True, sharey='row')
   for (above, below), momentum in zip(panels.T, MOMENTA, strict=True):
     part = table[(table['history'] == MEAN) & (table['momentum'] == momentum)]
     for n, color in (('n95', 'tab:blue'), ('n99', 'tab:orange')):
@@ -154,7 +149,7 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   table = pd.read_csv(folder / COMPONENTS)
   table = table[(table['tensor'] == MODEL) & (table['momentum'] == 0)]
   titles = dict(n95='N95', n99='N99', consecutive='|cos| with the previous gradient')
-  figure, panels = plt.subplots(1, 3, figsize=(13, 4.2), layout='constrained')
+  figure, panels = plots.subplots(1, 3, figsize=(13, 4.2))
   for axes, (column, title) in zip(panels, titles.items(), strict=True):
     for name, style in styles.of(
       table['history']
@@ -174,7 +169,7 @@ def _plot_clients(folder: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
   return plots.save(figure, path)
 
 
-def _heat(axes: plt.Axes, values: np.ndarray, x: str, y: str) -> plt.cm.ScalarMappable:
+def _heat(axes: axes_lib.Axes, values: np.ndarray, x: str, y: str) -> cm.ScalarMappable:
   height, width = values.shape
   image = axes.imshow(
     values, vmin=0, vmax=1, aspect='auto', origin='lower',
@@ -189,7 +184,7 @@ def _heat(axes: plt.Axes, values: np.ndarray, x: str, y: str) -> plt.cm.ScalarMa
 
 def _plot_overlaps(name: str, space: gradient_space.Space, path: pathlib.Path) -> pathlib.Path:
   """Plots |cos| of gradients with principal directions (Fig. 2) and each other (Fig. 3)."""
-  figure, panels = plt.subplots(len(MOMENTA), 2, figsize=(10, 8.5), layout='constrained')
+  figure, panels = plots.subplots(len(MOMENTA), 2, figsize=(10, 8.5))
   for (left, right), momentum in zip(panels, MOMENTA, strict=True):
     moved = gradient_space.with_momentum(space, momentum)
     directions = gradient_space.principal_overlaps(moved, gradient_space.SHARES[-1])

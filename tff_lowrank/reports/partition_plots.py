@@ -3,11 +3,6 @@
 from collections.abc import Sequence
 import pathlib
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot as plt
 from matplotlib import ticker
 import numpy as np
 
@@ -37,9 +32,7 @@ def plot_partition(
     clients: The name of each client.
   """
   columns = 1 if label_counts is None else 2
-  figure, axes = plt.subplots(
-    1, columns, figsize=(6 * columns, 5), layout='constrained', squeeze=False
-  )
+  figure, axes = plots.subplots(1, columns, figsize=(6 * columns, 5), squeeze=False)
   figure.suptitle(title)
   left, *right = axes[0]
   left.hist(sizes, bins=min(30, len(np.unique(sizes))))

@@ -5,11 +5,9 @@ import io
 import pathlib
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot as plt
+from matplotlib import axes as axes_lib
+from matplotlib import axis as axis_lib
+from matplotlib import figure as figure_lib
 from matplotlib import ticker
 import pandas as pd
 
@@ -34,6 +32,14 @@ _LEGEND_LINE = 0.18
 _FIRST_WIDTH, _WIDTH = 2.6, 1.5
 
 
+def subplots(
+  *shape: int, figsize: tuple[float, float], **options: Any
+) -> tuple[figure_lib.Figure, Any]:
+  """As `pyplot.subplots`, without pyplot, whose state and backend are the program's."""
+  figure = figure_lib.Figure(figsize=figsize, layout='constrained')
+  return figure, figure.subplots(*shape, **options)
+
+
 def as_text(text: str) -> str:
   """Escapes `text` for matplotlib, which interprets dollars and a leading _."""
   plain = ' '.join(text.encode(errors='replace').decode().split())
@@ -50,7 +56,7 @@ def line(style: styles.Style) -> dict[str, Any]:
 
 
 def draw(
-  axes: plt.Axes,
+  axes: axes_lib.Axes,
   x: pd.Series,
   curve: pd.DataFrame,
   label: str,
@@ -65,7 +71,7 @@ def draw(
   axes.fill_between(x, curve['low'], curve['high'], color=style.color, alpha=alpha, lw=0)
 
 
-def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
+def add_legend(figure: figure_lib.Figure, axes: axes_lib.Axes) -> None:
   """Adds a legend of the lines of `axes` below the plots, and makes the figure higher for it."""
   handles, names = axes.get_legend_handles_labels()
   columns = 2 if max(map(len, names), default=0) <= _HALF_LINE else 1
@@ -77,11 +83,10 @@ def add_legend(figure: plt.Figure, axes: plt.Axes) -> None:
   )
 
 
-def save(figure: plt.Figure, path: pathlib.Path) -> pathlib.Path:
+def save(figure: figure_lib.Figure, path: pathlib.Path) -> pathlib.Path:
   """Writes a figure to the PNG file `path`, creating its folder, and closes it. Returns `path`."""
   content = io.BytesIO()
   figure.savefig(content, dpi=150)
-  plt.close(figure)
   path.parent.mkdir(parents=True, exist_ok=True)
   file_operations.replace(path, content.getvalue())
   return path
@@ -99,7 +104,7 @@ def by_label(
 
 
 def draw_means(
-  axes: plt.Axes,
+  axes: axes_lib.Axes,
   metrics: Mapping[str, Sequence[pd.DataFrame]],
   column: str,
   metric: curves_lib.Metric,
@@ -131,7 +136,7 @@ def draw_means(
   return has_interval
 
 
-def mark_whole_numbers(axis: matplotlib.axis.Axis) -> None:
+def mark_whole_numbers(axis: axis_lib.Axis) -> None:
   """Puts the ticks of an axis, such as rounds, only at whole numbers."""
   axis.set_major_locator(ticker.MaxNLocator(10, integer=True))
 
@@ -151,7 +156,7 @@ def plot_accuracy(
     if kind and not any(rows[column].notna().any() for group in metrics.values() for rows in group):
       continue
     for name in AXES:
-      figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+      figure, axes = subplots(figsize=(7, 4.5))
       if draw_means(axes, metrics, column, metric, name):
         axes.set_title(INTERVAL, fontsize='small')
       axes.set_ylabel(as_text(metric.title(f'{kind}test')))
@@ -169,7 +174,7 @@ def plot_front(
   chosen = styles.of(summary['method'])
   megabytes, values = summary['total_bytes'] / 1e6, metric.shown(summary[judged])
   width = metric.shown(summary[f'{judged}_ci95'])
-  figure, axes = plt.subplots(figsize=(7, 4.5), layout='constrained')
+  figure, axes = subplots(figsize=(7, 4.5))
   for i, row in summary.iterrows():
     style = chosen[row['method']]
     point: dict[str, Any] = dict(color=style.color, linestyle='none')
@@ -192,7 +197,7 @@ def plot_front(
   return save(figure, path)
 
 
-def draw_steps(axes: plt.Axes, costs: pd.Series, values: pd.Series) -> None:
+def draw_steps(axes: axes_lib.Axes, costs: pd.Series, values: pd.Series) -> None:
   """Draws the Pareto front as steps; uses a logarithmic axis if costs differ by a lot."""
   front = statistics.is_on_pareto_front(costs, values)
   order = costs[front].sort_values().index

@@ -2,11 +2,6 @@
 
 import pathlib
 
-import matplotlib
-
-matplotlib.use('Agg')
-
-from matplotlib import pyplot as plt
 import pandas as pd
 from plotly import graph_objects
 
@@ -38,7 +33,7 @@ def plot(trials: pd.DataFrame, path: pathlib.Path, metric: curves.Metric) -> pat
     metric: The metric in the accuracy column.
   """
   found = _complete(trials, metric)
-  figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True, layout='constrained')
+  figure, (left, right) = plots.subplots(1, 2, figsize=(10, 4.5), sharey=True)
   for axes, column in ((left, 'megabytes'), (right, 'trial')):
     for is_best, color, fill in ((False, _TRIAL, 'none'), (True, _BEST, 'full')):
       rows = found[found['is_best'] == is_best]
