@@ -154,9 +154,7 @@ def argument(entry: dict[str, Any], arrays: dict[str, np.ndarray]) -> np.ndarray
     return array
   array = generate(entry['random'], entry['shape'], entry['dtype'])
   if checksum(array) != entry['random']['checksum']:
-    raise ValueError(
-      f"{entry['name']} cannot be reproduced here: NumPy's random generators differ."
-    )
+    raise ValueError(f"{entry['name']} differs here: NumPy's random generators differ.")
   return array
 
 

@@ -55,7 +55,7 @@ def test_numbered_speakers_in_a_folder_of_its_name(tmp_path, content):
 
 
 def test_missing_file():
-  with pytest.raises(FileNotFoundError, match='Make keywords.npz .* --data_dir'):
+  with pytest.raises(FileNotFoundError, match='Create keywords.npz .* --data_dir'):
     keywords.load_data()
   with pytest.raises(FileNotFoundError, match='/nowhere lacks keywords.npz'):
     keywords.load_data('/nowhere')
