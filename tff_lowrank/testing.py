@@ -135,16 +135,17 @@ def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> No
   memory, reference = _initial_memory(codec, value), reference_for(codec, value)
   tensors = _tensors(value)
 
-  @tf.function
   def decoded(seed):
-    return codec.decode(memory, codec.encode(memory, tensors, seed, reference).message)
+    return list(codec.decode(memory, codec.encode(memory, tensors, seed, reference).message))
 
-  draws = [decoded(tf.constant([7, i], tf.int32)) for i in range(num_seeds)]
-  for x, *samples in zip(tensors, *draws, strict=True):
-    samples, x = (
-      np.stack([np.float64(structures.to_numpy(s)) for s in samples]),
-      np.float64(structures.to_numpy(x)),
-    )
+  @tf.function
+  def draw(seeds):
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in tensors]
+    return tf.map_fn(decoded, seeds, fn_output_signature=specs)
+
+  draws = draw(tf.constant([[7, i] for i in range(num_seeds)], tf.int32))
+  for x, samples in zip(tensors, draws, strict=True):
+    samples, x = (np.float64(structures.to_numpy(y)) for y in (samples, x))
     # What is drawn rarely may not be seen often enough for its deviation to be known.
     error = samples.std(0) / np.sqrt(num_seeds)
     off = np.abs(samples.mean(0) - x)

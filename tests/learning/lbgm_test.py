@@ -79,6 +79,7 @@ def test_rounds_equal_numpy_under_sampling(rng, granularity):
   assert 0 < sent_scalars < 8 * 3 * len(memory['a'])
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('build', [learning.build_lbgm_fed_avg, learning.build_shared_lbgm_fed_avg])
 @pytest.mark.parametrize('granularity', ['tensor', 'model'])
 def test_threshold_zero_is_fed_avg_to_the_bit(rng, build, granularity):

@@ -98,6 +98,7 @@ def test_fed_prox(model, clients, weighting, rates):
     )
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('weighting', [UNIFORM, NUM_EXAMPLES])
 @pytest.mark.parametrize('server_rate, rates', [(1.0, ALIKE), (0.5, ALIKE), (0.5, OWN)])
 def test_scaffold(model, clients, weighting, server_rate, rates):
@@ -179,6 +180,7 @@ OFF = {
 }
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('method', OFF)
 @pytest.mark.parametrize(
   'server, weighting',
@@ -213,6 +215,7 @@ def test_look_back_at_threshold_zero_changes_flags_only(model, clients, method):
     assert all(with_flags - without == num_blocks for without, with_flags in sent)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('method', BUILDS)
 @pytest.mark.parametrize('text', ['float16', 'error_feedback(top_k(0.2))', 'look_back(sign_sgd)',
                                   'drive'])  # fmt: skip
