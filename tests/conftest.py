@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 # Before TensorFlow starts: tests compare numbers with those of the binaries, which set this.
 os.environ.setdefault('TF_NUM_INTRAOP_THREADS', '1')
@@ -16,6 +17,7 @@ import psutil
 import pytest
 import tensorflow as tf
 
+from tests import covering
 from tff_lowrank import execution
 
 # How long an example takes says nothing on a busy machine.
@@ -25,10 +27,27 @@ hypothesis.settings.load_profile('tests')
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
 
+@pytest.hookimpl(tryfirst=True)  # Before tests are left out by their markers.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  covering.mark(items)
+
+
 @pytest.fixture(autouse=True, scope='session')
 def local_context() -> None:
   """Tests run on the local context unless they ask for another."""
   execution.set_local_context()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def shared_runs(local_context) -> Iterator[None]:
+  """Runs share what they would build alike, where there are tests of runs."""
+  if 'tff_lowrank.runs' not in sys.modules:
+    yield
+    return
+  from tests.runs import shared
+
+  with shared.installed():
+    yield
 
 
 @pytest.fixture(autouse=True)

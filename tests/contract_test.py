@@ -79,6 +79,7 @@ def test_contract(text):
   testing.check_contract(codec, testing.edge_values())
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('dtype', [tf.float16, tf.bfloat16, tf.float64], ids=lambda t: t.name)
 @pytest.mark.parametrize('text', STACKS)
 def test_contract_of_other_floats(text, dtype):

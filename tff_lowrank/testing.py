@@ -137,14 +137,17 @@ def check_unbiased(codec: codecs.Codec, value: Any, num_seeds: int = 2000) -> No
   memory, reference = _initial_memory(codec, value), reference_for(codec, value)
   tensors = _tensors(value)
 
-  @tf.function
   def decoded(seed: tf.Tensor) -> list[tf.Tensor]:
-    return codec.decode(memory, codec.encode(memory, tensors, seed, reference).message)
+    return list(codec.decode(memory, codec.encode(memory, tensors, seed, reference).message))
 
-  draws = [decoded(tf.constant([7, i], tf.int32)) for i in range(num_seeds)]
-  for tensor, *drawn in zip(tensors, *draws, strict=True):
-    samples = np.stack([np.asarray(structures.to_numpy(s), np.float64) for s in drawn])
-    x = np.asarray(structures.to_numpy(tensor), np.float64)
+  @tf.function
+  def draw(seeds: tf.Tensor) -> list[tf.Tensor]:
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in tensors]
+    return tf.map_fn(decoded, seeds, fn_output_signature=specs)
+
+  draws = draw(tf.constant([[7, i] for i in range(num_seeds)], tf.int32))
+  for tensor, drawn in zip(tensors, draws, strict=True):
+    samples, x = (np.asarray(structures.to_numpy(y), np.float64) for y in (drawn, tensor))
     # Rare values may occur too rarely to estimate the standard deviation.
     error = samples.std(0) / np.sqrt(num_seeds)
     off = np.abs(samples.mean(0) - x)

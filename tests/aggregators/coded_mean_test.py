@@ -129,6 +129,7 @@ def test_left_out_client_keeps_its_memory_and_costs_nothing(bad, weight):
 HALF_AND_SINGLE = pytest.mark.parametrize('dtype', [np.float16, np.float32])
 
 
+@pytest.mark.each_once
 @HALF_AND_SINGLE
 @pytest.mark.parametrize('text', contract_test.STACKS)
 def test_what_a_codec_makes_infinite_is_left_out(text, dtype):
@@ -155,6 +156,7 @@ def test_what_a_codec_makes_infinite_is_left_out(text, dtype):
     memory = coded.memory
 
 
+@pytest.mark.each_once
 @HALF_AND_SINGLE
 @pytest.mark.parametrize(
   'text', ['random_k(0.1)', 'error_feedback(top_k(0.1))', 'look_back(random_k(0.1))']

@@ -48,11 +48,12 @@ def test_train(tmp_path):
   assert 'client_learning_rates' not in recorded(tmp_path / '0.1')
 
 
-def test_compare_in_processes_of_their_own(tmp_path):
+@pytest.mark.parametrize('jobs', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_compare(tmp_path, jobs):
   rate = 'client_learning_rate=own_rates:own'
   for _ in range(2):
     binaries.run(
-      'compare', f'--methods=fed_avg,scaffold:{rate},lbgm:{rate}', *FAST, '--jobs=2',
+      'compare', f'--methods=fed_avg,scaffold:{rate},lbgm:{rate}', *FAST, f'--jobs={jobs}',
       f'--output_dir={tmp_path}',
     )  # fmt: skip
   assert len(pd.read_csv(tmp_path / 'summary.csv')) == 3
@@ -71,7 +72,9 @@ def test_tune(tmp_path):
   assert [record['client_learning_rates'] for record in found] == [WANTED] * 2
 
 
-@pytest.mark.parametrize('binary', ['advise', 'gradient_space'])
+@pytest.mark.parametrize(
+  'binary', [pytest.param('advise', marks=pytest.mark.slow), 'gradient_space']
+)
 def test_studies(tmp_path, binary):
   arguments = ('--client_learning_rate=own_rates:own', f'--output_dir={tmp_path / "study"}')
   binaries.run(binary, *FAST, *arguments)

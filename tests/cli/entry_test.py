@@ -163,7 +163,11 @@ def test_a_file_of_flags_may_be_a_pipe():
   'preset, sentence',
   [
     ('demo', '--methods is a flag of tff-lowrank compare, not of train.'),
-    ('gradient_space_mnist', '--setting is a flag of tff-lowrank gradient-space, not of train.'),
+    pytest.param(
+      'gradient_space_mnist',
+      '--setting is a flag of tff-lowrank gradient-space, not of train.',
+      marks=pytest.mark.slow,
+    ),
   ],
 )
 def test_presets_of_other_binaries(preset, sentence):

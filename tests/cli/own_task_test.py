@@ -60,9 +60,10 @@ def test_train_records_it_and_goes_on(tmp_path, module, caplog):
   assert 'task sha256 was' in caplog.text
 
 
-def test_compare_and_a_conversion(tmp_path):
+@pytest.mark.parametrize('jobs', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_compare_and_a_conversion(tmp_path, jobs):
   binaries.run('compare', *FAST, '--methods=fed_avg,fedpara:fedpara_gamma=0,apf',
-               '--jobs=2', f'--output_dir={tmp_path / "out"}')  # fmt: skip
+               f'--jobs={jobs}', f'--output_dir={tmp_path / "out"}')  # fmt: skip
   table = pd.read_csv(tmp_path / 'out' / 'table.csv').set_index('method')
   assert table['uplink_bytes']['fedpara:fedpara_gamma=0'] < table['uplink_bytes']['fed_avg']
 

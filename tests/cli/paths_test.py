@@ -51,7 +51,7 @@ def test_train_and_replay(home, capsys):
   assert pd.read_csv(home / NAME / 'times.csv')['run'].tolist() == [str(folder)] * 2
 
 
-@pytest.mark.parametrize('jobs', [1, 2])
+@pytest.mark.parametrize('jobs', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_compare(home, jobs):
   folder = home / NAME / 'runs'
   binaries.run('compare', *FAST, '--methods=fed_avg,apf', f'--jobs={jobs}',
@@ -70,7 +70,8 @@ def test_tune(home):
 
 
 @pytest.mark.parametrize('binary, file', [
-  ('advise', 'advice.csv'), ('gradient_space', 'components.csv')
+  pytest.param('advise', 'advice.csv', marks=pytest.mark.slow),
+  ('gradient_space', 'components.csv'),
 ])  # fmt: skip
 def test_studies(home, binary, file):
   binaries.run(binary, *FAST, f'--output_dir=~/{NAME}/study')

@@ -142,7 +142,8 @@ def test_a_change_that_may_change_digits_is_told_and_recorded(tmp_path, monkeypa
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason='there is one core')
-@pytest.mark.parametrize('task', ['mnist', 'mnist_two_fc'])  # TensorFlow's engine, and XLA's.
+# XLA's engine, and TensorFlow's.
+@pytest.mark.parametrize('task', ['mnist_two_fc', pytest.param('mnist', marks=pytest.mark.slow)])
 def test_numbers_do_not_depend_on_the_number_of_cores(tmp_path, task):
   cores = sorted(os.sched_getaffinity(0))
   command = [sys.executable, '-m', 'experiments.train', f'--task={task}', '--data_dir=synthetic',

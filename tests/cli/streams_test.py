@@ -38,7 +38,11 @@ def read_metrics(folder):
   return pd.read_csv(folder / 'metrics.csv').drop(columns='round_seconds')
 
 
-@pytest.mark.parametrize('closed', ['<&-', '>&-', '2>&-', '<&- >&- 2>&-'])
+def slow(value):
+  return pytest.param(value, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize('closed', ['<&- >&- 2>&-', *map(slow, ('<&-', '>&-', '2>&-'))])
 def test_standard_streams_that_are_closed(tmp_path, metrics, closed):
   status, _, _ = shell('train', closed, f'--output_dir={tmp_path}')
   assert status == 0
@@ -47,7 +51,7 @@ def test_standard_streams_that_are_closed(tmp_path, metrics, closed):
   assert shell('train', closed, f'--output_dir={tmp_path}', '--rounds=1')[0] == entry.USAGE
 
 
-@pytest.mark.parametrize('rest', ['2>&1 | true', '2>&1 >/dev/null | head -c 1'])
+@pytest.mark.parametrize('rest', ['2>&1 | true', slow('2>&1 >/dev/null | head -c 1')])
 def test_readers_that_do_not_wait_for_the_output(tmp_path, rest):
   status, _, _ = shell('compare', rest, '--methods=fed_avg,lbgm', f'--output_dir={tmp_path}')
   assert status == 0
@@ -63,7 +67,7 @@ def test_output_that_cannot_be_written(tmp_path):
   assert json.loads((tmp_path / 'run.json').read_text())['status'] == 'completed'
 
 
-@pytest.mark.parametrize('flag', ['--help', '--helpfull', '--helpxml'])
+@pytest.mark.parametrize('flag', ['--help', slow('--helpfull'), slow('--helpxml')])
 def test_help_that_cannot_be_written(flag):
   status, _, said = shell('train', '>/dev/full', flag)
   assert status == entry.USAGE

@@ -124,6 +124,7 @@ def test_an_interrupted_study_goes_on_to_the_same_trials(tmp_path, pretended, mo
 CUT_OFF = [b'', b'round,train_lo', b'round,eval_accuracy\r\n1,0.']
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('prune', [(), ('--prune',)], ids=['', 'prune'])
 @pytest.mark.parametrize('left', CUT_OFF, ids=range(len(CUT_OFF)))
 def test_a_trial_killed_in_its_first_round_is_run_again(tmp_path, monkeypatch, left, prune):

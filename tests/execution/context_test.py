@@ -120,6 +120,7 @@ def data_that_changes():
   return data, assign
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('name', data_that_changes()[0])
 @pytest.mark.parametrize('mode', MODES)
 def test_data_sets_are_read_as_they_are_now(mode, name):

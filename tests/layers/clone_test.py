@@ -99,6 +99,7 @@ CONVERSIONS = {
 }
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('name', CONVERSIONS)
 def test_what_is_wrapped_is_converted_and_composed_again(name, case, tmp_path):
   model, x, names = case

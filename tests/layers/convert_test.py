@@ -59,6 +59,7 @@ CONVERSIONS = {
 }
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('name', CONVERSIONS)
 @pytest.mark.parametrize('trained', [False, True])
 def test_composing_gives_the_twins_outputs(name, trained, model_and_inputs):

@@ -32,6 +32,7 @@ def test_outputs_are_the_plain_layers_with_the_composed_kernel(case, rng):
     np.testing.assert_array_equal(getattr(owner, name), kernel.compose())
 
 
+@pytest.mark.each_once
 def test_config_round_trip_and_its_effect(case, rng):
   layer, shape = cases.make(*case)
   model = cases.model_of(layer, shape)
@@ -47,6 +48,7 @@ def test_config_round_trip_and_its_effect(case, rng):
   ]
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('plain', cases.PLAIN)
 @pytest.mark.parametrize('extension', ['.keras', '', '.h5'])
 def test_saving_and_loading(plain, extension, rng, tmp_path):
@@ -62,6 +64,7 @@ def test_saving_and_loading(plain, extension, rng, tmp_path):
   np.testing.assert_allclose(loaded(x), model(x), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.each_once
 def test_weights_alone_can_be_saved(case, rng, tmp_path):
   layer, shape = cases.make(*case)
   model = cases.model_of(layer, shape)
@@ -72,6 +75,7 @@ def test_weights_alone_can_be_saved(case, rng, tmp_path):
   np.testing.assert_array_equal(model(x), other(x))
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('plain', cases.PLAIN)
 @pytest.mark.parametrize('policy', ['mixed_bfloat16', 'mixed_float16', 'float64'])
 def test_precision(plain, policy, rng):
@@ -91,6 +95,7 @@ def test_precision(plain, policy, rng):
   np.testing.assert_allclose(tf.cast(y, tf.float32), single(x), atol=0.05, rtol=0.05)
 
 
+@pytest.mark.each_once
 def test_learns_by_gradient_descent(case, rng):
   layer, shape = cases.make(*case)
   model = cases.model_of(layer, shape)

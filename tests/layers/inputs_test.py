@@ -79,6 +79,7 @@ def pair_of(kind, case, rng, **options):
   return layer, twin, x
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('case', INPUTS)
 @pytest.mark.parametrize('recompute', [False, True])
 @pytest.mark.parametrize('kind', ['FedPara personal', 'LowRank', 'Adapter'])

@@ -23,6 +23,7 @@ def gradients_of(model, x):
   return loss_and_gradients(model, x)[1]
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('plain', cases.PLAIN)
 @pytest.mark.parametrize('kind', ['FedPara', 'FedPara personal', 'LowRank', 'Adapter'])
 def test_recomputing_changes_no_gradient(kind, plain, rng):

@@ -24,6 +24,7 @@ def pair_of(factored, plain, arguments, x, rng, **kwargs):
   return layer, twin
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('factored, plain', PAIRS)
 @pytest.mark.parametrize(
   'arguments',

@@ -40,6 +40,7 @@ OFF = {
 }
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('method', OFF)
 @pytest.mark.parametrize(
   'server, weighting',
@@ -79,6 +80,7 @@ def test_look_back_at_threshold_zero_changes_flags_only(model, clients, method):
     assert all(with_flags - without == num_blocks for without, with_flags in sent)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('method', BUILDS)
 @pytest.mark.parametrize('text', ['float16', 'error_feedback(top_k(0.2))', 'look_back(sign_sgd)',
                                   'drive'])  # fmt: skip

@@ -100,6 +100,7 @@ def check(process, model, rng):
   assert np.any(trained[0])
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', BUILDS)
 def test_functional_models(name, dtype, rng):
@@ -107,6 +108,7 @@ def test_functional_models(name, dtype, rng):
   check(BUILDS[name](model, SGD), model, rng)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', ['fed_avg', 'scaffold', 'fed_dyn', 'apf'])
 def test_models_with_variables_and_a_schedule(name, dtype, rng):

@@ -151,6 +151,7 @@ def test_one_vector_is_the_paper_s_to_the_bit(rng):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('build', [learning.build_lbgm_fed_avg, learning.build_shared_lbgm_fed_avg])
 @pytest.mark.parametrize('granularity', ['tensor', 'model'])
 def test_threshold_zero_is_fed_avg_to_the_bit(rng, build, granularity):

@@ -61,6 +61,7 @@ def holds(type_spec, shape):
   )
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('personal', [[False, True], [True, False], [True, True], [False, False]])
 @pytest.mark.parametrize('codec', [None, codecs.LookBack(codecs.TopK(0.5))])
 def test_personal_weights_are_in_no_upload_and_not_at_the_server(model, personal, codec):
@@ -110,6 +111,7 @@ def test_rounds_equal_numpy_under_sampling(rng, model, clients, weighting):
       assert sum(report['downlink'].values()) == KERNEL + seed
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('server', [sgd(1.0), sgd(0.5, momentum=0.9), optimizers.build_adam(0.1)])
 @pytest.mark.parametrize('codec', [codecs.Identity(), codecs.ErrorFeedback(codecs.TopK(0.3))])
 def test_without_personal_weights_it_is_fed_avg_to_the_bit(model, clients, server, codec):

@@ -13,6 +13,7 @@ optimizers = tff.learning.optimizers
 sgd = tff.learning.optimizers.build_sgdm
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('weighting', [tiny.UNIFORM, tiny.NUM_EXAMPLES])
 @pytest.mark.parametrize(
   'server_rate, rates', [(1.0, tiny.ALIKE), (0.5, tiny.ALIKE), (0.5, tiny.OWN)]

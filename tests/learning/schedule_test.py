@@ -314,6 +314,7 @@ def trained(rng, model, numbers):
 
 
 # Clients with a smaller last batch run one by one, others in blocks.
+@pytest.mark.each_once
 @pytest.mark.parametrize('numbers', [(5, 9, 0, 4), (8, 12, 4, 16)])
 @pytest.mark.parametrize('is_batched', [False, True])
 def test_xla_steps_at_the_clients_rates(rng, monkeypatch, is_batched, numbers):

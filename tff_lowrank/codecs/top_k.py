@@ -95,6 +95,11 @@ def _threshold(order: tf.Tensor, k: Any) -> tuple[tf.Tensor, tf.Tensor]:
   an int, or int32 []. Found bit by bit, a pass over the elements for each, in less time than that
   of `tf.math.top_k`.
   """
+  search = _eager_search_threshold if tf.executing_eagerly() else _search_threshold
+  return search(order, tf.convert_to_tensor(k, tf.int32))
+
+
+def _search_threshold(order: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   zero, one = tf.zeros([], order.dtype), tf.ones([], order.dtype)
 
   def count(value: tf.Tensor) -> tf.Tensor:
@@ -117,6 +122,10 @@ def _threshold(order: tf.Tensor, k: Any) -> tuple[tf.Tensor, tf.Tensor]:
     lambda bit, _, reached: (bit >= 0) & (reached > k), add_bit, start
   )
   return value, reached
+
+
+# Hundreds of operations, which one by one take most of the time of an eager encoding.
+_eager_search_threshold = tf.function(_search_threshold, reduce_retracing=True)
 
 
 def _first(order: tf.Tensor, k: Any) -> tf.Tensor:

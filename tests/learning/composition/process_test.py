@@ -41,6 +41,7 @@ def test_types(model):
   assert process.get_client_model_weights.type_signature.result == weights_type
 
 
+@pytest.mark.each_once
 @pytest.mark.parametrize('client_weighting', list(tff.learning.ClientWeighting))
 @pytest.mark.parametrize('server', [sgd(1.0), sgd(0.5, momentum=0.9),
                                     tff.learning.optimizers.build_adam(0.1)])  # fmt: skip
