@@ -69,7 +69,7 @@ OTHERS = dict(
 )  # fmt: skip
 FACTORS = dict(fedpara_gamma=0.2, fedpara_head_rank=3)
 ONE_WAY = dict(uplink='top_k(0.1, float16)', server_optimizer='yogi', server_epsilon=1e-3)
-OWN = {float: 0.875, int: 9}
+OWN = {float: 0.875, int: 9, bool: True}
 
 
 @pytest.mark.parametrize('method', methods.METHODS)
@@ -104,9 +104,8 @@ def test_flags_of_methods_that_are_not_chosen():
     app.UsageError, match='--lbgm_threshold has no effect with apf, fed_avg; it belongs to'
   ):
     parsed(lambda: run_flags.check_method_flags(['fed_avg', 'apf', 'fed_avg']), *given)
-  assert run_flags.of_other_methods(['apf', 'fed_dyn', 'fed_prox']) == dict.fromkeys(
-    ('lbgm_threshold', 'lbgm_granularity'), 'lbgm'
-  )
+  own = ('lbgm_threshold', 'lbgm_granularity', 'lbgm_vectors', 'lbgm_predictive')
+  assert run_flags.of_other_methods(['apf', 'fed_dyn', 'fed_prox']) == dict.fromkeys(own, 'lbgm')
 
 
 def test_flags_of_factors_where_there_are_none():

@@ -52,6 +52,11 @@ def eigenvectors(a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
   By Jacobi's method, to rounding. `tf.linalg.eigh` under XLA is not: it stops at 1e-6.
   """
+  # Step by step, its many small operations would take long.
+  return (_eigenvectors_in_graph if tf.executing_eagerly() else _eigenvectors)(a)
+
+
+def _eigenvectors(a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   n = a.shape[0]
   rounds = _pairings(n)
   pairings = tf.constant(np.stack(rounds))
@@ -66,6 +71,9 @@ def eigenvectors(a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   start = (tf.constant(0), a, tf.eye(n, dtype=tf.float64))
   _, a, v = tf.while_loop(lambda i, *_: i < _SWEEPS * len(rounds), turn, start)
   return tf.linalg.diag_part(a), v
+
+
+_eigenvectors_in_graph = tf.function(_eigenvectors)
 
 
 def solve(gram: tf.Tensor, products: tf.Tensor) -> tf.Tensor:
