@@ -261,7 +261,10 @@ def draw(rows: Sequence[Result], path: pathlib.Path) -> None:
         line = [r for r in here if (r.form, r.threshold) == (form, threshold)]
         counts = sorted({r.vectors for r in line})
         means = [np.mean([value(r) for r in line if r.vectors == count]) for count in counts]
-        axis.plot(counts, means, marker='o', label=f'{form}, threshold {threshold:g}')
+        color = f'C{("own", "global", "predictive").index(form)}'
+        line_style = '-' if threshold <= 0.2 else '--'
+        label = f'{form}, threshold {threshold:g}'
+        axis.plot(counts, means, line_style, marker='o', color=color, label=label)
       axis.set(title=title, xlabel='vectors', xscale='log')
       axis.set_xticks([1, 2, 4, 8], ['1', '2', '4', '8'])
       axis.minorticks_off()
