@@ -38,7 +38,7 @@ def eager_round(codec, memories, values, weights, model, last_update, round_num)
   return kept, total / weight_sum if weight_sum else 0 * total, bits
 
 
-@pytest.mark.parametrize('text', contract_test.STACKS)
+@pytest.mark.parametrize('text', contract_test.SOME_QUICK)
 def test_tff_runs_it_as_defined(text, rng):
   codec = codecs.parse(text)
   weights = [1.0, 2.0, 3.0]

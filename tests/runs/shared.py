@@ -81,7 +81,9 @@ def installed() -> Iterator[None]:
 
   def build_model(plain, task, seed):
     tf.keras.utils.set_random_seed(seed)  # As `plain` does.
-    return models.get(lambda: plain(task, seed), seed, task)
+    # All that it is built of: tasks are copied, with other clients and the like.
+    parts = (task.keras_model_fn, task.preprocess, task.objective, task.test)
+    return models.get(lambda: plain(task, seed), (seed, task.name), *parts)
 
   def build_process(plain, spec, model, keras_model_fn, num_clients):
     settings = {k: v for k, v in spec.as_dict().items() if k not in NOT_OF_THE_PROCESS}
