@@ -544,3 +544,15 @@ def test_several_devices_give_the_same_numbers():
   )
   out, _ = script.communicate(timeout=300)
   assert script.returncode == 0 and 'same' in out, out[-2000:]
+
+
+def test_secure_sums_are_sums():
+  @tff.federated_computation(tff.FederatedType(np.int32, tff.CLIENTS))
+  def secure_sums(numbers):
+    return (
+      tff.federated_secure_sum(numbers, np.int32(100)),
+      tff.federated_secure_sum_bitwidth(numbers, np.int32(7)),
+    )
+
+  with execution.create_local_context():
+    assert [*secure_sums([3, 4, 5])] == [12, 12]
