@@ -5,6 +5,7 @@ Each builder returns a function that runs a round, and is to be called in a proc
 
 from collections.abc import Callable
 import concurrent.futures
+import importlib
 import os
 from typing import Any
 
@@ -127,8 +128,7 @@ def jax_vmap(workload: str) -> Callable[[], None]:
 
 def torch_vmap(workload: str) -> Callable[[], None]:
   """`torch.func.vmap` over clients, where torch is installed."""
-  import torch
-
+  torch = importlib.import_module('torch')  # In no lock.
   if workload not in 'BC':
     raise NotImplementedError('Written for the MLP.')
   x, y = map(torch.from_numpy, _steps_of(workload))

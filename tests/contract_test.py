@@ -89,6 +89,9 @@ QUICK = (
   'error_feedback(look_back(top_k(0.1), 0.2))',
   'look_back(error_feedback(top_k(0.1)), 0.2)',
   'look_back(granularity=model)',
+  'look_back(top_k(0.3), 0.3, model, vectors=4)',
+  'ef21',
+  'sparse_ternary(0.1)',
 )
 # For tests beside `test_contract`, which takes them all.
 SOME_QUICK = [

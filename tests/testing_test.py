@@ -37,7 +37,7 @@ def cheaper(self, message):
   return ledger.price(payload=32 * 4 - 8)
 
 
-def one_number_less(self, reader, value_spec):
+def one_number_less(self, reader, value_spec, memory=None):
   return [np.zeros_like(x) for x in codecs.Identity.read(self, reader, value_spec)]
 
 

@@ -62,7 +62,7 @@ def test_refuses_bad_arguments():
     aggregators.GlobalLookBackFactory(codecs.LookBack(codecs.Gaia(accumulate=False)))
   with pytest.raises(TypeError, match='`mean_factory`'):
     aggregators.GlobalLookBackFactory(codecs.LookBack(), tff.aggregators.SumFactory())
-  with pytest.raises(ValueError, match='does not work under secure aggregation'):
+  with pytest.raises(ValueError, match='does not work with secure aggregation'):
     aggregators.GlobalLookBackFactory(
       codecs.LookBack(), tff.aggregators.MeanFactory(tff.aggregators.SecureSumFactory(1.0, -1.0))
     )

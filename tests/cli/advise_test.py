@@ -20,7 +20,7 @@ def few(monkeypatch):
     record = methods.METHODS[method]
     smaller = dataclasses.replace(record, tried=(record.tried[0], tried))
     monkeypatch.setitem(methods.METHODS, method, smaller)
-    monkeypatch.setitem(advise.TRIED, method, smaller)
+    monkeypatch.setitem(advise.TRIED, method, smaller.tried)
 
 
 def test_predictions_against_runs(tmp_path, monkeypatch):
@@ -55,7 +55,7 @@ def test_predictions_against_runs(tmp_path, monkeypatch):
   flags = json.loads((tmp_path / 'run.json').read_text())['flags']
   assert (flags['method'], flags['measure']) == ('fed_avg', True)
   assert (flags['apf_ema_decay'], flags['lbgm_granularity']) == (0.5, 'tensor')
-  assert not {record.tried[0] for record in advise.TRIED.values()} & set(flags)
+  assert not {name for name, _ in advise.TRIED.values()} & set(flags)
   text = (tmp_path / 'advice.md').read_text()
   assert 'measured total saved' in text and '| dense/kernel | 64x64 |' in text
 

@@ -32,7 +32,7 @@ def test_methods_compared(tmp_path):
   [
     (['--fed_prox_mu=0.3'], '--fed_prox_mu has no effect with fed_avg'),
     (['--method=scaffold', '--client_optimizer=adam'], 'does not work with SCAFFOLD'),
-    (['--method=fed_dyn', '--uplink=cmfl(0.4)'], 'cmfl keeps whole clients out of a round'),
+    (['--method=fed_dyn', '--uplink=cmfl(0.4)'], 'cmfl excludes whole clients from a round'),
   ],
 )
 def test_refuses_flags_that_do_nothing_or_contradict(tmp_path, arguments, message):

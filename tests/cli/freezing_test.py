@@ -91,7 +91,7 @@ def test_aggressive_and_rare_checks(tmp_path):
   'arguments, message',
   [
     (['--method=lbgm', '--apf_control=fixed'], '--apf_control has no effect with lbgm'),
-    (['--method=apf_partial_sync', '--apf_control=fixed'], '--apf_control does nothing'),
+    (['--method=apf_partial_sync', '--apf_control=fixed'], '--apf_control has no effect'),
     (['--method=apf', '--apf_ema_decay=1'], 'apf_ema_decay must be below 1'),
     (
       ['--method=apf', '--apf_stability_threshold=0', '--apf_aggressive=growing'],

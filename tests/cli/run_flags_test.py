@@ -166,6 +166,6 @@ def test_settings_of_the_user_s_own_methods_become_flags(tmp_path, monkeypatch, 
 def test_refuses_an_own_setting_called_as_another_flag(tmp_path, monkeypatch):
   (tmp_path / 'own_clash.py').write_text(OWN_METHOD.format(name='rounds'))
   monkeypatch.syspath_prepend(tmp_path)
-  message = 'A setting is called rounds, as another flag is'
+  message = 'There is already a flag named rounds'
   with binaries.no_flags_set(), pytest.raises(settings.SettingError, match=message):
     run_flags.add_method('own_clash:METHOD')

@@ -64,7 +64,7 @@ def test_one_setting_of_two_methods_is_one_flag():
 
 def test_refuses_a_name_that_is_taken():
   define(int, 3)
-  with pytest.raises(ValueError, match='A setting is called probe, as another flag is'):
+  with pytest.raises(ValueError, match='There is already a flag named probe'):
     define(int, 4)
   with pytest.raises(ValueError, match='A setting is called v, as another flag is'):
     setting_flags.define(settings.Setting('v', int, 3, 'Of absl.'))

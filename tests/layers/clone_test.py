@@ -222,7 +222,7 @@ def test_subclassed_models_are_refused_wherever_they_are():
   x = tf.keras.Input((16,))
   y = L.Dense(20, name='dense')(x)
   for model in (OwnCall(x, y), tf.keras.Sequential([L.InputLayer((16,)), OwnCall(x, y)])):
-    with pytest.raises(ValueError, match='found OwnCall, a subclassed model: .* `call` of its own'):
+    with pytest.raises(ValueError, match='found OwnCall, a subclassed model: .* its own `call`'):
       layers.to_fedpara(model, gamma=0.1)
   wrapped = tf.keras.Sequential([L.InputLayer((5, 16)), L.TimeDistributed(OwnCall(x, y))])
   with pytest.raises(ValueError, match='found OwnCall, a subclassed model'):
@@ -288,5 +288,5 @@ def test_layers_that_cannot_be_made_anew_are_refused():
       raise KeyError('size')
 
   model = sequences(Unsaved(name='mine'), L.Dense(20))
-  with pytest.raises(ValueError, match="found 'mine' of class Unsaved, where that raises KeyError"):
+  with pytest.raises(ValueError, match="found 'mine' of class Unsaved, where this raises KeyError"):
     layers.to_adapters(model, 2)

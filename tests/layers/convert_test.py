@@ -392,6 +392,6 @@ def test_refuses_bad_arguments():
     lambda model: layers.to_adapters(model, 2),
   ):
     with pytest.raises(
-      ValueError, match='found Subclass, a subclassed model: a keras.Model with a'
+      ValueError, match='found Subclass, a subclassed model: a keras.Model with its'
     ):
       convert(subclass)

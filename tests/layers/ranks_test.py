@@ -145,7 +145,7 @@ def test_refuses_bad_arguments():
     ValueError, match="'tucker' needs a kernel with 3 to 5 axes, found shape \\(3, 3\\)"
   ):
     ranks.minimal_rank((3, 3), 'tucker')
-  with pytest.raises(ValueError, match='2 to 5 sizes'):
+  with pytest.raises(ValueError, match='2 to 5 axes'):
     ranks.minimal_rank((3, 3, 3, 3, 3, 3), 'matrix')
   with pytest.raises(ValueError, match='at least 1'):
     ranks.minimal_rank((3, 0), 'matrix')

@@ -53,7 +53,7 @@ def with_variables(dtypes):
 
 
 def personal(model, optimizer):
-  num_weights = len(client_work.personal.initial_values(model).trainable)
+  num_weights = len(client_work.personal_weights.initial_values(model).trainable)
   mask = [i % 2 == 0 for i in range(num_weights)]
   return learning.build_personal_fed_avg(model, optimizer, personal=mask)
 
@@ -93,7 +93,7 @@ def train(process, rng):
 
 def check(process, model, rng):
   trained = train(process, rng)
-  initial = client_work.personal.initial_values(model).trainable
+  initial = client_work.personal_weights.initial_values(model).trainable
   for after, before in zip(trained, initial, strict=True):
     assert (after.dtype, after.shape) == (before.dtype, before.shape)
     assert np.isfinite(after).all()

@@ -16,7 +16,7 @@ def test_settings():
 
 def test_refuses_codecs_that_keep_clients_out():
   METHOD.check(cases.choice(METHOD, uplink='top_k(0.1)'))
-  with pytest.raises(ValueError, match='cmfl keeps whole clients out of a round'):
+  with pytest.raises(ValueError, match='cmfl excludes whole clients from a round'):
     METHOD.check(cases.choice(METHOD, uplink='cmfl(0.4, error_feedback(top_k(0.1)))'))
 
 

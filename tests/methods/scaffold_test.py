@@ -16,7 +16,7 @@ def test_it_has_no_settings():
   'chosen, message',
   [
     (dict(client_optimizer='adam'), 'client_optimizer=adam does not work with SCAFFOLD'),
-    (dict(uplink='cmfl(0.4)'), 'cmfl keeps whole clients out of a round'),
+    (dict(uplink='cmfl(0.4)'), 'cmfl excludes whole clients from a round'),
   ],
 )
 def test_refuses(chosen, message):

@@ -150,7 +150,7 @@ def test_models_that_a_run_does_not_have(lbgm):
   for name in ('best', 'composed'):
     with pytest.raises(FileNotFoundError, match='model_.*.keras'):
       lbgm.load_model(name)
-  with pytest.raises(ValueError, match="models model, composed, best, found 'last'"):
+  with pytest.raises(ValueError, match="one of model, composed, best, found 'last'"):
     lbgm.load_model('last')
 
 

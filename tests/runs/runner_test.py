@@ -79,7 +79,8 @@ def test_a_task_as_the_settings_have_it():
     task.train.client_ids
   )
   assert found.client_test is not None and task.client_test is None
-  with pytest.raises(settings.SettingError, match='The model of custom has no form of low_rank'):
+  refused = 'The model of custom cannot be converted to low_rank'
+  with pytest.raises(settings.SettingError, match=refused):
     runner.prepare_task(spec_lib.make('fed_avg', dict(model_family='low_rank'), task), task)
   many = spec_lib.make('fed_avg', dict(num_clients=5, clients_per_round=2), task)
   with pytest.raises(settings.SettingError, match='5'):

@@ -50,10 +50,10 @@ class _Kept:
 def _within_runs(plain: Callable[..., Any], shared: Callable[..., Any]) -> Callable[..., Any]:
   """Calls `shared` with `plain` inside runs, and `plain` elsewhere."""
 
-  def call(*arguments: Any) -> Any:
+  def call(*arguments: Any, **named: Any) -> Any:
     if getattr(_here, 'is_run', False):
-      return shared(plain, *arguments)
-    return plain(*arguments)
+      return shared(plain, *arguments, **named)
+    return plain(*arguments, **named)
 
   return call
 

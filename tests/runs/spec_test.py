@@ -125,7 +125,7 @@ def test_a_task_that_is_an_object_is_made_already(given):
     (
       'fed_avg',
       dict(lbgm_threshold=0.4),
-      'nothing under fed_avg; it belongs to lbgm, lbgm_global, lbgm_shared',
+      'no effect with fed_avg; it belongs to lbgm, lbgm_global, lbgm_shared',
     ),
     ('lbgm', dict(lbgm_threshold=2), 'lbgm_threshold must be at most 1, found 2'),
     ('lbgm', dict(rounds='3'), "rounds must be a whole number, found '3' of type str"),

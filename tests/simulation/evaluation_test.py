@@ -126,5 +126,5 @@ def test_somebody_must_have_test_examples(rng):
   model = linear.build_model(rng)
   empty = arrays.partitioned(arrays.Split(*linear.examples(rng, 2)), [np.array([], np.int64)])
   process = learning.build_fed_avg(model, tff.learning.optimizers.build_sgdm(0.1))
-  with pytest.raises(ValueError, match='None of 1 clients has test examples'):
+  with pytest.raises(ValueError, match='None of the 1 clients has test examples'):
     evaluation.build_personal_evaluation(model, process, empty, lambda b: b)

@@ -35,7 +35,7 @@ def test_fewer_clients_keep_their_test_examples():
   np.testing.assert_array_equal(
     some.client_test.examples(client).x, task.client_test.examples(client).x
   )
-  with pytest.raises(ValueError, match='my task have test examples of their own: .* found 0.5'):
+  with pytest.raises(ValueError, match='my task already have test examples: .* found 0.5'):
     tasks.prepare(task, client_test_fraction=0.5, seed=1)
 
 
@@ -71,9 +71,9 @@ def test_a_model_without_layers_to_convert_is_refused():
   for build, message in (
     (
       lambda: tf.keras.Sequential([tf.keras.Input((8, 8, 1)), flatten(), dense(2)]),
-      'The model of my task has no form of fedpara: .* would not get smaller',
+      'The model of my task cannot be converted to fedpara: .* would not get smaller',
     ),
-    (Subclassed, 'The model of my task has no form of fedpara: .* a subclassed model'),
+    (Subclassed, 'The model of my task cannot be converted to fedpara: .* a subclassed model'),
   ):
     with pytest.raises(ValueError, match=f'(?s){message}'):
       tasks.prepare(mine(build), seed=1, model_family='fedpara', gamma=0.5)

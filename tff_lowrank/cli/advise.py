@@ -62,8 +62,7 @@ _MEASURE = flags.DEFINE_boolean(
   'measure', False, 'Also train with each setting and measure what it saves.'
 )
 
-# The methods that name settings to try.
-# By method: the name of the setting that is tried, and its values.
+# For each method that is tried: the name of a setting, and its values.
 TRIED = {name: record.tried for name, record in methods.METHODS.items() if record.tried}
 _NAMES = ('model_family', *(name for name, _ in TRIED.values()))
 # Flags that --help does not show.

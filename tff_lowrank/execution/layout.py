@@ -94,6 +94,7 @@ def _lay_out(batches: list[sequences.Batches], capacity: int, is_exact: bool) ->
     parts = [b.full[component] for b in batches]
     laid_out = np.empty([total, *parts[0].shape[1:]], parts[0].dtype)
     np.concatenate(parts, out=laid_out[:used])
+    laid_out[used:] = 0
     arrays.append(laid_out)
   tails = zip(*(b.tail or [] for b in batches), strict=True)
   return arrays + [device_memory.stack(component, capacity) for component in tails]
