@@ -66,5 +66,5 @@ def test_refuses_a_name_that_is_taken():
   define(int, 3)
   with pytest.raises(ValueError, match='There is already a flag named probe'):
     define(int, 4)
-  with pytest.raises(ValueError, match='A setting is called v, as another flag is'):
+  with pytest.raises(ValueError, match='There is already a flag named v'):
     setting_flags.define(settings.Setting('v', int, 3, 'Of absl.'))
