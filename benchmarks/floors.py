@@ -79,7 +79,8 @@ def tensorflow_xla(workload: str) -> Callable[[], None]:
   return tensorflow(workload, jit_compile=True)
 
 
-def _jax(workload: str, in_turn: bool) -> Callable[[], None]:
+def jax_in_turn(workload: str) -> Callable[[], None]:
+  """A jax device a core, each with its share of the clients one after the other."""
   cores = os.cpu_count() or 1
   os.environ['XLA_FLAGS'] = f'--xla_force_host_platform_device_count={cores}'
   import jax
@@ -99,7 +100,7 @@ def _jax(workload: str, in_turn: bool) -> Callable[[], None]:
       dict(name=v.name, shape=v.shape.as_list(), stddev=float(np.std(v.numpy()))) for v in variables
     ],
   )
-  training = by_hand.build(case, in_turn=in_turn, patches=False)
+  training = by_hand.build(case, in_turn=True, patches=False)
   by_core = [np.reshape(a, (cores, clients // cores, *a.shape[1:])) for a in (x, y)]
   x, y = (jax.device_put_sharded(list(a), jax.devices()) for a in by_core)
 
@@ -114,16 +115,6 @@ def _jax(workload: str, in_turn: bool) -> Callable[[], None]:
     weights = jax.block_until_ready(run(weights, x, y))
 
   return run_round
-
-
-def jax_in_turn(workload: str) -> Callable[[], None]:
-  """A jax device a core, each with its share of the clients one after the other."""
-  return _jax(workload, in_turn=True)
-
-
-def jax_vmap(workload: str) -> Callable[[], None]:
-  """A jax device a core, each with its share of the clients at once."""
-  return _jax(workload, in_turn=False)
 
 
 def torch_vmap(workload: str) -> Callable[[], None]:
@@ -158,6 +149,5 @@ BUILDERS = dict(
   tensorflow=tensorflow,
   tensorflow_xla=tensorflow_xla,
   jax_in_turn=jax_in_turn,
-  jax_vmap=jax_vmap,
   torch_vmap=torch_vmap,
 )
