@@ -225,6 +225,47 @@ class Codec(abc.ABC):
     return message
 
 
+class InnerMessages(Codec):
+  """A codec that sends the messages of another, made of another value.
+
+  inner: the other codec.
+  kept: the name in the memory, an `OrderedDict`, of tensors like the value's, zeros at first; the
+    inner codec's memory is its `inner`.
+  """
+
+  inner: Codec
+  kept: ClassVar[str]
+
+  def initial_memory(self, value_spec: Any) -> Any:
+    return self.memory_of(
+      [structures.zeros(spec) for spec in tf.nest.flatten(value_spec)],
+      self.inner.initial_memory(value_spec),
+    )
+
+  def memory_of(self, kept: list[tf.Tensor], inner: Any) -> Any:
+    """A memory made of its parts."""
+    return collections.OrderedDict([(self.kept, kept), ('inner', inner)])
+
+  def map_memory(self, fn: Callable[..., Any], *memories: Any) -> Any:
+    kept = zip(*(memory[self.kept] for memory in memories), strict=True)
+    return self.memory_of(
+      [fn(i, *parts) for i, parts in enumerate(kept)],
+      self.inner.map_memory(fn, *(memory['inner'] for memory in memories)),
+    )
+
+  def message_price(self, message: Any) -> ledger.Price:
+    return self.inner.message_price(message)
+
+  def official_units(self, message: Any) -> tf.Tensor:
+    return self.inner.official_units(message)
+
+  def write(self, writer: bit_stream.BitWriter, message: Any) -> None:
+    self.inner.write(writer, message)
+
+  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Any:
+    return self.inner.read(reader, value_spec, memory and memory['inner'])
+
+
 def resolve_part(outer: Codec, argument: str) -> Codec:
   """The codec that is the `argument` of `outer`, of which the text is replaced by it.
 

@@ -1,21 +1,16 @@
 """EF21: sends what is new since the last message, compressed."""
 
-import collections
-from collections.abc import Callable
 import dataclasses
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tff_lowrank import ledger
-from tff_lowrank import structures
-from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 from tff_lowrank.codecs import top_k
 
 
 @dataclasses.dataclass(frozen=True)
-class EF21(codec.Codec):
+class EF21(codec.InnerMessages):
   """Both sides keep g, an estimate of a client's update x; C(x - g) is sent, and added to g.
 
   What is decoded is the new g. Unlike `ErrorFeedback`, which adds up all that was left out, this
@@ -35,6 +30,8 @@ class EF21(codec.Codec):
   inner: codec.Codec = dataclasses.field(default_factory=top_k.TopK)
 
   name: ClassVar[str] = 'ef21'
+
+  kept: ClassVar[str] = 'estimate'
 
   def __post_init__(self) -> None:
     codec.resolve_inner(self)
@@ -59,44 +56,18 @@ class EF21(codec.Codec):
       fixed_shape=inner.fixed_shape,
     )
 
-  def initial_memory(self, value_spec: Any) -> Any:
-    return collections.OrderedDict(
-      estimate=[structures.zeros(spec) for spec in tf.nest.flatten(value_spec)],
-      inner=self.inner.initial_memory(value_spec),
-    )
-
   def encode(
     self, memory: Any, value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
   ) -> codec.Encoded:
     pairs = zip(codec.tensors_of(value), memory['estimate'], strict=True)
     inner = self.inner.encode(memory['inner'], [x - g for x, g in pairs], seed, reference)
     estimate = self.decode(memory, inner.message)
-    return inner._replace(memory=collections.OrderedDict(estimate=estimate, inner=inner.memory))
+    return inner._replace(memory=self.memory_of(estimate, inner.memory))
 
   def decode(self, memory: Any, message: Any) -> list[tf.Tensor]:
     decoded = self.inner.decode(memory['inner'], message)
     return [g + c for g, c in zip(memory['estimate'], decoded, strict=True)]
 
   def follow(self, memory: Any, message: Any) -> Any:
-    return collections.OrderedDict(
-      estimate=self.decode(memory, message), inner=self.inner.follow(memory['inner'], message)
-    )
-
-  def map_memory(self, fn: Callable[..., Any], *memories: Any) -> Any:
-    estimates = zip(*(memory['estimate'] for memory in memories), strict=True)
-    return collections.OrderedDict(
-      estimate=[fn(i, *parts) for i, parts in enumerate(estimates)],
-      inner=self.inner.map_memory(fn, *(memory['inner'] for memory in memories)),
-    )
-
-  def message_price(self, message: Any) -> ledger.Price:
-    return self.inner.message_price(message)
-
-  def official_units(self, message: Any) -> tf.Tensor:
-    return self.inner.official_units(message)
-
-  def write(self, writer: bit_stream.BitWriter, message: Any) -> None:
-    self.inner.write(writer, message)
-
-  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Any:
-    return self.inner.read(reader, value_spec, memory and memory['inner'])
+    inner = self.inner.follow(memory['inner'], message)
+    return self.memory_of(self.decode(memory, message), inner)

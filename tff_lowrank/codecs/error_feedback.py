@@ -1,20 +1,15 @@
 """Error feedback: what a message left out is added to the next update."""
 
-import collections
-from collections.abc import Callable
 import dataclasses
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tff_lowrank import ledger
-from tff_lowrank import structures
-from tff_lowrank.codecs import bit_stream
 from tff_lowrank.codecs import codec
 
 
 @dataclasses.dataclass(frozen=True)
-class ErrorFeedback(codec.Codec):
+class ErrorFeedback(codec.InnerMessages):
   """Codes u = x + e, the update and the residual; what is decoded is v, and e becomes u - v.
 
   So the sum of all that was decoded, plus the residual, is the sum of all updates. With LBGM
@@ -30,6 +25,8 @@ class ErrorFeedback(codec.Codec):
   inner: codec.Codec
 
   name: ClassVar[str] = 'error_feedback'
+
+  kept: ClassVar[str] = 'residual'
 
   def __post_init__(self) -> None:
     codec.resolve_inner(self)
@@ -51,12 +48,6 @@ class ErrorFeedback(codec.Codec):
       fixed_shape=inner.fixed_shape,
     )
 
-  def initial_memory(self, value_spec: Any) -> Any:
-    return collections.OrderedDict(
-      residual=[structures.zeros(spec) for spec in tf.nest.flatten(value_spec)],
-      inner=self.inner.initial_memory(value_spec),
-    )
-
   def encode(
     self, memory: Any, value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
   ) -> codec.Encoded:
@@ -64,30 +55,11 @@ class ErrorFeedback(codec.Codec):
     inner = self.inner.encode(memory['inner'], total, seed, reference)
     decoded = self.inner.decode(memory['inner'], inner.message)
     residual = [u - v for u, v in zip(total, decoded, strict=True)]
-    return inner._replace(memory=collections.OrderedDict(residual=residual, inner=inner.memory))
+    return inner._replace(memory=self.memory_of(residual, inner.memory))
 
   def decode(self, memory: Any, message: Any) -> list[tf.Tensor]:
     return self.inner.decode(memory['inner'], message)
 
   def follow(self, memory: Any, message: Any) -> Any:
     inner = self.inner.follow(memory['inner'], message)
-    return collections.OrderedDict(residual=memory['residual'], inner=inner)
-
-  def map_memory(self, fn: Callable[..., Any], *memories: Any) -> Any:
-    residuals = zip(*(memory['residual'] for memory in memories), strict=True)
-    return collections.OrderedDict(
-      residual=[fn(i, *parts) for i, parts in enumerate(residuals)],
-      inner=self.inner.map_memory(fn, *(memory['inner'] for memory in memories)),
-    )
-
-  def message_price(self, message: Any) -> ledger.Price:
-    return self.inner.message_price(message)
-
-  def official_units(self, message: Any) -> tf.Tensor:
-    return self.inner.official_units(message)
-
-  def write(self, writer: bit_stream.BitWriter, message: Any) -> None:
-    self.inner.write(writer, message)
-
-  def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Any:
-    return self.inner.read(reader, value_spec, memory and memory['inner'])
+    return self.memory_of(memory['residual'], inner)

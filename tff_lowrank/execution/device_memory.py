@@ -188,4 +188,4 @@ class DeviceMemory:
     """How many clients fit, if a program for `num_clients` needs `num_bytes`; at least 1."""
     if self._limit is None or num_bytes <= _SHARE_OF_PROGRAM * self._limit:
       return num_clients
-    return min(max(int(_SHARE_OF_PROGRAM * self._limit * num_clients / num_bytes), 1), num_clients)
+    return max(int(_SHARE_OF_PROGRAM * self._limit * num_clients / num_bytes), 1)

@@ -16,10 +16,10 @@ from tff_lowrank import aggregators
 from tff_lowrank import codecs
 from tff_lowrank import ledger
 from tff_lowrank import structures
-from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.aggregators import global_look_back
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
+from tff_lowrank.learning.composition import downlink
 from tff_lowrank.learning.composition import process
 from tff_lowrank.learning.composition import work as work_lib
 
@@ -60,19 +60,7 @@ def build_distributor(
     )
     return new_state, sent
 
-  @tff.federated_computation
-  def initialize():
-    return tff.federated_eval(first_state, tff.SERVER)
-
-  @tff.federated_computation(
-    initialize.type_signature.result, tff.FederatedType(weights_type, tff.SERVER)
-  )
-  def next_fn(state, weights):
-    state, sent = tff.federated_map(send, (state, weights))
-    measurements = tff.federated_value((), tff.SERVER)
-    return tff.templates.MeasuredProcessOutput(state, tff.federated_broadcast(sent), measurements)
-
-  return tff.learning.templates.DistributionProcess(initialize, next_fn)
+  return downlink.build_distribution(first_state, send)
 
 
 def num_missing(seen: tf.Tensor, round_num: tf.Tensor, vectors: int) -> tf.Tensor:
@@ -90,7 +78,6 @@ def _knowing_updates(
 ) -> work_lib.ClientStatefulWork:
   """`work`, of clients that remember nothing, on what the distributor sends."""
   weights_spec = tff.types.type_to_tf_tensor_specs(sent_type['weights'])
-  parameter = work.next.type_signature.parameter
 
   @tff.tensorflow.computation
   def never_seen():
@@ -107,21 +94,7 @@ def _knowing_updates(
   def received(sent):
     return sent['known']
 
-  @tff.federated_computation(
-    parameter[0],
-    tff.FederatedType(np.int32, tff.CLIENTS),
-    tff.FederatedType(sent_type, tff.CLIENTS),
-    parameter[3],
-  )
-  def next_fn(state, seen, sent, client_data):
-    seen, weights, price = tff.federated_map(receive, (seen, sent))
-    nothing = tff.federated_eval(client_stateful.no_memory, tff.CLIENTS)
-    output = work.next(state, nothing, weights, client_data)
-    return work_lib.ClientWorkOutput(
-      output.state, seen, seen, output.result, price, output.measurements
-    )
-
-  return work_lib.ClientStatefulWork(work.initialize, never_seen, next_fn, received)
+  return work_lib.build_receiving_work(work, never_seen, receive, received)
 
 
 def build_global_lbgm_fed_avg(

@@ -42,6 +42,32 @@ def check_downlink(codec: codecs.Codec | str) -> None:
     )
 
 
+def build_distribution(
+  first_state: tff.Computation, send: tff.Computation
+) -> tff.learning.templates.DistributionProcess:
+  """Builds a distributor of its parts, unplaced.
+
+  Args:
+    first_state: `( -> S)`.
+    send: `(<S, ModelWeights> -> <S, what clients get>)`.
+  """
+  state_type, weights_type = send.type_signature.parameter
+
+  @tff.federated_computation
+  def initialize():
+    return tff.federated_eval(first_state, tff.SERVER)
+
+  @tff.federated_computation(
+    tff.FederatedType(state_type, tff.SERVER), tff.FederatedType(weights_type, tff.SERVER)
+  )
+  def next_fn(state, weights):
+    state, sent = tff.federated_map(send, (state, weights))
+    measurements = tff.federated_value((), tff.SERVER)
+    return tff.templates.MeasuredProcessOutput(state, tff.federated_broadcast(sent), measurements)
+
+  return tff.learning.templates.DistributionProcess(initialize, next_fn)
+
+
 def build_distributor(
   initial_model_weights: tff.Computation, codec: codecs.Codec, seed: int
 ) -> tff.learning.templates.DistributionProcess:
@@ -83,19 +109,7 @@ def build_distributor(
     )
     return new_state, sent
 
-  @tff.federated_computation
-  def initialize():
-    return tff.federated_eval(first_state, tff.SERVER)
-
-  @tff.federated_computation(
-    initialize.type_signature.result, tff.FederatedType(weights_type, tff.SERVER)
-  )
-  def next_fn(state, weights):
-    state, sent = tff.federated_map(code, (state, weights))
-    measurements = tff.federated_value((), tff.SERVER)
-    return tff.templates.MeasuredProcessOutput(state, tff.federated_broadcast(sent), measurements)
-
-  return tff.learning.templates.DistributionProcess(initialize, next_fn)
+  return build_distribution(first_state, code)
 
 
 def message_or_version(seen: tf.Tensor, sent: Any, version_price: ledger.Price) -> ledger.Price:

@@ -225,28 +225,13 @@ def _from_coded_model(
   work: work_lib.ClientStatefulWork, sent_type: tff.Type
 ) -> work_lib.ClientStatefulWork:
   """`work`, of clients without state, on a model compressed by `downlink.build_distributor`."""
-  receive = downlink_lib.build_receive(sent_type)
-  parameter = work.next.type_signature.parameter
 
   @tff.tensorflow.computation(sent_type)
   def received(sent):
     return sent['weights'].trainable
 
-  @tff.federated_computation(
-    parameter[0],
-    tff.FederatedType(downlink_lib.never_seen.type_signature.result, tff.CLIENTS),
-    tff.FederatedType(sent_type, tff.CLIENTS),
-    parameter[3],
-  )
-  def next_fn(state, seen, sent, client_data):
-    seen, weights, price = tff.federated_map(receive, (seen, sent))
-    nothing = tff.federated_eval(client_stateful.no_memory, tff.CLIENTS)
-    output = work.next(state, nothing, weights, client_data)
-    return work_lib.ClientWorkOutput(
-      output.state, seen, seen, output.result, price, output.measurements
-    )
-
-  return work_lib.ClientStatefulWork(work.initialize, downlink_lib.never_seen, next_fn, received)
+  receive = downlink_lib.build_receive(sent_type)
+  return work_lib.build_receiving_work(work, downlink_lib.never_seen, receive, received)
 
 
 def compose(

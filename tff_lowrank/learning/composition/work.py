@@ -150,6 +150,38 @@ def build_memoryless_work(
   )
 
 
+def build_receiving_work(
+  work: ClientStatefulWork,
+  initialize_client: tff.Computation,
+  receive: tff.Computation,
+  received: tff.Computation,
+) -> ClientStatefulWork:
+  """`work`, of clients without state, on what a distributor sends.
+
+  Args:
+    work: Trains from the whole model.
+    initialize_client: `( -> C)`, the state of a client that has received nothing.
+    receive: `(<C, sent> -> <C, ModelWeights, price>)`.
+    received: As `ClientStatefulWork.received`.
+  """
+  parameter = work.next.type_signature.parameter
+  seen_type, sent_type = receive.type_signature.parameter
+
+  @tff.federated_computation(
+    parameter[0],
+    tff.FederatedType(seen_type, tff.CLIENTS),
+    tff.FederatedType(sent_type, tff.CLIENTS),
+    parameter[3],
+  )
+  def next_fn(state, seen, sent, client_data):
+    seen, weights, price = tff.federated_map(receive, (seen, sent))
+    nothing = tff.federated_eval(client_stateful.no_memory, tff.CLIENTS)
+    output = work.next(state, nothing, weights, client_data)
+    return ClientWorkOutput(output.state, seen, seen, output.result, price, output.measurements)
+
+  return ClientStatefulWork(work.initialize, initialize_client, next_fn, received)
+
+
 def build_zero_memory(name: str, weights_type: tff.Type) -> tff.Computation:
   """`( -> C)`: zeros for each trainable weight, under the key `name`."""
   spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
