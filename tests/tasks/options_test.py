@@ -94,3 +94,14 @@ def test_a_model_without_layers_to_convert_is_refused():
 def test_impossible_options_are_refused(options, message):
   with pytest.raises(ValueError, match=message):
     tasks.prepare(mine(), **dict(seed=1) | options)
+
+
+def test_other_initial_weights():
+  task = mine()
+  changed = tasks.prepare(task, seed=1, initialization='uniform_fan_in')
+  (kernel, bias, *_), _ = changed.build_model(5).initial_weights
+  assert np.abs(kernel).max() <= 1 / 8 and 0 < np.abs(bias).max() <= 1 / 8
+  again = tasks.prepare(task, seed=1, initialization='uniform_fan_in').build_model(5)
+  np.testing.assert_array_equal(again.initial_weights[0][0], kernel)
+  with pytest.raises(ValueError, match='`initialization` must be one of .*, found .he'):
+    tasks.prepare(task, seed=1, initialization='he')

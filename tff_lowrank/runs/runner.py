@@ -147,6 +147,7 @@ def _options(spec: spec_lib.RunSpec) -> dict[str, Any]:
     model_family=spec.model_family,
     gamma=spec.gamma,
     tanh=spec.tanh,
+    initialization=spec.initialization,
   )
 
 

@@ -12,6 +12,7 @@ from tff_lowrank import methods
 from tff_lowrank import settings
 from tff_lowrank import tasks
 from tff_lowrank.models import families
+from tff_lowrank.models import initializations
 from tff_lowrank.runs import client_rates
 from tff_lowrank.runs import errors
 from tff_lowrank.runs import spec_checks
@@ -181,6 +182,12 @@ class RunSpec(settings.Settings):
     'Rank of the last layer, instead of the rank from gamma, in tasks named `*_two_fc`.',
     at_least=1,
   )
+  initialization: str = _model(
+    'default',
+    "Initial weights of plain dense and convolutional layers; uniform_fan_in is PyTorch's default, "
+    "as in LBGM's published code: uniform in 1/sqrt(fan_in) around 0, biases too.",
+    choices=initializations.INITIALIZATIONS,
+  )
   client_rates: Mapping[str, float] | None = None
 
   def as_dict(self) -> dict[str, Any]:
@@ -189,6 +196,7 @@ class RunSpec(settings.Settings):
       fedpara_gamma=self.gamma is None,
       fedpara_head_rank=self.gamma is None or self.fedpara_head_rank is None,
       fedpara_tanh=not self.tanh,
+      initialization=self.initialization == 'default',
       client_rate_decay=self.client_rate_decay == 1,
       task_args=not self.task_args,
       client_metrics=not self.client_metrics,

@@ -91,6 +91,7 @@ def build(
   gamma: float | None = None,
   tanh: bool = False,
   head_rank: int | None = None,
+  initialization: str = 'default',
   task_args: Mapping[str, Any] | None = None,
 ) -> task_lib.Task:
   """Loads the task `name`.
@@ -114,6 +115,7 @@ def build(
     tanh: Whether to apply tanh to both low-rank matrices of a kernel, as in FedPara's experiments,
       for family `'fedpara'`.
     head_rank: The rank of the last layer, instead of that from gamma, for the two-layer nets.
+    initialization: One of `models.initializations.INITIALIZATIONS`; see `prepare`.
     task_args: The function's arguments by name. Texts are converted to the annotated type of the
       parameter or, without annotation, to the type of its default: int, float, bool, str or None.
 
@@ -122,8 +124,10 @@ def build(
     ValueError: If the value of an argument is invalid, there is no such task, or a file is damaged.
   """
   check_partition(name, partition)
-  options.check(client_test_fraction, model_family, gamma, tanh)
-  common: dict[str, Any] = dict(seed=seed, client_test_fraction=client_test_fraction)
+  options.check(client_test_fraction, model_family, gamma, tanh, initialization)
+  common: dict[str, Any] = dict(
+    seed=seed, client_test_fraction=client_test_fraction, initialization=initialization
+  )
   if name not in catalog.NAMES:
     if head_rank is not None:
       raise ValueError(f'The model of {name} takes no `head_rank`.')

@@ -144,20 +144,17 @@ def _cifar100() -> Recipe:
   return Recipe(central=_cifar('cifar100', build_model, _cropped), natural=load_pachinko)
 
 
-def _keywords(by_speaker: bool) -> Load:
-  def load(data_dir: str | None) -> Parts:
+def _keywords(build_model: Callable) -> Recipe:
+  def load(by_speaker: bool, data_dir: str | None) -> Parts:
     data = keywords.made_up() if data_dir == SYNTHETIC else keywords.load_data(data_dir)
     x = data.train.x
     # Each feature over all frames; a constant feature stays 0.
     std = x.std((0, 1))
     preprocess = _normalized(x.mean((0, 1)), np.where(std > 0, std, 1))
-    build_model = functools.partial(models.build_keyword_lstm, x.shape[1:], data.num_classes)
-    train: arrays.Split | arrays.ExampleClientData = data.train
-    if by_speaker:
-      train = data.by_speaker()
-    return Parts(train, data.test, preprocess, build_model)
+    build = functools.partial(build_model, x.shape[1:], data.num_classes)
+    return Parts(data.by_speaker() if by_speaker else data.train, data.test, preprocess, build)
 
-  return load
+  return Recipe(central=functools.partial(load, False), natural=functools.partial(load, True))
 
 
 def _shakespeare(data_dir: str | None) -> Parts:
@@ -241,7 +238,8 @@ RECIPES = collections.OrderedDict(
     functools.partial(_stackexchange_nwp, num_words=2000), embedding_size=64, hidden_size=128
   ),
   stackexchange_tags=_tags(_stackexchange_tags),
-  keywords=Recipe(central=_keywords(by_speaker=False), natural=_keywords(by_speaker=True)),
+  keywords=_keywords(models.build_keyword_lstm),
+  keywords_two_fc=_keywords(models.build_two_fc),
 )
 
 NAMES = tuple(RECIPES)

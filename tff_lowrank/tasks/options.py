@@ -10,13 +10,21 @@ import tensorflow as tf
 from tff_lowrank import checks
 from tff_lowrank import layers
 from tff_lowrank.models import families
+from tff_lowrank.models import initializations
 from tff_lowrank.tasks import task as task_lib
 
 
-def check(client_test_fraction: float, model_family: str, gamma: float | None, tanh: bool) -> None:
+def check(
+  client_test_fraction: float,
+  model_family: str,
+  gamma: float | None,
+  tanh: bool,
+  initialization: str = 'default',
+) -> None:
   """Raises ValueError if these arguments of `prepare` are invalid for any task."""
   families.LayerFamily(model_family, gamma, tanh)  # Raises if they contradict.
   checks.check_in_range('client_test_fraction', client_test_fraction, 0, 1)
+  checks.check_one_of('initialization', initialization, initializations.INITIALIZATIONS)
   if client_test_fraction == 1:
     raise ValueError('`client_test_fraction` must be below 1, found 1.')
 
@@ -30,8 +38,9 @@ def prepare(
   model_family: str = 'original',
   gamma: float | None = None,
   tanh: bool = False,
+  initialization: str = 'default',
 ) -> task_lib.Task:
-  """The task with fewer clients, examples held out, or a factorised model.
+  """The task with fewer clients, examples held out, or another model or initialization.
 
   Args:
     task: Any task; it is not changed.
@@ -45,13 +54,14 @@ def prepare(
       reports on each layer. All weights are initialised again.
     gamma: In [0, 1], FedPara's rank hyper-parameter, for all families but `'original'`.
     tanh: Whether to apply tanh to both low-rank matrices of a kernel, for family `'fedpara'`.
+    initialization: `'uniform_fan_in'` for `models.initializations.with_uniform_fan_in`.
 
   Raises:
     ValueError: If the value of an argument is invalid, there are too few clients, examples are to
-      be held out but the task already has test examples of clients, or no layer of its model can
-      be converted.
+      be held out but the task already has test examples of clients, no layer of its model can be
+      converted, or the initialization applies to none.
   """
-  check(client_test_fraction, model_family, gamma, tanh)
+  check(client_test_fraction, model_family, gamma, tanh, initialization)
   train, client_test, keras_model_fn = task.train, task.client_test, task.keras_model_fn
   if num_clients:
     checks.check_at_least('num_clients', num_clients, 1)
@@ -67,9 +77,16 @@ def prepare(
   if model_family != 'original':
     keras_model_fn = _converted(task, model_family, gamma, tanh)
     keras_model_fn()  # Raises if no layer can be converted.
+  if initialization != 'default':
+    keras_model_fn = functools.partial(_initialized, keras_model_fn)
+    keras_model_fn()  # Raises if it applies to no layer.
   return dataclasses.replace(
     task, train=train, client_test=client_test, keras_model_fn=keras_model_fn
   )
+
+
+def _initialized(keras_model_fn: Callable[[], tf.keras.Model]) -> tf.keras.Model:
+  return initializations.with_uniform_fan_in(keras_model_fn())
 
 
 def _converted(
