@@ -1,0 +1,106 @@
+"""Prints the tables and draws the figures of a paper, published values beside this package's.
+
+  python -m experiments.paper --paper=lbgm
+  python -m experiments.paper --paper=apf --only=figure_9 --data_dir=DIR --output_dir=runs
+
+The results come from the files in experiments/results. With --data_dir, those that are missing are
+made first, by `experiments.compare` with the preset of the exhibit, in --output_dir, and recorded
+there. Without it, an exhibit shows what there is, and the command for the rest. With --scale=full,
+presets of the papers' own scale are used where there are some; most need a GPU.
+
+Writes PAPER.md and PAPER/NAME.png in --page_dir.
+"""
+
+from collections.abc import Sequence
+import pathlib
+
+from absl import app
+from absl import flags
+
+from experiments.papers import apf
+from experiments.papers import exhibits
+from experiments.papers import fedpara
+from experiments.papers import figures
+from experiments.papers import lbgm
+from experiments.papers import results
+
+PAPERS: dict[str, Sequence[exhibits.Exhibit | exhibits.Computed]] = dict(
+  lbgm=lbgm.EXHIBITS, apf=apf.EXHIBITS, fedpara=fedpara.EXHIBITS
+)
+RESULTS = pathlib.Path(__file__).resolve().parent / 'results'
+
+_PAPER = flags.DEFINE_enum('paper', None, list(PAPERS), 'The paper.', required=True)
+_ONLY = flags.DEFINE_string('only', None, 'The name of one exhibit; all if not given.')
+_SCALE = flags.DEFINE_enum(
+  'scale', 'here', ['here', 'full'], "Runs that fit a small machine, or the paper's own scale."
+)
+_DATA_DIR = flags.DEFINE_string('data_dir', None, 'Folder with data sets, to run what is missing.')
+_OUTPUT_DIR = flags.DEFINE_string('output_dir', 'runs', 'Folder for the output of these runs.')
+_RESULTS_DIR = flags.DEFINE_string(
+  'results_dir', str(RESULTS), 'Folder with the results, and for those of new runs.'
+)
+_PAGE_DIR = flags.DEFINE_string(
+  'page_dir', 'runs/papers', 'Folder for the page with tables and figures.'
+)
+
+
+def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path) -> str:
+  """The parts of an exhibit that is made from runs: table, figure, commands."""
+  is_full = _SCALE.value == 'full' and exhibit.full is not None
+  preset = exhibit.full if is_full and exhibit.full else exhibit.preset
+  path = exhibits.path_of(pathlib.Path(_RESULTS_DIR.value), preset)
+  first = exhibit.rows[0].method
+  found = results.read(path, first)
+  known = set() if found is None else set(found.table['method'])
+  missing = [method for method in exhibit.methods if method not in known]
+  if missing and _DATA_DIR.value is not None:
+    output = pathlib.Path(_OUTPUT_DIR.value) / preset
+    results.run(preset, missing, pathlib.Path(_DATA_DIR.value), output, path)
+    found, missing = results.read(path, first), []
+  parts = []
+  if found is not None:
+    parts.append(exhibits.to_markdown(exhibits.table(exhibit, found.table)))
+    picture = page.with_suffix('') / f'{exhibit.name}.png'
+    if figures.draw(exhibit, found, picture):
+      parts.append(f'![{exhibit.title}]({picture.parent.name}/{picture.name})')
+  if missing:
+    listed = ', '.join(f'`{method}`' for method in missing)
+    parts.append(f'Not run: {listed}.')
+  parts.append(f'Runs: `{" ".join(exhibits.command(preset))} --data_dir=DIR --output_dir=DIR`.')
+  return '\n\n'.join(parts)
+
+
+def _to_markdown(exhibit: exhibits.Exhibit | exhibits.Computed, page: pathlib.Path) -> str:
+  """The section of an exhibit; draws its figure beside `page`."""
+  if isinstance(exhibit, exhibits.Computed):
+    body = exhibits.to_markdown(exhibit.table())
+  else:
+    body = _from_runs(exhibit, page)
+  parts = [f'## {exhibit.name}\n\n{exhibit.title}.', body, exhibit.note]
+  return '\n\n'.join(filter(None, parts))
+
+
+def write(paper: str, only: str | None, page: pathlib.Path) -> str:
+  """Writes the page of a paper and its figures; returns its text.
+
+  Raises UsageError if the paper has no exhibit named `only`.
+  """
+  chosen = [exhibit for exhibit in PAPERS[paper] if only in (None, exhibit.name)]
+  if not chosen:
+    names = ', '.join(exhibit.name for exhibit in PAPERS[paper])
+    raise app.UsageError(f'--only: expected one of {names}, found {only!r}.')
+  flag = f' --only={only}' if only else ''
+  head = f'Made by `python -m experiments.paper --paper={paper}{flag}`.'
+  text = '\n\n'.join([head, *(_to_markdown(exhibit, page) for exhibit in chosen)]) + '\n'
+  page.parent.mkdir(parents=True, exist_ok=True)
+  page.write_text(text)
+  return text
+
+
+def main(argv: Sequence[str]) -> None:
+  del argv
+  print(write(_PAPER.value, _ONLY.value, pathlib.Path(_PAGE_DIR.value) / f'{_PAPER.value}.md'))
+
+
+if __name__ == '__main__':
+  app.run(main)

@@ -1,0 +1,1 @@
+"""The exhibits (tables and figures) of the three papers, with results of this package."""

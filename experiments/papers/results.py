@@ -1,0 +1,102 @@
+"""Results of presets: a row per run, and curves; read from files, or from runs of `compare`."""
+
+from collections.abc import Sequence
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pandas as pd
+
+from experiments.papers import exhibits
+from tff_lowrank.reports import run_files
+
+# The columns of runs' metrics that are kept, as far as a run has them.
+_CURVES = (
+  'round',
+  'eval_accuracy',
+  'eval_personal_accuracy',
+  'cumulative_uplink_bytes',
+  'cumulative_downlink_bytes',
+  'frozen_fraction',
+  'stability_threshold',
+  'effective_perturbation',
+)
+_KEYS = ['method', 'seed']
+
+
+class Results(NamedTuple):
+  """The results of a preset.
+
+  table: compare's table.csv, with `round_seconds`, the simulated transfer of a mean round, and
+    `uplink_saving_percent`, what a run sent less on the uplink than the first method, same seed.
+  curves: method, seed and `_CURVES` of each round with an evaluation; None if not recorded.
+  """
+
+  table: pd.DataFrame
+  curves: pd.DataFrame | None
+
+
+def _curves_path(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(f'{path.stem}_curves.csv')
+
+
+def read(path: pathlib.Path, first: str) -> Results | None:
+  """Reads the results that `record` wrote; None if there are none. `first`: see `Results`."""
+  if not path.exists():
+    return None
+  runs = pd.read_csv(path)
+  if 'simulated_seconds' in runs:
+    runs['round_seconds'] = runs['simulated_seconds'] / runs['rounds']
+  base = runs[runs['method'] == first].set_index('seed')['uplink_bytes']
+  runs['uplink_saving_percent'] = 100 * (1 - runs['uplink_bytes'] / runs['seed'].map(base))
+  curves = _curves_path(path)
+  return Results(runs, pd.read_csv(curves) if curves.exists() else None)
+
+
+def _curve(run: pathlib.Path) -> pd.DataFrame:
+  """The curve of one run."""
+  metrics = run_files.read_metrics(run)
+  evaluated = metrics['eval_accuracy'].notna()
+  if 'eval_personal_accuracy' in metrics:
+    evaluated |= metrics['eval_personal_accuracy'].notna()
+  return metrics.loc[evaluated, [name for name in _CURVES if name in metrics]]
+
+
+def record(folder: pathlib.Path, path: pathlib.Path) -> None:
+  """Writes the results in `folder`, an output folder of `compare`, to `path` and a file beside it.
+
+  Runs of the same method and seed that `path` already has are replaced; others are kept.
+  """
+  runs = pd.read_csv(folder / 'table.csv').drop(columns=['wall_seconds'], errors='ignore')
+  runs = runs.drop(columns=[name for name in runs if name.startswith('compared_')])
+  from tff_lowrank.cli import compare  # Defines flags.
+
+  curves = pd.concat(
+    _curve(folder / compare.run_name(method, seed)).assign(method=method, seed=seed)
+    for method, seed in runs[_KEYS].itertuples(index=False)
+  )
+  curves = curves[[*_KEYS, *(name for name in _CURVES if name in curves)]].round(6)
+  for new, file in ((runs, path), (curves, _curves_path(path))):
+    if file.exists():
+      old = pd.read_csv(file)
+      is_new = pd.MultiIndex.from_frame(old[_KEYS]).isin(pd.MultiIndex.from_frame(new[_KEYS]))
+      new = pd.concat([old[~is_new], new])
+    new.dropna(axis='columns', how='all').to_csv(file, index=False)
+
+
+def run(
+  preset: str,
+  methods: Sequence[str],
+  data_dir: pathlib.Path,
+  folder: pathlib.Path,
+  path: pathlib.Path,
+) -> None:
+  """Runs `methods` of a preset into `folder`, and records the results in `path`.
+
+  A run that was interrupted is resumed. Raises CalledProcessError if `compare` fails.
+  """
+  command = exhibits.command(preset, methods)
+  command += [f'--data_dir={data_dir}', f'--output_dir={folder}']
+  subprocess.run([sys.executable, *command[1:]], check=True)
+  record(folder, path)
