@@ -12,6 +12,7 @@ Writes PAPER.md and PAPER/NAME.png in --page_dir.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import pathlib
 
 from absl import app
@@ -44,25 +45,43 @@ _PAGE_DIR = flags.DEFINE_string(
 )
 
 
-def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path) -> str:
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """Where results come from.
+
+  results_dir: the folder with the results, and for those of new runs.
+  data_dir: the folder with data sets, to run what is missing; None to run nothing.
+  output_dir: the folder for the output of these runs.
+  is_full: whether to use the presets of the papers' own scale.
+  """
+
+  results_dir: pathlib.Path = RESULTS
+  data_dir: pathlib.Path | None = None
+  output_dir: pathlib.Path = pathlib.Path('runs')
+  is_full: bool = False
+
+
+def _heading(exhibit: exhibits.Exhibit | exhibits.Computed) -> str:
+  return exhibit.name.replace('_', ' ').capitalize()
+
+
+def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path, options: Options) -> str:
   """The parts of an exhibit that is made from runs: table, figure, commands."""
-  is_full = _SCALE.value == 'full' and exhibit.full is not None
-  preset = exhibit.full if is_full and exhibit.full else exhibit.preset
-  path = exhibits.path_of(pathlib.Path(_RESULTS_DIR.value), preset)
+  preset = exhibit.full if options.is_full and exhibit.full else exhibit.preset
+  path = options.results_dir / f'{preset}.csv'
   first = exhibit.rows[0].method
   found = results.read(path, first)
   known = set() if found is None else set(found.table['method'])
   missing = [method for method in exhibit.methods if method not in known]
-  if missing and _DATA_DIR.value is not None:
-    output = pathlib.Path(_OUTPUT_DIR.value) / preset
-    results.run(preset, missing, pathlib.Path(_DATA_DIR.value), output, path)
+  if missing and options.data_dir is not None:
+    results.run(preset, missing, options.data_dir, options.output_dir / preset, path)
     found, missing = results.read(path, first), []
   parts = []
   if found is not None:
     parts.append(exhibits.to_markdown(exhibits.table(exhibit, found.table)))
     picture = page.with_suffix('') / f'{exhibit.name}.png'
     if figures.draw(exhibit, found, picture):
-      parts.append(f'![{exhibit.title}]({picture.parent.name}/{picture.name})')
+      parts.append(f'![{_heading(exhibit)}]({picture.parent.name}/{picture.name})')
   if missing:
     listed = ', '.join(f'`{method}`' for method in missing)
     parts.append(f'Not run: {listed}.')
@@ -70,17 +89,19 @@ def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path) -> str:
   return '\n\n'.join(parts)
 
 
-def _to_markdown(exhibit: exhibits.Exhibit | exhibits.Computed, page: pathlib.Path) -> str:
+def _to_markdown(
+  exhibit: exhibits.Exhibit | exhibits.Computed, page: pathlib.Path, options: Options
+) -> str:
   """The section of an exhibit; draws its figure beside `page`."""
   if isinstance(exhibit, exhibits.Computed):
     body = exhibits.to_markdown(exhibit.table())
   else:
-    body = _from_runs(exhibit, page)
-  parts = [f'## {exhibit.name}\n\n{exhibit.title}.', body, exhibit.note]
+    body = _from_runs(exhibit, page, options)
+  parts = [f'## {_heading(exhibit)}\n\n{exhibit.title}.', body, exhibit.note]
   return '\n\n'.join(filter(None, parts))
 
 
-def write(paper: str, only: str | None, page: pathlib.Path) -> str:
+def write(paper: str, only: str | None, page: pathlib.Path, options: Options) -> str:
   """Writes the page of a paper and its figures; returns its text.
 
   Raises UsageError if the paper has no exhibit named `only`.
@@ -91,7 +112,7 @@ def write(paper: str, only: str | None, page: pathlib.Path) -> str:
     raise app.UsageError(f'--only: expected one of {names}, found {only!r}.')
   flag = f' --only={only}' if only else ''
   head = f'Made by `python -m experiments.paper --paper={paper}{flag}`.'
-  text = '\n\n'.join([head, *(_to_markdown(exhibit, page) for exhibit in chosen)]) + '\n'
+  text = '\n\n'.join([head, *(_to_markdown(exhibit, page, options) for exhibit in chosen)]) + '\n'
   page.parent.mkdir(parents=True, exist_ok=True)
   page.write_text(text)
   return text
@@ -99,7 +120,14 @@ def write(paper: str, only: str | None, page: pathlib.Path) -> str:
 
 def main(argv: Sequence[str]) -> None:
   del argv
-  print(write(_PAPER.value, _ONLY.value, pathlib.Path(_PAGE_DIR.value) / f'{_PAPER.value}.md'))
+  options = Options(
+    pathlib.Path(_RESULTS_DIR.value),
+    None if _DATA_DIR.value is None else pathlib.Path(_DATA_DIR.value),
+    pathlib.Path(_OUTPUT_DIR.value),
+    _SCALE.value == 'full',
+  )
+  page = pathlib.Path(_PAGE_DIR.value) / f'{_PAPER.value}.md'
+  print(write(_PAPER.value, _ONLY.value, page, options))
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ EXHIBITS = (
     'at 9 Mbit/s down and 3 Mbit/s up alone.',
   ),
   exhibits.Exhibit(
-    'figure_9_lstm',
+    'figure_9b',
     'The same with a two-layer LSTM on spoken keywords',
     'keywords_apf',
     (_FED_AVG, exhibits.Row('APF', 'apf', {_SAVED: '54.7'})),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import pathlib
 from typing import NamedTuple
 
 import pandas as pd
@@ -142,8 +141,3 @@ def command(preset: str, methods: Sequence[str] = ()) -> list[str]:
   if methods:
     flags.append(f'--methods={",".join(methods)}')
   return ['python', '-m', 'experiments.compare', *flags]
-
-
-def path_of(folder: pathlib.Path, preset: str) -> pathlib.Path:
-  """The file of a preset's results."""
-  return folder / f'{preset}.csv'

@@ -37,10 +37,10 @@ EXHIBITS = (
     (_ACCURACY, _SAVED, 'up MB'),
     note='Published accuracies are the maximum over rounds of a mean of batch means; ours are of '
     'all test images after the last round. The published layers start otherwise, see '
-    '`figure_3_two_fc`.',
+    'Figure 3b.',
   ),
   exhibits.Exhibit(
-    'figure_3_two_fc',
+    'figure_3b',
     'The threshold, with two dense layers that start as in the published code '
     '(`--initialization=uniform_fan_in`): MNIST',
     'mnist_parity_two_fc',
@@ -50,7 +50,7 @@ EXHIBITS = (
     figure='curves',
   ),
   exhibits.Exhibit(
-    'figure_3_fashion_mnist',
+    'figure_3c',
     'The same on Fashion-MNIST',
     'fashion_mnist_parity_two_fc',
     _thresholds('0.2', '0.4', '0.8'),
