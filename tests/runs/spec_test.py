@@ -70,6 +70,7 @@ def test_partition_and_clients_by_default(given, partition, num_clients):
     (dict(stop_at_accuracy=0.9, patience=3), {'stop_at_accuracy', 'patience'}),
     (dict(client_metrics=True), {'client_metrics'}),
     (dict(initialization='uniform_fan_in'), {'initialization'}),
+    (dict(downlink='top_k(0.1)', initial_from_seed=True), {'initial_from_seed'}),
     (dict(task='a:b', task_args='n=3'), {'task_args'}),
     (dict(context='ray', ray_address='auto', ray_workers=2), {'ray_address', 'ray_workers'}),
   ],
@@ -78,7 +79,7 @@ def test_what_means_nothing_is_not_recorded(given, names):
   absent_by_default = {
     'fedpara_gamma', 'fedpara_head_rank', 'fedpara_tanh', 'client_rate_decay', 'task_args',
     'server_epsilon', 'stop_at_accuracy', 'patience', 'client_metrics', 'initialization',
-    'ray_address', 'ray_workers',
+    'ray_address', 'ray_workers', 'initial_from_seed',
   }  # fmt: skip
   recorded = spec_lib.make('fed_avg', given).as_dict()
   assert recorded.keys() & absent_by_default == names

@@ -29,7 +29,7 @@ def build_compressed_fed_avg(
     codec: Any codec, or its text for `codecs.parse`; if the codec has memory, that is the client
       state.
     seed: Seeds, together with the round number, all randomness in the codecs.
-    **settings: `client_weighting`, `metrics_aggregator` and `downlink`, as in
+    **settings: `client_weighting`, `metrics_aggregator`, `downlink` and `initial_from_seed`, as in
       `process.build_process`.
 
   Raises:

@@ -43,7 +43,8 @@ def build_lbgm_fed_avg(
     predictive: Whether a client that does not recycle sends its coefficients and the residual of x
       through `inner`, rather than x; not in the paper. See `codecs.LookBack`.
     inner: A codec, or its text. Its decoded output then takes the place of the update x.
-    **settings: `client_weighting`, `metrics_aggregator`, `downlink` and `seed`, as in
+    **settings: `client_weighting`, `metrics_aggregator`, `downlink`, `initial_from_seed`
+      and `seed`, as in
       `process.build_process`.
 
   Raises:

@@ -20,6 +20,7 @@ class Choice(NamedTuple):
 
   settings: an instance of `Method.settings`.
   client_optimizer: the optimizer's name.
+  initial_from_seed: see `learning.composition.process.build_process`.
   """
 
   settings: Any
@@ -27,6 +28,7 @@ class Choice(NamedTuple):
   downlink: codecs.Codec
   client_optimizer: str
   seed: int
+  initial_from_seed: bool = False
 
 
 class Parts(NamedTuple):
@@ -67,7 +69,11 @@ class Parts(NamedTuple):
   @property
   def both_ways(self) -> dict[str, Any]:
     """`coded`, with the downlink codec."""
-    return dict(self.coded, downlink=self.choice.downlink)
+    return dict(
+      self.coded,
+      downlink=self.choice.downlink,
+      initial_from_seed=self.choice.initial_from_seed,
+    )
 
 
 def _nothing_to_check(choice: Choice) -> None:

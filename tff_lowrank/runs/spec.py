@@ -148,6 +148,11 @@ class RunSpec(settings.Settings):
     'identity',
     'Codec of the model sent to clients; encodes its change since the last round.',
   )
+  initial_from_seed: bool = _run(
+    False,
+    'With a --downlink codec: clients draw the initial weights from a seed, so that a new client '
+    'receives all messages so far if they are shorter than the model.',
+  )
   evaluate_after_training: bool = _run(
     False, 'Also test each client after one round of local training, which is then discarded.'
   )
@@ -197,6 +202,7 @@ class RunSpec(settings.Settings):
       fedpara_head_rank=self.gamma is None or self.fedpara_head_rank is None,
       fedpara_tanh=not self.tanh,
       initialization=self.initialization == 'default',
+      initial_from_seed=not self.initial_from_seed,
       client_rate_decay=self.client_rate_decay == 1,
       task_args=not self.task_args,
       client_metrics=not self.client_metrics,
@@ -248,6 +254,7 @@ class RunSpec(settings.Settings):
       downlink=codecs.parse(self.downlink),
       client_optimizer=self.client_optimizer,
       seed=self.seed,
+      initial_from_seed=self.initial_from_seed,
     )
 
   @property
@@ -377,6 +384,8 @@ def _check(spec: RunSpec) -> None:
     if codec != codecs.Identity() and not getattr(record, f'takes_{way}'):
       text = getattr(spec, way)
       raise settings.SettingError(f'{way}={text} has no effect with method={spec.method}.')
+  if spec.initial_from_seed and downlink == codecs.Identity():
+    raise settings.SettingError('initial_from_seed has no effect with downlink=identity.')
   with errors.as_setting_errors(f'method={spec.method}'):
     record.freezing(spec.choice)
     record.check(spec.choice)

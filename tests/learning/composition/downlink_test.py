@@ -76,6 +76,36 @@ def test_prices_for_present_away_and_new_clients(rng):
   assert found[9] == [(message, 0), (0, dense)]  # Seven missed: the version is shorter.
 
 
+def test_new_clients_with_the_seed_of_the_initial_weights(rng):
+  model, process = build(rng, downlink='qsgd(1, stochastic=False)', initial_from_seed=True)
+  codec = codecs.parse('qsgd(1, stochastic=False)')
+  data = [linear.dataset(*linear.examples(rng, 4), 4)]
+  message, dense = 2 * 32 + 8 * (4 + 1), 32 * NUMBERS
+  state, old = process.initialize(), process.initialize_client()
+  # What a client that draws the initial weights decodes from the packed messages.
+  version, caught_up = [np.copy(w) for w in model.initial_weights[0]], []
+  for number in range(8):
+    weights = process.get_model_weights(state).trainable
+    difference = [a - b for a, b in zip(weights, version, strict=True)]
+    sent = codec.encode((), [tf.constant(d) for d in difference], tf.constant([0, 0])).message
+    received = codec.unpack(codec.pack(sent), [tf.TensorSpec.from_tensor(tf.constant(d))
+                                               for d in difference])  # fmt: skip
+    version = [v + d.numpy() for v, d in zip(version, codec.decode((), received), strict=True)]
+    new = process.next(state, [process.initialize_client()], data).reports[0]['downlink']
+    caught_up.append((int(new['payload'] + new['scalar']), int(new['catch_up'])))
+    output = process.next(state, [old], data)
+    state, [old] = output.state, output.client_states
+    for a, b in zip(state.distributor['version'], version, strict=True):
+      np.testing.assert_array_equal(a, b)
+    assert int(output.reports[0]['downlink']['catch_up']) == (64 if number == 0 else 0)
+  assert caught_up == [
+    (message, 64 + n * message) if 64 + (n + 1) * message < dense else (0, dense) for n in range(8)
+  ]
+  assert caught_up[0][1] == 64 and caught_up[-1] == (0, dense)
+  with pytest.raises(ValueError, match='`initial_from_seed` needs a `downlink` codec'):
+    build(rng, initial_from_seed=True)
+
+
 def test_identity_is_the_model_itself_to_the_bit(rng):
   seed = np.random.default_rng(3)
   model = linear.build_model(seed)

@@ -7,7 +7,8 @@ server's model is the sum of all updates, and the version follows it.
 
 A client that took part in the last round receives one message. One that missed rounds receives
 the missed messages too, or the whole version if that is shorter (the catch-up). A new client
-receives the whole version.
+receives the whole version. With `initial_from_seed` it draws the initial weights itself: it
+receives their seed and all messages so far, if that is shorter.
 """
 
 import collections
@@ -21,6 +22,7 @@ from tff_lowrank import codecs
 from tff_lowrank import ledger
 
 NEVER_SEEN = -1
+_SEED_BITS = 64
 
 
 def check_downlink(codec: codecs.Codec | str) -> None:
@@ -112,7 +114,9 @@ def build_distributor(
   return build_distribution(first_state, code)
 
 
-def message_or_version(seen: tf.Tensor, sent: Any, version_price: ledger.Price) -> ledger.Price:
+def message_or_version(
+  seen: tf.Tensor, sent: Any, version_price: ledger.Price, initial_from_seed: bool = False
+) -> ledger.Price:
   """The cost, in bits, of bringing a client up to date.
 
   Args:
@@ -120,15 +124,19 @@ def message_or_version(seen: tf.Tensor, sent: Any, version_price: ledger.Price) 
       `NEVER_SEEN`.
     sent: What the distributor sends.
     version_price: The cost of the whole version.
+    initial_from_seed: Whether a new client knows the initial weights from a seed of 64 bits.
   """
-  missed = sent['before'] - seen
+  is_new = seen < 0
+  missed = sent['before'] - tf.maximum(seen, 0) + tf.where(is_new, np.int64(_SEED_BITS), 0)
   follow = ledger.add(sent['price'], ledger.price(catch_up=missed))
   whole = ledger.price(catch_up=ledger.total(version_price))
-  is_whole = (seen < 0) | (ledger.total(follow) >= ledger.total(whole))
+  is_whole = ledger.total(follow) >= ledger.total(whole)
+  if not initial_from_seed:
+    is_whole |= is_new
   return ledger.select(is_whole, whole, follow)
 
 
-def build_receive(sent_type: tff.Type) -> tff.Computation:
+def build_receive(sent_type: tff.Type, initial_from_seed: bool) -> tff.Computation:
   """`(<int64, sent> -> <int64, ModelWeights, price>)`: how a client receives the model.
 
   The number is the client state before and after: `seen` of `message_or_version`.
@@ -137,7 +145,8 @@ def build_receive(sent_type: tff.Type) -> tff.Computation:
 
   @tff.tensorflow.computation(np.int64, sent_type)
   def receive(seen, sent):
-    version = message_or_version(seen, sent, ledger.dense_price(weights_spec.trainable))
+    dense = ledger.dense_price(weights_spec.trainable)
+    version = message_or_version(seen, sent, dense, initial_from_seed)
     price = ledger.add(version, ledger.dense_price(weights_spec.non_trainable))
     return sent['after'], sent['weights'], price
 

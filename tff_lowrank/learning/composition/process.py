@@ -130,6 +130,7 @@ def build_process(
   | None = None,
   metrics_aggregator: Callable[..., tff.Computation] | None = None,
   downlink: codecs.Codec | str | None = None,
+  initial_from_seed: bool = False,
   seed: int = 0,
 ) -> ClientStatefulLearningProcess:
   """Builds federated averaging around an aggregator, with or without client state.
@@ -150,11 +151,14 @@ def build_process(
     metrics_aggregator: `tff.learning.metrics.sum_then_finalize` if None.
     downlink: The codec that compresses the model sent to clients, see `composition.downlink`; None
       or the identity sends the model as it is.
+    initial_from_seed: Whether clients draw the initial weights themselves from a seed of 64 bits,
+      so that a new client may receive all messages so far instead of the model.
     seed: Seeds, together with the round number, all randomness in `downlink`.
 
   Raises:
     TypeError: If an argument is of the wrong type.
-    ValueError: If `downlink` cannot be used for the downlink.
+    ValueError: If `downlink` cannot be used for the downlink, or is the identity and
+      `initial_from_seed` is set.
   """
   server_optimizer_fn = checked_server_optimizer(server_optimizer_fn)
   work = build_memoryless_work(model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
@@ -168,10 +172,13 @@ def build_process(
   )
   downlink = codecs.Identity() if downlink is None else codecs.resolve(downlink, 'downlink')
   if downlink == codecs.Identity():
+    if initial_from_seed:
+      raise ValueError('`initial_from_seed` needs a `downlink` codec, found the identity.')
     return compose(initial_model_weights, work, aggregator, finalizer)
   downlink_lib.check_downlink(downlink)
   distributor = downlink_lib.build_distributor(initial_model_weights, downlink, seed)
-  work = _from_coded_model(work, distributor.next.type_signature.result.result.member)
+  sent_type = distributor.next.type_signature.result.result.member
+  work = _from_coded_model(work, sent_type, initial_from_seed)
   return compose(initial_model_weights, work, aggregator, finalizer, distributor=distributor)
 
 
@@ -222,7 +229,7 @@ def _without_memory(
 
 
 def _from_coded_model(
-  work: work_lib.ClientStatefulWork, sent_type: tff.Type
+  work: work_lib.ClientStatefulWork, sent_type: tff.Type, initial_from_seed: bool
 ) -> work_lib.ClientStatefulWork:
   """`work`, of clients without state, on a model compressed by `downlink.build_distributor`."""
 
@@ -230,7 +237,7 @@ def _from_coded_model(
   def received(sent):
     return sent['weights'].trainable
 
-  receive = downlink_lib.build_receive(sent_type)
+  receive = downlink_lib.build_receive(sent_type, initial_from_seed)
   return work_lib.build_receiving_work(work, downlink_lib.never_seen, receive, received)
 
 
