@@ -70,10 +70,8 @@ def record(folder: pathlib.Path, path: pathlib.Path) -> None:
   """
   runs = pd.read_csv(folder / 'table.csv').drop(columns=['wall_seconds'], errors='ignore')
   runs = runs.drop(columns=[name for name in runs if name.startswith('compared_')])
-  from tff_lowrank.cli import compare  # Defines flags.
-
   curves = pd.concat(
-    _curve(folder / compare.run_name(method, seed)).assign(method=method, seed=seed)
+    _curve(folder / run_files.run_name(method, seed)).assign(method=method, seed=seed)
     for method, seed in runs[_KEYS].itertuples(index=False)
   )
   curves = curves[[*_KEYS, *(name for name in _CURVES if name in curves)]].round(6)

@@ -3,7 +3,7 @@ import pytest
 
 from tests.cli import binaries
 from tests.reports.run_folders import write_run
-from tff_lowrank.cli import compare
+from tff_lowrank.reports import run_files
 from tff_lowrank.reports import table
 from tff_lowrank.runs import recorder
 from tff_lowrank.runs import runner
@@ -69,10 +69,10 @@ def test_an_interrupted_comparison_goes_on_to_the_same_table(tmp_path, monkeypat
 
 
 def test_runs_stay_in_the_folder_whatever_a_method_is_given():
-  assert compare.run_name('lbgm:lbgm_threshold=0.4', 1) == 'lbgm:lbgm_threshold=0.4-seed1'
-  name = compare.run_name('fed_avg:data_dir=../../<b>|x', 2)
+  assert run_files.run_name('lbgm:lbgm_threshold=0.4', 1) == 'lbgm:lbgm_threshold=0.4-seed1'
+  name = run_files.run_name('fed_avg:data_dir=../../<b>|x', 2)
   assert name == 'fed_avg:data_dir=..%2F..%2F%3Cb%3E%7Cx-seed2'
-  assert compare.run_name('fed_avg:uplink=top_k(0.1, qsgd(7))', 1).startswith(
+  assert run_files.run_name('fed_avg:uplink=top_k(0.1, qsgd(7))', 1).startswith(
     'fed_avg:uplink=top_k(0.1, qsgd(7))-'
   )
 

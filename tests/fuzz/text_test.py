@@ -20,6 +20,7 @@ from tff_lowrank.cli import run_flags
 from tff_lowrank.cli import train
 from tff_lowrank.codecs import grammar
 from tff_lowrank.datasets import partition
+from tff_lowrank.reports import run_files
 from tff_lowrank.runs import runner
 from tff_lowrank.runs import spec as spec_lib
 
@@ -171,7 +172,7 @@ def test_methods_make_runs_or_one_sentence(examples, outcome):
   def check(text):
     found = outcome(compare, '--output_dir=x', f'--methods={text}')
     assert isinstance(found, str) or is_sound(found)
-    name = compare.run_name(text, 3)
+    name = run_files.run_name(text, 3)
     assert name.endswith('-seed3') and not set(name) & set('/\\|\n\0<>&')
 
   tokens = (

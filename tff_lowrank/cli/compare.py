@@ -14,7 +14,6 @@ from collections.abc import Sequence
 import dataclasses
 import pathlib
 import sys
-from urllib import parse
 
 from absl import app
 from absl import flags
@@ -28,6 +27,7 @@ from tff_lowrank.cli import run_flags
 from tff_lowrank.cli import saving_flags
 from tff_lowrank.cli import seeds_flag
 from tff_lowrank.reports import curves
+from tff_lowrank.reports import run_files
 from tff_lowrank.runs import comparison
 from tff_lowrank.runs import contexts
 from tff_lowrank.runs import errors
@@ -76,11 +76,6 @@ def parse_method(text: str) -> tuple[str, dict[str, object]]:
   return method, overrides
 
 
-def run_name(label: str, seed: int) -> str:
-  """The name of a run's folder: METHOD-seedN, with characters special in paths as %HH."""
-  return f'{parse.quote(label, safe=" :=(),+", errors="surrogatepass")}-seed{seed}'
-
-
 def _plan() -> list[tuple[str, spec_lib.RunSpec]]:
   """Label and spec of each run; raises UsageError if the flags are invalid."""
   if not _METHODS.value:
@@ -127,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
     raise app.UsageError('--budget must be above 0, found 0.')
   network = network_flags.chosen_one()
   plan, folder = _plan(), run_flags.output_folder()
-  names = [run_name(label, spec.seed) for label, spec in plan]
+  names = [run_files.run_name(label, spec.seed) for label, spec in plan]
   _train([(folder / name, spec) for name, (_, spec) in zip(names, plan, strict=True)])
   runs = [(label, folder / name) for name, (label, _) in zip(names, plan, strict=True)]
   budget = None if _BUDGET.value is None else _BUDGET.value * curves.SPENT[_AT.value][1]

@@ -13,6 +13,7 @@ import math
 import pathlib
 import re
 from typing import Any
+from urllib import parse
 
 import pandas as pd
 
@@ -53,6 +54,11 @@ _KINDS_IF_THERE: dict[str, Any] = dict(
 )
 
 _METRIC = dict(name=str, unit=str)
+
+
+def run_name(label: str, seed: int) -> str:
+  """The name of a run's folder: METHOD-seedN, with characters special in paths as %HH."""
+  return f'{parse.quote(label, safe=" :=(),+", errors="surrogatepass")}-seed{seed}'
 
 
 def _hash(path: pathlib.Path, length: float = math.inf) -> append_log.Position:
