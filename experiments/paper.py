@@ -24,8 +24,10 @@ from experiments.papers import fedpara
 from experiments.papers import figures
 from experiments.papers import lbgm
 from experiments.papers import results
+from tff_lowrank.reports import gradient_plots
 
-PAPERS: dict[str, Sequence[exhibits.Exhibit | exhibits.Computed]] = dict(
+AnyExhibit = exhibits.Exhibit | exhibits.Computed | exhibits.Study
+PAPERS: dict[str, Sequence[AnyExhibit]] = dict(
   lbgm=lbgm.EXHIBITS, apf=apf.EXHIBITS, fedpara=fedpara.EXHIBITS
 )
 RESULTS = pathlib.Path(__file__).resolve().parent / 'results'
@@ -61,7 +63,7 @@ class Options:
   is_full: bool = False
 
 
-def _heading(exhibit: exhibits.Exhibit | exhibits.Computed) -> str:
+def _heading(exhibit: AnyExhibit) -> str:
   return exhibit.name.replace('_', ' ').capitalize()
 
 
@@ -89,12 +91,30 @@ def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path, options: Options) 
   return '\n\n'.join(parts)
 
 
-def _to_markdown(
-  exhibit: exhibits.Exhibit | exhibits.Computed, page: pathlib.Path, options: Options
-) -> str:
+def _from_study(study: exhibits.Study, page: pathlib.Path, options: Options) -> str:
+  """The parts of a study of gradients: table, figures, command."""
+  folder = options.results_dir / study.preset
+  if not folder.exists() and options.data_dir is not None:
+    output = options.output_dir / study.preset
+    results.run_study(study.preset, options.data_dir, output, folder)
+  parts = []
+  if folder.exists():
+    parts.append(gradient_plots.to_markdown(folder).strip())
+    for picture in gradient_plots.plot(folder, page.with_suffix('') / study.name):
+      shown = picture.relative_to(page.parent)
+      parts.append(f'![{_heading(study)}, {picture.stem.replace("_", " ")}]({shown})')
+  else:
+    parts.append('Not run.')
+  command = ' '.join(exhibits.command(study.preset, binary='gradient_space'))
+  return '\n\n'.join([*parts, f'Runs: `{command} --data_dir=DIR --output_dir=DIR`.'])
+
+
+def _to_markdown(exhibit: AnyExhibit, page: pathlib.Path, options: Options) -> str:
   """The section of an exhibit; draws its figure beside `page`."""
   if isinstance(exhibit, exhibits.Computed):
     body = exhibits.to_markdown(exhibit.table())
+  elif isinstance(exhibit, exhibits.Study):
+    body = _from_study(exhibit, page, options)
   else:
     body = _from_runs(exhibit, page, options)
   parts = [f'## {_heading(exhibit)}\n\n{exhibit.title}.', body, exhibit.note]

@@ -97,9 +97,9 @@ def test_committed_pages_are_up_to_date(name, tmp_path):
   assert (folder / f'{name}.md').read_text() == text, (
     f'Run: python -m experiments.paper --paper={name} --page_dir=experiments/results/papers'
   )
-  drawn = {path.name for path in (tmp_path / name).glob('*.png')}
-  assert {path.name for path in (folder / name).glob('*.png')} == drawn
-  assert drawn and all(f'({name}/{picture})' in text for picture in drawn)
+  drawn = {str(path.relative_to(tmp_path)) for path in (tmp_path / name).rglob('*.png')}
+  assert {str(path.relative_to(folder)) for path in (folder / name).rglob('*.png')} == drawn
+  assert drawn and all(f'({picture})' in text for picture in drawn)
 
 
 @pytest.mark.slow

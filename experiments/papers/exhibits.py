@@ -95,6 +95,20 @@ class Computed:
   note: str = ''
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """Figures of the principal components of gradients, by `experiments.gradient_space`.
+
+  preset: the preset in experiments/presets; its results are in a folder of that name.
+  The other attributes are those of `Exhibit`.
+  """
+
+  name: str
+  title: str
+  preset: str
+  note: str = ''
+
+
 def _mean(values: pd.Series, measure: Measure) -> str:
   """The mean over seeds, with half its 95 % interval if there are several seeds."""
   values = values.dropna() * measure.scale
@@ -135,9 +149,9 @@ def to_markdown(rows: pd.DataFrame) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def command(preset: str, methods: Sequence[str] = ()) -> list[str]:
+def command(preset: str, methods: Sequence[str] = (), binary: str = 'compare') -> list[str]:
   """The command that runs a preset, without the folders of data and output."""
   flags = [f'--flagfile=experiments/presets/{preset}.flags']
   if methods:
     flags.append(f'--methods={",".join(methods)}')
-  return ['python', '-m', 'experiments.compare', *flags]
+  return ['python', '-m', f'experiments.{binary}', *flags]

@@ -27,7 +27,20 @@ def _stacked(*codecs: str) -> tuple[exhibits.Row, ...]:
   return tuple(rows)
 
 
-EXHIBITS = (
+EXHIBITS: tuple[exhibits.Exhibit | exhibits.Study, ...] = (
+  exhibits.Study(
+    'figures_1_and_2',
+    'Principal components of the gradients of 25 epochs, and overlaps of gradients with them and '
+    'with each other: MNIST, two dense layers, all data in one place',
+    'gradient_space_mnist',
+    note='That gradients have a low rank is mostly due to the momentum of 0.9 that the published '
+    'scripts apply in the analysis.',
+  ),
+  exhibits.Study(
+    'figures_1_and_2b',
+    'The same of 50 rounds of FedAvg: the mean updates, and those of single clients',
+    'gradient_space_federated',
+  ),
   exhibits.Exhibit(
     'figure_3',
     'The threshold: MNIST, CNN, 100 clients of 3 classes each, all of them in every round, one '

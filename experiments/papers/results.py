@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from experiments.papers import exhibits
+from tff_lowrank.reports import gradient_plots
 from tff_lowrank.reports import run_files
 
 # The columns of runs' metrics that are kept, as far as a run has them.
@@ -23,6 +25,8 @@ _CURVES = (
   'effective_perturbation',
 )
 _KEYS = ['method', 'seed']
+# What is kept of a study of gradients.
+STUDY = (gradient_plots.COMPONENTS, gradient_plots.FILE, run_files.METRICS)
 
 
 class Results(NamedTuple):
@@ -98,3 +102,18 @@ def run(
   command += [f'--data_dir={data_dir}', f'--output_dir={folder}']
   subprocess.run([sys.executable, *command[1:]], check=True)
   record(folder, path)
+
+
+def run_study(
+  preset: str, data_dir: pathlib.Path, folder: pathlib.Path, target: pathlib.Path
+) -> None:
+  """Runs a study of gradients into `folder`, and copies its results to `target`.
+
+  Raises CalledProcessError if `gradient_space` fails.
+  """
+  command = exhibits.command(preset, binary='gradient_space')
+  command += [f'--data_dir={data_dir}', f'--output_dir={folder}']
+  subprocess.run([sys.executable, *command[1:]], check=True)
+  target.mkdir(parents=True, exist_ok=True)
+  for name in STUDY:
+    shutil.copyfile(folder / name, target / name)
