@@ -67,17 +67,23 @@ def _heading(exhibit: AnyExhibit) -> str:
   return exhibit.name.replace('_', ' ').capitalize()
 
 
+def _missing(exhibit: exhibits.Exhibit, found: results.Results | None) -> list[str]:
+  """The methods of an exhibit without results."""
+  known = set() if found is None else set(found.table['method'])
+  return [method for method in exhibit.methods if method not in known]
+
+
 def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path, options: Options) -> str:
   """The parts of an exhibit that is made from runs: table, figure, commands."""
   preset = exhibit.full if options.is_full and exhibit.full else exhibit.preset
   path = options.results_dir / f'{preset}.csv'
   first = exhibit.rows[0].method
   found = results.read(path, first)
-  known = set() if found is None else set(found.table['method'])
-  missing = [method for method in exhibit.methods if method not in known]
+  missing = _missing(exhibit, found)
   if missing and options.data_dir is not None:
     results.run(preset, missing, options.data_dir, options.output_dir / preset, path)
-    found, missing = results.read(path, first), []
+    found = results.read(path, first)
+    missing = _missing(exhibit, found)
   parts = []
   if found is not None:
     parts.append(exhibits.to_markdown(exhibits.table(exhibit, found.table)))
@@ -87,7 +93,8 @@ def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path, options: Options) 
   if missing:
     listed = ', '.join(f'`{method}`' for method in missing)
     parts.append(f'Not run: {listed}.')
-  parts.append(f'Runs: `{" ".join(exhibits.command(preset))} --data_dir=DIR --output_dir=DIR`.')
+  command = ' '.join(results.command('compare', preset, exhibit.methods))
+  parts.append(f'Runs: `{command} --data_dir=DIR --output_dir=DIR`.')
   return '\n\n'.join(parts)
 
 
@@ -105,7 +112,7 @@ def _from_study(study: exhibits.Study, page: pathlib.Path, options: Options) -> 
       parts.append(f'![{_heading(study)}, {picture.stem.replace("_", " ")}]({shown})')
   else:
     parts.append('Not run.')
-  command = ' '.join(exhibits.command(study.preset, binary='gradient_space'))
+  command = ' '.join(results.command('gradient_space', study.preset))
   return '\n\n'.join([*parts, f'Runs: `{command} --data_dir=DIR --output_dir=DIR`.'])
 
 

@@ -90,6 +90,13 @@ def test_exhibits_name_presets_and_measures(name, exhibit):
   assert names.count(exhibit.name) == 1
 
 
+def test_which_presets_name_methods():
+  paths = {p.stem: f'experiments/presets/{p.name}' for p in PRESETS.glob('*.flags')}
+  named = {name for name, path in paths.items() if results.names_methods(path)}
+  assert {'cifar10_apf', 'pfedpara_little_data', 'mnist_parity_two_fc'} <= named
+  assert not {'mnist', 'mnist_parity'} & named
+
+
 @pytest.mark.parametrize('name', paper.PAPERS)
 def test_committed_pages_are_up_to_date(name, tmp_path):
   text = paper.write(name, None, tmp_path / f'{name}.md', paper.Options())

@@ -147,11 +147,3 @@ def to_markdown(rows: pd.DataFrame) -> str:
   lines: list[Sequence[str]] = [list(rows.columns), ['---', *['---:'] * (len(rows.columns) - 1)]]
   lines += rows.astype(str).to_numpy().tolist()
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-
-
-def command(preset: str, methods: Sequence[str] = (), binary: str = 'compare') -> list[str]:
-  """The command that runs a preset, without the folders of data and output."""
-  flags = [f'--flagfile=experiments/presets/{preset}.flags']
-  if methods:
-    flags.append(f'--methods={",".join(methods)}')
-  return ['python', '-m', f'experiments.{binary}', *flags]

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from experiments.papers import exhibits
 from tff_lowrank.reports import gradient_plots
 from tff_lowrank.reports import run_files
 
+# Commands are run there: paths in presets are relative to it.
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The columns of runs' metrics that are kept, as far as a run has them.
 _CURVES = (
   'round',
@@ -87,6 +88,31 @@ def record(folder: pathlib.Path, path: pathlib.Path) -> None:
     new.dropna(axis='columns', how='all').to_csv(file, index=False)
 
 
+def names_methods(preset: str) -> bool:
+  """Whether a preset, or one that it is based on, says which methods to run."""
+  text = (_ROOT / preset).read_text()
+  based_on = [line.partition('=')[2] for line in text.split() if line.startswith('--flagfile=')]
+  return '--methods=' in text or any(map(names_methods, based_on))
+
+
+def command(binary: str, preset: str, methods: Sequence[str] = ()) -> list[str]:
+  """The command that runs a preset, without the folders of data and output.
+
+  `methods` are for presets that name none. Others run all of theirs, since their flags may belong
+  to any of them.
+  """
+  path = f'experiments/presets/{preset}.flags'
+  flags = [f'--flagfile={path}']
+  if methods and not names_methods(path):
+    flags.append(f'--methods={",".join(methods)}')
+  return ['python', '-m', f'experiments.{binary}', *flags]
+
+
+def _call(command: Sequence[str], data_dir: pathlib.Path, folder: pathlib.Path) -> None:
+  folders = [f'--data_dir={data_dir}', f'--output_dir={folder}']
+  subprocess.run([sys.executable, *command[1:], *folders], check=True)
+
+
 def run(
   preset: str,
   methods: Sequence[str],
@@ -94,13 +120,12 @@ def run(
   folder: pathlib.Path,
   path: pathlib.Path,
 ) -> None:
-  """Runs `methods` of a preset into `folder`, and records the results in `path`.
+  """Runs a preset into `folder`, and records the results in `path`.
 
-  A run that was interrupted is resumed. Raises CalledProcessError if `compare` fails.
+  `methods` is as for `command`. Finished runs in `folder` are not run again, an interrupted one is
+  resumed. Raises CalledProcessError if `compare` fails.
   """
-  command = exhibits.command(preset, methods)
-  command += [f'--data_dir={data_dir}', f'--output_dir={folder}']
-  subprocess.run([sys.executable, *command[1:]], check=True)
+  _call(command('compare', preset, methods), data_dir, folder)
   record(folder, path)
 
 
@@ -111,9 +136,7 @@ def run_study(
 
   Raises CalledProcessError if `gradient_space` fails.
   """
-  command = exhibits.command(preset, binary='gradient_space')
-  command += [f'--data_dir={data_dir}', f'--output_dir={folder}']
-  subprocess.run([sys.executable, *command[1:]], check=True)
+  _call(command('gradient_space', preset), data_dir, folder)
   target.mkdir(parents=True, exist_ok=True)
   for name in STUDY:
     shutil.copyfile(folder / name, target / name)
