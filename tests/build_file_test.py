@@ -23,12 +23,10 @@ def read_targets():
   return targets
 
 
-def sources():
-  found = (path for package in PACKAGES for path in (ROOT / package).rglob('*.py'))
-  return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in found}
-
-
-TARGETS, SOURCES = read_targets(), sources()
+TARGETS = read_targets()
+SOURCES = {
+  str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob('*.py')
+}
 OWNER = {src: name for name, (_, attributes) in TARGETS.items() for src in attributes['srcs']}
 
 
@@ -37,8 +35,8 @@ def source_of(module):
   return next((s for s in (f'{stem}.py', f'{stem}/__init__.py') if s in SOURCES), None)
 
 
-def imports(tree):
-  for node in ast.walk(tree):
+def imports(source):
+  for node in ast.walk(ast.parse((ROOT / source).read_text())):
     if isinstance(node, ast.Import):
       yield from (source_of(alias.name) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -85,7 +83,7 @@ def test_every_source_is_in_one_target():
 
 def test_dependencies_are_the_imports():
   for name, (_, attributes) in TARGETS.items():
-    needed = {OWNER[s] for src in attributes['srcs'] for s in imports(SOURCES[src]) if s}
+    needed = {OWNER[s] for src in attributes['srcs'] for s in imports(src) if s}
     needed = sorted(f':{dep}' for dep in needed - {name})
     assert attributes.get('deps', []) == needed, f'deps of {name} should be {needed}'
 

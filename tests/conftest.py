@@ -27,9 +27,21 @@ hypothesis.settings.load_profile('tests')
 SHARED_DATA = pathlib.Path(__file__).resolve().parents[2] / 'shared' / 'data'
 
 
+# Folders and files with long tests. They start first, so that no long file is left for one process
+# at the end while the other has nothing to do.
+LONG = ('cli', 'learning', 'wheel_test.py', 'docs_test.py', 'readme_test.py', 'execution',
+        'methods', 'aggregators', 'runs', 'contract_test.py', 'layers', 'client_work')  # fmt: skip
+
+
+def _place(item: pytest.Item) -> int:
+  first = item.nodeid.removeprefix('tests/').partition('::')[0].partition('/')[0]
+  return LONG.index(first) if first in LONG else len(LONG)
+
+
 @pytest.hookimpl(tryfirst=True)  # Before tests are left out by their markers.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   covering.mark(items)
+  items.sort(key=_place)
 
 
 @pytest.fixture(autouse=True, scope='session')

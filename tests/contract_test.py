@@ -93,13 +93,29 @@ QUICK = (
   'ef21',
   'sparse_ternary(0.1)',
 )
-# For tests beside `test_contract`, which takes them all.
+# Long, and each kind of codec and of nesting in them is in another one.
+LONG = (
+  'random_k(0.3)',
+  'cmfl(0.4, look_back(vectors=2))',
+  'error_feedback(look_back(top_k(0.1), 0.2, vectors=2, predictive=True))',
+  'error_feedback(sparse_ternary(0.1))',
+  'look_back(atomo(1), 0.3)',
+  'look_back(error_feedback(top_k(0.1)), 0.2, vectors=2)',
+  'look_back(float16)',
+  'look_back(gaia(0.1), 0.3)',
+  'look_back(sign_sgd, 0.4)',
+  'look_back(sparse_ternary(0.2), 0.3)',
+  'look_back(threshold=0.3, vectors=3)',
+)
+# For tests beside `test_contract`.
 SOME_QUICK = [
   pytest.param(text, marks=[] if text in QUICK else pytest.mark.slow) for text in STACKS
 ]
 
 
-@pytest.mark.parametrize('text', STACKS)
+@pytest.mark.parametrize(
+  'text', [pytest.param(text, marks=[pytest.mark.slow] * (text in LONG)) for text in STACKS]
+)
 def test_contract(text):
   codec = codecs.parse(text)
   assert codecs.parse(str(codec)) == codec
@@ -124,7 +140,8 @@ def test_contract_of_mixed_floats(text, rng):
 
 def test_every_codec_is_here():
   assert all(any(name in text for text in QUICK) for name in grammar.CODECS)
-  assert set(QUICK) < set(STACKS)
+  assert set(QUICK) < set(STACKS) - set(LONG)
+  assert set(LONG) < set(STACKS)
 
 
 @pytest.mark.parametrize('text', SOME_QUICK)

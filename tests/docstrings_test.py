@@ -19,7 +19,9 @@ def docstrings(path):
 
 
 PATHS = sorted((ROOT / 'tff_lowrank').rglob('*.py'))
-WITH_EXAMPLES = [p for p in PATHS if any('>>>' in text for text in docstrings(p))]
+WITH_EXAMPLES = [
+  p for p in PATHS if '>>>' in p.read_text() and any('>>>' in text for text in docstrings(p))
+]
 
 
 def module_name(path):

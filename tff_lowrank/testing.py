@@ -7,7 +7,7 @@ Each function raises AssertionError, with the values found, if the codec fails t
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -99,33 +99,58 @@ def _norm(value: Any) -> float:
   return _distance(tensors, [np.zeros(x.shape) for x in tensors])
 
 
+class _Sent(NamedTuple):
+  """A value, the client's memory before it, and what it is encoded, decoded and packed to."""
+
+  value: Any
+  memory: Any
+  encoded: codecs.Encoded
+  decoded: list[tf.Tensor]
+  packed: bytes
+
+
+class _Messages(list):
+  """Successive updates of one client. sent: their messages, which several tests share."""
+
+  def __init__(self, codec: codecs.Codec, values: Sequence[Any]):
+    super().__init__(values)
+    self.sent: list[_Sent] = []
+    memory = _initial_memory(codec, values[0])
+    for i, value in enumerate(values):
+      encoded = _encode(codec, memory, value, (0, i))
+      decoded = codec.decode(memory, encoded.message)
+      self.sent.append(_Sent(value, memory, encoded, decoded, codec.pack(encoded.message)))
+      memory = encoded.memory
+
+
+def _sent(codec: codecs.Codec, values: Sequence[Any]) -> list[_Sent]:
+  messages = values if isinstance(values, _Messages) else _Messages(codec, values)
+  return messages.sent
+
+
 def check_round_trip(codec: codecs.Codec, values: Sequence[Any]) -> None:
   """Messages decode to the same bits after packing to bytes, in the value's shapes and dtypes.
 
   `values` are successive updates of one client, here and below.
   """
-  memory = _initial_memory(codec, values[0])
-  for i, value in enumerate(values):
-    encoded = _encode(codec, memory, value, (0, i))
-    decoded = codec.decode(memory, encoded.message)
-    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value), memory)
+  for value, memory, _, decoded, packed in _sent(codec, values):
+    arrived = codec.unpack(packed, structures.specs(value), memory)
     _assert_same(codec.decode(memory, arrived), decoded, f'{codec}: round trip')
     for x, y in zip(_tensors(value), decoded, strict=True):
       if (x.shape, x.dtype) != (y.shape, y.dtype):
         raise AssertionError(f'{codec}: {x.dtype} {x.shape} decodes to {y.dtype} {y.shape}.')
-    memory = encoded.memory
 
 
 def check_size(codec: codecs.Codec, values: Sequence[Any]) -> None:
   """The reported cost equals the size of the packed message, up to padding of the last byte."""
-  memory, sizes = _initial_memory(codec, values[0]), set()
-  for i, value in enumerate(values):
-    encoded = _encode(codec, memory, value, (0, i))
-    bits, packed = int(codec.message_bits(encoded.message)), 8 * len(codec.pack(encoded.message))
+  sizes = set()
+  for sent in _sent(codec, values):
+    bits, packed = int(codec.message_bits(sent.encoded.message)), 8 * len(sent.packed)
     if not 0 <= packed - bits < 8:
-      raise AssertionError(f'{codec}: reported cost {bits} bits, packed {packed}, for {value}.')
+      raise AssertionError(
+        f'{codec}: reported cost {bits} bits, packed {packed}, for {sent.value}.'
+      )
     sizes.add(bits)
-    memory = encoded.memory
   if len(sizes) > 1 and not codec.traits.variable_size:
     raise AssertionError(
       f'{codec}: sizes {sizes}, but its traits say that all messages have one size.'
@@ -179,17 +204,14 @@ def check_linear(codec: codecs.Codec, a: Any, b: Any) -> None:
 
 def check_conservation(codec: codecs.ErrorFeedback, values: Sequence[Any]) -> None:
   """The sum of all decoded values plus the residual equals the sum of all updates."""
-  memory = _initial_memory(codec, values[0])
   left = [np.zeros(x.shape) for x in _tensors(values[0])]
   largest = 0.0
-  for i, value in enumerate(values):
-    encoded = _encode(codec, memory, value, (0, i))
-    decoded = codec.decode(memory, encoded.message)
+  for value, _, encoded, decoded, _ in _sent(codec, values):
+    memory = encoded.memory
     left = [
       r + np.float64(structures.to_numpy(x)) - np.float64(structures.to_numpy(d))
       for r, x, d in zip(left, _tensors(value), decoded, strict=True)
     ]
-    memory = encoded.memory
     largest = max(largest, _norm(value), _norm(memory['residual']))
   error = _distance(left, memory['residual'])
   rounding = _tolerance(values, 1e-6) * len(values) * largest
@@ -199,31 +221,23 @@ def check_conservation(codec: codecs.ErrorFeedback, values: Sequence[Any]) -> No
 
 def check_memory_symmetry(codec: codecs.Codec, values: Sequence[Any]) -> None:
   """A server that only gets bytes, and mirrors the memory, decodes the same as the client."""
-  memory = mirror = _initial_memory(codec, values[0])
-  for i, value in enumerate(values):
-    encoded = _encode(codec, memory, value, (0, i))
-    arrived = codec.unpack(codec.pack(encoded.message), structures.specs(value), mirror)
-    here = codec.decode(memory, encoded.message)
-    _assert_same(codec.decode(mirror, arrived), here, f'{codec}: mirror, round {i}')
-    mirror, memory = codec.follow(mirror, arrived), encoded.memory
+  mirror = _initial_memory(codec, values[0])
+  for i, sent in enumerate(_sent(codec, values)):
+    arrived = codec.unpack(sent.packed, structures.specs(sent.value), mirror)
+    _assert_same(codec.decode(mirror, arrived), sent.decoded, f'{codec}: mirror, round {i}')
+    mirror = codec.follow(mirror, arrived)
 
 
 def check_keeps_nothing(codec: codecs.Codec, values: Sequence[Any]) -> None:
   """Two interleaved clients get the same results as alone: all state is in the memory."""
-
-  def run(turns: int) -> list[list[Any]]:
-    memories = [_initial_memory(codec, values[0]) for _ in range(turns)]
-    decoded: list[list[Any]] = [[] for _ in range(turns)]
-    for i, value in enumerate(values):
-      for turn in range(turns):
-        encoded = _encode(codec, memories[turn], value, (0, i))
-        decoded[turn].append(codec.decode(memories[turn], encoded.message))
-        memories[turn] = encoded.memory
-    return decoded
-
-  alone, (first, second) = run(1)[0], run(2)
-  _assert_same(first, alone, f'{codec}: first of two')
-  _assert_same(second, alone, f'{codec}: second of two')
+  sent = _sent(codec, values)
+  memories = [_initial_memory(codec, values[0]) for _ in range(2)]
+  for i, value in enumerate(values):
+    for client, name in enumerate(('first', 'second')):
+      encoded = _encode(codec, memories[client], value, (0, i))
+      decoded = codec.decode(memories[client], encoded.message)
+      _assert_same(decoded, sent[i].decoded, f'{codec}: {name} of two')
+      memories[client] = encoded.memory
 
 
 def check_refuses_integers(codec: codecs.Codec) -> None:
@@ -247,13 +261,14 @@ def check_contract(codec: codecs.Codec | str, values: Sequence[Any]) -> None:
     row = [_tensors(value)]
     if traits.has_memory:
       row += [[0.9 * x for x in row[0]], [0 * x for x in row[0]]]
+    messages = _Messages(codec, row)
     for law in (check_round_trip, check_size, check_memory_symmetry, check_keeps_nothing):
-      law(codec, row)
+      law(codec, messages)
     if traits.contraction:
       check_contraction(codec, value)
     if traits.linear:
       check_linear(codec, value, [x[::-1] if x.shape.rank else x for x in row[0]])
     if isinstance(codec, codecs.ErrorFeedback):
-      check_conservation(codec, row)
+      check_conservation(codec, messages)
   if traits.unbiased:
     check_unbiased(codec, values[0])

@@ -40,15 +40,23 @@ def random_mask(rng):
   return partial_mean.Mask(frozen, np.int64(0), np.int64(0))
 
 
-@pytest.mark.parametrize('text', [
-  'identity', 'float16', 'sign_sgd', 'qsgd(7)', 'terngrad(2.0)', 'top_k(0.5)', 'top_k(2, qsgd(3))',
-  'top_k(0.5, granularity=model)', 'random_k(0.5)', 'error_feedback(top_k(0.5))',
-  'look_back(threshold=0.9)', 'look_back(error_feedback(top_k(0.5)), 0.9, model)',
-  'error_feedback(look_back(top_k(1), 0.9))',
-  'look_back(threshold=0.5, granularity=model, vectors=3)',
+QUICK = (
+  'identity', 'float16', 'qsgd(7)', 'top_k(0.5)', 'top_k(2, qsgd(3))', 'random_k(0.5)',
+  'error_feedback(top_k(0.5))', 'look_back(error_feedback(top_k(0.5)), 0.9, model)',
   'look_back(top_k(0.5), 0.3, vectors=2, predictive=True)', 'ef21(top_k(0.5))',
-  'sparse_ternary(0.5)', 'error_feedback(sparse_ternary(2))',
-])  # fmt: skip
+  'sparse_ternary(0.5)',
+)  # fmt: skip
+# Of the same kinds and nestings.
+MORE = (
+  'sign_sgd', 'terngrad(2.0)', 'top_k(0.5, granularity=model)', 'look_back(threshold=0.9)',
+  'error_feedback(look_back(top_k(1), 0.9))', 'error_feedback(sparse_ternary(2))',
+  'look_back(threshold=0.5, granularity=model, vectors=3)',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'text', [*QUICK, *(pytest.param(text, marks=pytest.mark.slow) for text in MORE)]
+)
 def test_coded_active_coordinates_are_those_of_a_shorter_model(rng, text):
   codec = codecs.parse(text)
   settings = freezing.Settings()

@@ -16,6 +16,7 @@ import psutil
 import pytest
 import tensorflow as tf
 
+from tests.cli import advise_test
 from tests.cli import binaries
 from tff_lowrank.cli import advise
 from tff_lowrank.cli import entry
@@ -143,15 +144,17 @@ def test_a_disk_that_is_full_for_a_report_is_told_with_the_file(
     fill(disk, 0)
     return called(*arguments, **options)
 
-  monkeypatch.setattr(place, name, filling)
+  if binary == 'advise':
+    advise_test.few(monkeypatch)
   arguments = ('--task=digits', '--num_clients=2', '--clients_per_round=2', '--batch_size=64',
                '--rounds=1', *flags, f'--output_dir={disk / "run"}')  # fmt: skip
-  assert binaries.status(binary, *arguments) == entry.USAGE
+  with monkeypatch.context() as patch:
+    patch.setattr(place, name, filling)
+    assert binaries.status(binary, *arguments) == entry.USAGE
   sentence, hint = capsys.readouterr().err.splitlines()[-2:]
   assert str(disk / 'run' / file) in sentence
   assert 'No space left on device' in sentence or 'database or disk is full' in sentence
   assert hint == 'Pass --debug for the traceback.'
-  monkeypatch.undo()
   (disk / 'ballast').unlink()
   assert binaries.status(binary, *arguments) == 0
 

@@ -281,7 +281,7 @@ def kill(folder, kills, seed, binary, *flags):
 
 
 def test_killed_runs_end_as_if_they_had_not_been(tmp_path):
-  kill(tmp_path, 4, 1, 'train', '--rounds=12', *LBGM, '--client_memory=disk')
+  kill(tmp_path, 2, 1, 'train', '--rounds=12', *LBGM, '--client_memory=disk')
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import sys
 import pandas as pd
 import pytest
 
+from tests.cli import binaries
 from tff_lowrank.cli import entry
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -30,7 +31,7 @@ def shell(binary, rest, *arguments):
 def metrics(tmp_path_factory):
   """Of a run with all streams."""
   folder = tmp_path_factory.mktemp('whole')
-  assert shell('train', '', f'--output_dir={folder}')[0] == 0
+  binaries.run('train', *FAST, f'--output_dir={folder}')
   return read_metrics(folder)
 
 
@@ -53,9 +54,9 @@ def test_standard_streams_that_are_closed(tmp_path, metrics, closed):
 
 @pytest.mark.parametrize('rest', ['2>&1 | true', slow('2>&1 >/dev/null | head -c 1')])
 def test_readers_that_do_not_wait_for_the_output(tmp_path, rest):
-  status, _, _ = shell('compare', rest, '--methods=fed_avg,lbgm', f'--output_dir={tmp_path}')
+  status, _, _ = shell('compare', rest, '--methods=fed_avg', f'--output_dir={tmp_path}')
   assert status == 0
-  assert len(pd.read_csv(tmp_path / 'table.csv')) == 2 and (tmp_path / 'report.html').exists()
+  assert len(pd.read_csv(tmp_path / 'table.csv')) == 1 and (tmp_path / 'report.html').exists()
 
 
 def test_output_that_cannot_be_written(tmp_path):

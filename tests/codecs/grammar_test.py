@@ -87,7 +87,7 @@ def test_a_codec_may_be_given_as_its_text(made, same):
 
 @pytest.mark.parametrize('make', [codecs.resolve, codecs.ErrorFeedback, codecs.LookBack])
 def test_what_is_neither_a_codec_nor_a_text_names_the_grammar(make):
-  with pytest.raises(TypeError, match='must be a `codecs.Codec`, or a text as `codecs.parse`'):
+  with pytest.raises(TypeError, match='must be a `codecs.Codec`, or a text for `codecs.parse`'):
     make(0.1)
   with pytest.raises(ValueError, match='expected one of identity, .*found .zip.'):
     make('zip')

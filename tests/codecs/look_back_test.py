@@ -385,7 +385,7 @@ def test_reading_needs_the_memory_where_the_length_depends_on_it(text):
   data = codec.pack(codec.encode(memory, value, codec_cases.SEED).message)
   assert len(data) == 5
   assert int(codec.unpack(data, structures.specs(value), memory)[0]['count']) == 1
-  with pytest.raises(ValueError, match='cannot read a message without the memory before it'):
+  with pytest.raises(ValueError, match='cannot read a message without the memory from before it'):
     codec.unpack(data, structures.specs(value))
 
 
@@ -420,5 +420,5 @@ def test_refuses_bad_numbers_of_vectors_and_filters_of_the_residual():
   for bad in (0, 65):
     with pytest.raises(ValueError, match='`vectors` must be at'):
       codecs.LookBack(vectors=bad)
-  with pytest.raises(ValueError, match='look_back cannot predict for gaia'):
+  with pytest.raises(ValueError, match='look_back cannot be predictive around gaia'):
     codecs.LookBack(codecs.Gaia(accumulate=False), predictive=True)

@@ -119,7 +119,7 @@ def test_refuses_impossible_amounts(amount):
 
 @pytest.mark.parametrize('inner', [codecs.LookBack(), codecs.Gaia(), codecs.CMFL()])
 def test_refuses_memory_inside(inner):
-  with pytest.raises(ValueError, match=f'{inner.name}.* cannot code the values inside top_k'):
+  with pytest.raises(ValueError, match=f'{inner.name}.* cannot compress the values inside top_k'):
     codecs.TopK(0.1, inner)
 
 

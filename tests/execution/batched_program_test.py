@@ -93,7 +93,9 @@ def on_xla(monkeypatch, is_batched, run):
   return cases.on_xla(monkeypatch, is_batched, run)[0]
 
 
-@pytest.mark.parametrize('name', BUILDERS)
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=[pytest.mark.slow] * (n == 'fed_avg')) for n in BUILDERS]
+)
 def test_convolutions_under_methods_with_client_memory(rng, monkeypatch, name):
   data = images(rng)
   process = BUILDERS[name](image_model(data, *convolutions()), len(data))

@@ -306,11 +306,14 @@ def test_clients_side_by_side_share_no_temporary_variables(name):
   assert all(each == found[0] for each in found)
 
 
-def test_nothing_grows_over_rounds(rng):
+@pytest.mark.parametrize(
+  'num_rounds, most', [(350, 15e6), pytest.param(1100, 30e6, marks=pytest.mark.slow)]
+)
+def test_nothing_grows_over_rounds(rng, num_rounds, most):
   process, _, data = cases.federated_averaging(rng)
   with execution.create_local_context(compile='xla') as context:
     state = process.initialize()
-    counts = rng.integers(1, 40, 1100)
+    counts = rng.integers(1, 40, num_rounds)
 
     def footprint():
       stages = context.plan(process.next).stages
@@ -325,7 +328,7 @@ def test_nothing_grows_over_rounds(rng):
         threads = threading.active_count()
     assert footprint() == before
     assert threading.active_count() < threads + 5  # Pools start threads when they first need them.
-    assert psutil.Process().memory_info().rss - memory < 30e6
+    assert psutil.Process().memory_info().rss - memory < most
 
 
 def test_it_can_be_called_from_several_threads(rng):
@@ -445,7 +448,7 @@ def test_interrupt_returns_at_once_and_leaves_nothing(data, workers):
 def test_data_that_never_ends_is_refused():
   for mode in MODES:
     with execution.create_local_context(compile=mode):
-      with pytest.raises(execution.ClientError, match='Client 2 of 2 .*cardinality is infinite'):
+      with pytest.raises(execution.ClientError, match='Client 2 of 2 .*an infinite data set'):
         cases.sum_of_all([numbers(1, 2), numbers(1).repeat()])
 
 
@@ -505,8 +508,8 @@ def test_without_xla_it_is_said_once():
     """
   )
   out, _ = script.communicate(timeout=200)
-  assert out.count("['XLA is not to be had on CPU:0") == 1, out
-  assert 'ValueError: XLA is not to be had on CPU:0' in out and 'JAX_PLATFORMS=cuda excludes' in out
+  assert out.count("['XLA is not available on CPU:0") == 1, out
+  assert 'ValueError: XLA is not available on CPU:0' in out and 'JAX_PLATFORMS=cuda excludes' in out
 
 
 def test_programs_go_with_their_process(rng):
@@ -532,13 +535,13 @@ def test_several_devices_give_the_same_numbers():
     process, _, data = cases.federated_averaging(np.random.default_rng(0))
     found = []
     for mode in ('tensorflow', 'xla'):
-      for count in (1, 2, 4):
+      for count in (1, 4):
         names = [f'CPU:{i}' for i in range(count)]
         with execution.create_local_context(devices=names, compile=mode) as context:
           assert len(context.runner.devices) == count
           found.append(cases.run_rounds(process, data * 3, 2)[0])
-    for first, others in ((found[0], found[1:3]), (found[3], found[4:])):
-      assert all(np.array_equal(a, b) for o in others for a, b in zip(first, o))
+    for one, four in (found[:2], found[2:]):
+      assert all(np.array_equal(a, b) for a, b in zip(one, four))
     print('same')
     """
   )

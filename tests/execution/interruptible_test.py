@@ -42,7 +42,7 @@ def test_elements_and_calls():
 
 
 def test_a_known_endless_data_set_is_refused():
-  with pytest.raises(ValueError, match='its cardinality is infinite. Bound it'):
+  with pytest.raises(ValueError, match='an infinite data set. Make it finite'):
     read(NUMBERS.repeat())
 
 

@@ -75,9 +75,9 @@ def test_values_that_are_lost_with_all_nodes_are_named():
     memory = grow_all([nothing()] * 3, [np.float32(1)] * 3)
     clusters.end_node_of(cluster, context.workers[0])
     cluster.add_node(num_cpus=1)
-    with pytest.raises(stored.LostError, match='lost, with the nodes that all copies'):
+    with pytest.raises(stored.LostError, match='lost: all nodes that had a copy'):
       grow_all(memory, [np.float32(1)] * 3)
-    with pytest.raises(stored.LostError, match='Go on from the last checkpoint'):
+    with pytest.raises(stored.LostError, match='Resume from the last checkpoint'):
       firsts(memory)
     # The context goes on.
     assert firsts(grow_all([nothing()] * 3, [np.float32(4)] * 3)) == [4, 4, 4]

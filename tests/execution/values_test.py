@@ -17,7 +17,7 @@ def test_num_clients():
   assert values.num_clients(3, tff.TensorType(np.int32)) is None
   with pytest.raises(ValueError, match='2 vs 1'):
     values.num_clients([[1.0, 2.0], 3, [4.0]], both)
-  with pytest.raises(TypeError, match='Expected a list with one value a client'):
+  with pytest.raises(TypeError, match='Expected a list with one value per client'):
     values.num_clients(1.0, AT_CLIENTS)
 
 

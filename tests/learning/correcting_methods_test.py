@@ -1,10 +1,13 @@
 """What FedProx, SCAFFOLD and FedDyn have in common; and FedAdam."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_federated as tff
 
+from tests.learning import linear
 from tests.learning import tiny
 from tff_lowrank import codecs
 from tff_lowrank import execution
@@ -67,9 +70,15 @@ BUILDS = {
 }
 
 
+@functools.cache
+def without_codec(method):
+  """A process that tests share, of the model that the fixture gives to each."""
+  return BUILDS[method](linear.build_model(np.random.default_rng(0)), sgd(tiny.RATE))
+
+
 @pytest.mark.parametrize('method', BUILDS)
 def test_look_back_at_threshold_zero_changes_flags_only(model, clients, method):
-  plain = tiny.run(BUILDS[method](model, sgd(tiny.RATE)), clients)
+  plain = tiny.run(without_codec(method), clients)
   recycled = tiny.run(
     BUILDS[method](model, sgd(tiny.RATE), codec=codecs.LookBack(threshold=0.0)), clients
   )
@@ -94,7 +103,7 @@ def test_goes_through_codecs(model, clients, method, text):
 
 @pytest.mark.parametrize('method', BUILDS)
 def test_clients_left_out_change_nothing(model, clients, method):
-  process = BUILDS[method](model, sgd(tiny.RATE))
+  process = without_codec(method)
   x, y = clients['b']
   bad = dict(clients, b=(np.full_like(x, np.nan), y), c=(x[:0], y[:0]))
   first, second = tiny.run(process, bad, ('abc', 'bc'))
@@ -112,11 +121,8 @@ def test_clients_left_out_change_nothing(model, clients, method):
 
 @pytest.mark.parametrize('method', BUILDS)
 def test_stock_context_computes_the_same(model, clients, method):
-  here = [
-    flat_model for _, flat_model, _, _ in tiny.run(BUILDS[method](model, sgd(tiny.RATE)), clients)
-  ]
+  process = without_codec(method)
+  here = [got for _, got, _, _ in tiny.run(process, clients)]
   with execution.stock_context():
-    there = [
-      flat_model for _, flat_model, _, _ in tiny.run(BUILDS[method](model, sgd(tiny.RATE)), clients)
-    ]
+    there = [got for _, got, _, _ in tiny.run(process, clients)]
   np.testing.assert_allclose(here, there, atol=1e-6)

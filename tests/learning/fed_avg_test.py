@@ -36,9 +36,11 @@ def test_server_steps_on_the_decoded_mean(rng):
     (learning.build_compressed_fed_avg, dict(codec='identity', downlink='float16')),
     (learning.build_lbgm_fed_avg, dict(inner='top_k(0.5)')),
     (learning.build_apf_fed_avg, dict(codec='float16')),
-    (learning.build_fed_prox, dict(codec='top_k(0.5)')),
+    pytest.param(learning.build_fed_prox, dict(codec='top_k(0.5)'), marks=pytest.mark.slow),
     (learning.build_scaffold, dict(codec='top_k(0.5)', num_clients=2)),
-    (learning.build_fed_dyn, dict(codec='top_k(0.5)', num_clients=2)),
+    pytest.param(
+      learning.build_fed_dyn, dict(codec='top_k(0.5)', num_clients=2), marks=pytest.mark.slow
+    ),
   ],
 )
 def test_builders_take_a_codec_s_text(rng, build, given):

@@ -198,7 +198,17 @@ def assert_equal(a, b):
     np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize('method, decay', [*((m, 1) for m in BUILDERS), ('scaffold', 0.7)])
+# Of the others, `test_each_client_trains_as_if_all_had_its_rate` says it for two rates.
+@pytest.mark.parametrize(
+  'method, decay',
+  [
+    *(
+      pytest.param(m, 1, marks=[pytest.mark.slow] * (m not in ('fed_avg', 'scaffold', 'fed_dyn')))
+      for m in BUILDERS
+    ),
+    ('scaffold', 0.7),
+  ],
+)
 def test_one_rate_for_all_clients_is_the_plain_one_to_the_bit(method, decay, rng):
   def decaying(optimizer):
     return optimizer if decay == 1 else client_work.exponential_decay(optimizer, decay)
@@ -269,7 +279,14 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(
-  'name, is_functional', [*((name, True) for name in OPTIMIZERS), ('momentum', False)]
+  'name, is_functional',
+  [
+    ('momentum', True),
+    ('momentum', False),
+    ('adam', True),
+    ('rmsprop', True),
+    *(pytest.param(n, True, marks=pytest.mark.slow) for n in ('adamw', 'adagrad', 'yogi')),
+  ],
 )
 def test_optimizers_with_slots_step_at_the_clients_rate(name, is_functional, rng):
   """Against TFF's own training with that rate."""

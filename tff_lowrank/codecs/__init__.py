@@ -1,4 +1,4 @@
-"""Compressors as pure functions over tensors, with their wire forms. Never imports tff."""
+"""Compressors as pure functions of tensors, with their wire formats. They do not import TFF."""
 
 from tff_lowrank.codecs.codec import GRANULARITIES as GRANULARITIES
 from tff_lowrank.codecs.codec import Codec as Codec

@@ -1,11 +1,11 @@
-"""A stream of bits, the wire form that codecs pack their messages into."""
+"""A stream of bits: the wire format of the codecs' messages."""
 
 import numpy as np
 import numpy.typing as npt
 
 
 class BitWriter:
-  """Collects bits; the first bit written is the highest of the first byte."""
+  """Collects bits. The first bit written is the highest bit of the first byte."""
 
   def __init__(self) -> None:
     self._chunks: list[np.ndarray] = []
@@ -14,18 +14,18 @@ class BitWriter:
     self.write_bits([bit])
 
   def write_bits(self, bits: npt.ArrayLike) -> None:
-    """Writes an array of booleans in row-major order, a bit each."""
+    """Writes an array of booleans in row-major order, one bit each."""
     self._chunks.append(np.ravel(bits).astype(bool).astype(np.uint8))
 
   def write_integers(self, values: npt.ArrayLike, width: int) -> None:
-    """Writes integers in [0, 2^width), `width` bits each, at most 62, the highest bit first."""
+    """Writes integers in [0, 2^width) with `width` <= 62 bits each, the highest bit first."""
     flat = np.ravel(values).astype(np.int64)
     if flat.size and not 0 <= flat.min() <= flat.max() < 1 << width:
       raise ValueError(f'Expected integers of {width} bits, found {flat.max()}.')
     self.write_bits(flat[:, None] >> np.arange(width)[::-1] & 1)
 
   def write_unary(self, values: np.ndarray) -> None:
-    """Writes each non-negative integer as that many ones and a zero."""
+    """Writes each non-negative integer n as n ones and a zero."""
     ends = np.cumsum(np.ravel(values).astype(np.int64) + 1)
     bits = np.ones(ends[-1] if len(ends) else 0, np.uint8)
     bits[ends - 1] = 0
@@ -41,7 +41,7 @@ class BitWriter:
     return sum(len(chunk) for chunk in self._chunks)
 
   def to_bytes(self) -> bytes:
-    """All bits, the last byte filled up with zeros."""
+    """All bits. The last byte is padded with zeros."""
     return np.packbits(np.concatenate([np.zeros(0, np.uint8), *self._chunks])).tobytes()
 
 
@@ -70,7 +70,7 @@ class BitReader:
     return (bits << np.arange(width)[::-1]).sum(1)
 
   def read_unary(self, count: int) -> np.ndarray:
-    """`count` integers, int64, each written as that many ones and a zero."""
+    """`count` integers, int64, each written by `write_unary`."""
     zeros = np.flatnonzero(self._bits[self._position :] == 0)[:count]
     if len(zeros) < count:
       raise ValueError(f'Expected {count} zeros after bit {self._position}, found {len(zeros)}.')
@@ -84,7 +84,7 @@ class BitReader:
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder('='))
 
   def finish(self) -> None:
-    """Raises ValueError unless all that is left is the padding of the last byte."""
+    """Raises ValueError if more than the padding of the last byte is left."""
     left = self._bits[self._position :]
     if len(left) >= 8 or left.any():
       raise ValueError(f'Expected the end of the message, found {len(left)} bits more.')

@@ -1,4 +1,4 @@
-"""What a codec is: a frozen record of settings with pure functions over tensors."""
+"""The base class of codecs: a frozen dataclass of settings, with pure functions of tensors."""
 
 import abc
 import collections
@@ -16,12 +16,12 @@ GRANULARITIES = ('tensor', 'model')
 
 
 def blocks_of(tensors: list[Any], granularity: str) -> list[list[Any]]:
-  """The groups of tensors that are treated together: each alone, or all as one."""
+  """The groups of tensors that are compressed together: each tensor alone, or all of them."""
   return [[x] for x in tensors] if granularity == 'tensor' else [list(tensors)]
 
 
 def tensors_of(value: Any) -> list[tf.Tensor]:
-  """The tensors of a value, flattened; raises TypeError unless all are floating-point."""
+  """The tensors of a value, flattened. Raises TypeError if one is not floating-point."""
   tensors = [tf.convert_to_tensor(x) for x in tf.nest.flatten(value)]
   for x in tensors:
     if not x.dtype.is_floating:
@@ -31,20 +31,20 @@ def tensors_of(value: Any) -> list[tf.Tensor]:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-  """What a codec promises, and what it needs. Stacks are judged by it when they are built.
+  """What a codec promises and needs. Codecs that do not fit together are refused by their traits.
 
   linear: decode(encode(a)) + decode(encode(b)) = decode(encode(a + b)) for one seed, so that
     messages can be added before they are decoded, as secure aggregation does.
   unbiased: the mean of the decoded value over seeds is the value.
   contraction: |x - decoded| <= |x| for every x (the Euclidean norm over all tensors).
-  corrigible: error feedback makes its errors good; true of contractions, and of look-back over
-    one, whose error is within the threshold of one.
-  has_memory: a client must remember something between its messages.
+  corrigible: error feedback can correct its errors. True of contractions, and of look-back around
+    a contraction, which adds an error of at most its threshold.
+  has_memory: a client must remember something from one message to the next.
   variable_size: the length of a message depends on the value.
-  individual: the server must tell clients apart, to keep what each of them sent.
+  individual: the server must know which client sent a message, to remember it for that client.
   needs_model: `encode` reads `reference.model`.
   needs_last_update: `encode` reads `reference.last_update`.
-  whole_client: it decides whether the client takes part at all, so nothing can be around it.
+  whole_client: it decides whether the client takes part at all, so no other codec can wrap it.
   fixed_shape: it needs tensors of the same static shape in every round.
   """
 
@@ -62,10 +62,10 @@ class Traits:
 
 
 class Reference(NamedTuple):
-  """What a client knows of the model besides its update, as far as the codec needs it.
+  """What a client knows about the model besides its update. Codecs that need it read it.
 
   model: the weights that the client received, as the value's tensors.
-  last_update: the server's last aggregate, as the value's tensors; zeros before there is one.
+  last_update: the server's last aggregate, as the value's tensors; zeros in the first round.
   """
 
   model: list[tf.Tensor] | None = None
@@ -75,12 +75,12 @@ class Reference(NamedTuple):
 class Encoded(NamedTuple):
   """What `Codec.encode` returns.
 
-  message: tensors of static shape, the decisions beside the numbers, and Python values that
-    both sides know.
-  memory: what the client keeps for its next message, structured as the memory given.
-  measurements: name -> (total, count), two tensors that broadcast; the mean of many clients is
-    the sum of their totals over the sum of their counts. Not sent.
-  takes_part: bool []; if false the client counts for nothing in this round's mean.
+  message: tensors of static shape (the numbers, and the decisions as flags), and Python values
+    that both sides know.
+  memory: what the client keeps for its next message, with the structure of the memory given.
+  measurements: name -> (total, count), two tensors that broadcast. The mean over clients is the
+    sum of their totals divided by the sum of their counts. Measurements are not sent.
+  takes_part: bool []; if false, the client is excluded from this round's mean.
   """
 
   message: Any
@@ -99,19 +99,19 @@ class Codec(abc.ABC):
   """A compressor of updates, with or without a memory of earlier messages.
 
   A *value* is any structure of float tensors; `decode` returns its tensors as a list, in
-  `tf.nest.flatten` order. The client runs `encode` and keeps the new memory; the server runs
-  `decode` with its mirror of the memory that the client had before the message, and `follow`
-  to keep the mirror. What both sides remember is always the decoded message, so that what
-  `decode` reads from them is equal to the bit.
+  `tf.nest.flatten` order. The client runs `encode` and keeps the new memory. The server has a copy
+  of the client's memory: it runs `decode` with the memory from before the message, and `follow` to
+  update the copy. Both sides remember the decoded message, so the parts of the two memories that
+  `decode` reads are equal in every bit.
 
-  `pack` gives the real wire form. A round does not pack: it works on tensors, and
-  `message_price` says what crossed the wire; the two are proved equal by tests.
+  `pack` gives the bytes to send. A simulated round does not pack: it works on tensors, and
+  `message_price` gives the number of bits. Tests check that the two agree.
 
-  `str(codec)` is the text that `codecs.parse` reads, with `name` as the codec's name.
+  `str(codec)` is a text that `codecs.parse` reads, with `name` as the codec's name.
   """
 
   name: ClassVar[str]
-  # A codec is a dataclass.
+  # Each subclass is a dataclass.
   __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
   @property
@@ -126,7 +126,7 @@ class Codec(abc.ABC):
 
   @property
   def parts(self) -> tuple['Codec', ...]:
-    """This codec and those that it is built of, outermost first."""
+    """This codec and the codecs inside it, the outermost first."""
     own = [getattr(self, field.name) for field in dataclasses.fields(self)]
     return (self, *(part for x in own if isinstance(x, Codec) for part in x.parts))
 
@@ -139,17 +139,18 @@ class Codec(abc.ABC):
     return f'{self.name}({", ".join(arguments)})' if arguments else self.name
 
   def initial_memory(self, value_spec: Any) -> Any:
-    """The memory of a client that never sent, for values of `value_spec` (`tf.TensorSpec`s).
+    """The memory of a client that has not sent anything yet; `()` for a codec without memory.
 
-    `()` when stateless.
+    `value_spec` has the structure of a value, with a `tf.TensorSpec` for each tensor.
     """
     del value_spec
     return ()
 
   def map_memory(self, fn: Callable[..., Any], *memories: Any) -> Any:
-    """`fn(i, *parts)` for all that memories hold with the shape of the value's tensor i.
+    """Applies `fn` to the tensors in memories that have the shape of a tensor of the value.
 
-    `parts` are the same place in each of `memories`. All else is the last one's.
+    The result has `fn(i, *parts)` where the memories hold a tensor like the value's tensor i;
+    `parts` are those tensors, one from each memory. The rest is taken from the last memory.
     """
     del fn
     return memories[-1]
@@ -161,31 +162,31 @@ class Codec(abc.ABC):
     """Encodes `value` at the client.
 
     Args:
-      memory: The client's.
+      memory: The client's memory.
       value: A structure of float tensors.
-      seed: int32 [2], decides all that is random. It may be the same for many clients: a codec
-        that needs noise of its own derives it from the seed and the value.
-      reference: What the traits ask for.
+      seed: int32 [2], the only source of randomness. Many clients may have the same seed: a codec
+        whose noise must differ between clients derives it from the seed and the value.
+      reference: What `traits` says that the codec needs.
 
     Raises:
-      TypeError: If a tensor is not of floats.
+      TypeError: If a tensor is not floating-point.
     """
 
   @abc.abstractmethod
   def decode(self, memory: Any, message: Any) -> list[tf.Tensor]:
-    """The tensors that the server reconstructs. `memory` is the one before the message."""
+    """The tensors that the server reconstructs. `memory` is from before the message."""
 
   def follow(self, memory: Any, message: Any) -> Any:
-    """The server's mirror of the memory after `message`.
+    """The server's copy of the client's memory, after `message`.
 
-    What `decode` does not read stays as it is: the server cannot know it.
+    Parts that `decode` does not read stay as they are: the server cannot know them.
     """
     del message
     return memory
 
   @abc.abstractmethod
   def message_price(self, message: Any) -> ledger.Price:
-    """The price of `message`: bits by kind."""
+    """The size of `message`, in bits of each kind."""
 
   @abc.abstractmethod
   def official_units(self, message: Any) -> tf.Tensor:
@@ -193,31 +194,31 @@ class Codec(abc.ABC):
 
   @abc.abstractmethod
   def write(self, writer: bit_stream.BitWriter, message: Any) -> None:
-    """Appends the wire form of `message`, with numpy or eager tensors, to `writer`."""
+    """Appends `message`, of NumPy arrays or eager tensors, to `writer`."""
 
   @abc.abstractmethod
   def read(self, reader: bit_stream.BitReader, value_spec: Any, memory: Any = None) -> Any:
-    """The message that `write` wrote for a value of `value_spec`, up to what is not sent.
+    """The message that `write` wrote for a value of `value_spec`. What is not sent may differ.
 
-    `memory` is that of `decode`. Codecs that do not need it for the message's form take None.
+    `memory` is as in `decode`; None if the codec does not need it to know the message's format.
     """
 
   def message_bits(self, message: Any) -> tf.Tensor:
-    """int64 []: equal to `8 * len(pack(message))` up to the padding of the last byte."""
+    """int64 []: the size of `message`: `8 * len(pack(message))` without the last byte's padding."""
     return ledger.total(self.message_price(message))
 
   def pack(self, message: Any) -> bytes:
-    """The wire form of `message`; the inverse of `unpack`."""
+    """`message` as bytes; the inverse of `unpack`."""
     writer = bit_stream.BitWriter()
     self.write(writer, message)
     return writer.to_bytes()
 
   def unpack(self, data: bytes, value_spec: Any, memory: Any = None) -> Any:
-    """The message that `pack` packed, which `decode` reads as it reads the original.
+    """The message that `pack` packed. `decode` gives the same for it as for the original.
 
-    Shapes do not travel: both sides know the model. `memory` is that of `decode`; look-back at
-    several vectors needs it. Raises ValueError if it does and there is none, or if `data` is too
-    short or too long for `value_spec`.
+    Shapes are not sent, since both sides know the model. `memory` is as in `decode`; only
+    look-back with several vectors needs it. Raises ValueError if it is needed and missing, or if
+    `data` is too short or too long for `value_spec`.
     """
     reader = bit_stream.BitReader(data)
     message = self.read(reader, value_spec, memory)
@@ -226,11 +227,11 @@ class Codec(abc.ABC):
 
 
 class InnerMessages(Codec):
-  """A codec that sends the messages of another, made of another value.
+  """A codec that gives a changed value to an inner codec, and sends the inner codec's message.
 
-  inner: the other codec.
-  kept: the name in the memory, an `OrderedDict`, of tensors like the value's, zeros at first; the
-    inner codec's memory is its `inner`.
+  inner: the inner codec.
+  kept: a name. The memory is an `OrderedDict` with tensors like the value's, at first zeros, under
+    this name, and the inner codec's memory under `inner`.
   """
 
   inner: Codec
@@ -243,7 +244,7 @@ class InnerMessages(Codec):
     )
 
   def memory_of(self, kept: list[tf.Tensor], inner: Any) -> Any:
-    """A memory made of its parts."""
+    """A memory, from its parts."""
     return collections.OrderedDict([(self.kept, kept), ('inner', inner)])
 
   def map_memory(self, fn: Callable[..., Any], *memories: Any) -> Any:
@@ -267,19 +268,19 @@ class InnerMessages(Codec):
 
 
 def resolve_part(outer: Codec, argument: str) -> Codec:
-  """The codec that is the `argument` of `outer`, of which the text is replaced by it.
+  """The codec in the field `argument` of `outer`. A text there is parsed and replaced.
 
-  To be called where `outer` is made. Raises TypeError or ValueError if it is none.
+  Called in `__post_init__` of `outer`. Raises TypeError or ValueError if the field is no codec.
   """
-  from tff_lowrank.codecs import grammar  # Here, as it imports all codecs.
+  from tff_lowrank.codecs import grammar  # Not at the top: it imports all codecs.
 
   part = grammar.resolve(getattr(outer, argument), argument)
-  object.__setattr__(outer, argument, part)  # It is frozen.
+  object.__setattr__(outer, argument, part)  # `outer` is frozen.
   return part
 
 
 def resolve_inner(outer: Codec) -> None:
-  """As `resolve_part` for `outer.inner`; raises ValueError if that cannot be inside another."""
+  """As `resolve_part` for `outer.inner`. Raises ValueError if no codec can wrap that one."""
   inner = resolve_part(outer, 'inner')
   if inner.traits.whole_client:
     raise ValueError(
@@ -289,7 +290,7 @@ def resolve_inner(outer: Codec) -> None:
 
 
 def nothing(inner: Codec, value_spec: Any) -> Any:
-  """A message of `inner` with the structure of any other, for what was not sent."""
+  """A message of `inner` in place of one that was not sent, with the same structure."""
   zeros = [structures.zeros(spec) for spec in tf.nest.flatten(value_spec)]
   memory = inner.initial_memory(value_spec)
   return inner.encode(memory, zeros, tf.zeros([2], tf.int32), Reference(zeros, zeros)).message

@@ -25,10 +25,10 @@ def hadamard(size: int) -> np.ndarray:
 
 
 def block_shape(n: int) -> tuple[int, int, int]:
-  """How n numbers are cut: (blocks, a, b), each block of a b numbers, a power of 2 up to 4096.
+  """How n numbers are split into blocks: (number of blocks, a, b).
 
-  The last block is filled up with zeros. The Hadamard matrix of a block is the Kronecker
-  product of those of a and b.
+  A block has a * b numbers, a power of 2 that is at most 4096. The last block is padded with
+  zeros. The Hadamard matrix of a block is the Kronecker product of those of sizes a and b.
   """
   size = min(MAX_BLOCK, 1 << max(n - 1, 0).bit_length())
   a = 1 << (size.bit_length() // 2)
@@ -38,9 +38,9 @@ def block_shape(n: int) -> tuple[int, int, int]:
 class Rotated(NamedTuple):
   """A tensor's message.
 
-  positive: bool [blocks, a, b], signs after the rotation.
+  positive: bool [blocks, a, b], the signs after the rotation.
   scales: float32 [blocks].
-  seed: int32 [2], decides the rotation.
+  seed: int32 [2], of the rotation.
   """
 
   positive: tf.Tensor
@@ -51,15 +51,18 @@ class Rotated(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DRIVE(per_tensor.PerTensor):
-  """The signs of each randomly rotated block of 4,096 numbers, and one scale a block.
+  """Sends the signs of each randomly rotated block of 4,096 numbers, and one scale per block.
 
-  The rotation R is a Hadamard matrix after random signs. A block x is decoded as S R^T sign(Rx).
-  unbiased: S = |x|^2 / |Rx|_1, for which the mean is x under a uniform rotation, and nearly so
-    under this one for long blocks; else S = |Rx|_1 / d, of least error.
+  The rotation R multiplies by random signs, then by a Hadamard matrix. A block x is decoded as
+  S R^T sign(R x).
+
+  unbiased: if true, S = |x|^2 / |R x|_1. Over uniformly random rotations the mean of the decoded
+    block is then x; over these rotations nearly so, for long blocks. If false, S = |R x|_1 / d, d
+    being the block's length, which has the least error.
 
   Vargaftik et al., DRIVE, 2021, https://arxiv.org/abs/2105.08339, algorithm 1 and section 6. On
-  the wire: the seed, 64 bits a tensor; a bit a number, the last block filled up; 32 bits a
-  block. Official units: bits.
+  the wire: the seed, 64 bits per tensor; one bit per number, padding included; the scale, 32 bits
+  per block. Official units: bits.
   """
 
   unbiased: bool = False
@@ -71,7 +74,7 @@ class DRIVE(per_tensor.PerTensor):
 
   @property
   def traits(self) -> codec.Traits:
-    # Only nearly unbiased, so not declared.
+    # It is only nearly unbiased, so the trait is not set.
     return codec.Traits(
       contraction=not self.unbiased, corrigible=not self.unbiased, fixed_shape=True
     )
@@ -90,7 +93,7 @@ class DRIVE(per_tensor.PerTensor):
     n, shape = structures.size(x), block_shape(structures.size(x))
     flat = tf.pad(tf.reshape(x, [-1]), [[0, shape[0] * shape[1] * shape[2] - n]])
     blocks = tf.reshape(tf.cast(flat, tf.float64), shape)
-    # In units of the largest magnitude, so that no square leaves the range of float32.
+    # Divided by the largest magnitude, so that no square overflows or underflows in float32.
     largest = tf.reduce_max(tf.abs(blocks), [1, 2], keepdims=True)
     unit = tf.cast(tf.math.divide_no_nan(blocks, largest), tf.float32)
     rotated = self._transform(unit * self._signs(shape, seed))

@@ -1,4 +1,4 @@
-"""EF21: sends what is new since the last message, compressed."""
+"""EF21: sends the compressed change since the last message."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -11,20 +11,19 @@ from tff_lowrank.codecs import top_k
 
 @dataclasses.dataclass(frozen=True)
 class EF21(codec.InnerMessages):
-  """Both sides keep g, an estimate of a client's update x; C(x - g) is sent, and added to g.
+  """Keeps an estimate g of a client's update x on both sides; sends C(x - g), and adds it to g.
 
-  What is decoded is the new g. Unlike `ErrorFeedback`, which adds up all that was left out, this
-  compresses a difference that goes to 0 as updates settle, and what was left out is not sent later
-  on where the next update does not have it.
+  The decoded update is the new g. `ErrorFeedback` sends later all that compression removed. EF21
+  does not: it compresses the difference to the current update, which goes to 0 as updates converge.
 
   inner: C, a contraction.
 
   Richtarik, Sokolov, Fatkhullin: EF21: A New, Simpler, Theoretically Better, and Practically Faster
-  Error Feedback, NeurIPS 2021, https://arxiv.org/abs/2106.05203, algorithm 2, where x is a gradient
-  and all clients take part. g is 0 at first, so that the first message is C(x). Here a client that
-  is away keeps its g, and the mean is of those that take part. The memory is an `OrderedDict` of
-  `estimate` (the value's tensors) and `inner`; the server keeps a model a client. The message is
-  the inner codec's.
+  Error Feedback, NeurIPS 2021, https://arxiv.org/abs/2106.05203, algorithm 2. There x is a gradient
+  and all clients take part. Here a client that does not take part keeps its g, and the mean is over
+  the clients that do. At first g is 0, so the first message is C(x). The memory is an `OrderedDict`
+  of `estimate` (the value's tensors) and `inner`; the server keeps one model per client. The
+  message is the inner codec's.
   """
 
   inner: codec.Codec = dataclasses.field(default_factory=top_k.TopK)
@@ -38,12 +37,12 @@ class EF21(codec.InnerMessages):
     if not self.inner.traits.contraction:
       raise ValueError(
         f'{self.name} cannot be around {self.inner.name}: it needs a codec whose error is smaller '
-        f'than the value, and {self.inner} is not one, so the estimate could go astray.'
+        f'than the value, and {self.inner} is not one, so the estimate could diverge.'
       )
     if self.inner.traits.needs_model:
       raise ValueError(
         f'{self.name} cannot be around {self.inner.name}, which compares an update with the model, '
-        'and here would get a difference of updates.'
+        'but would get a difference of updates here.'
       )
 
   @property

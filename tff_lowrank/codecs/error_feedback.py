@@ -1,4 +1,4 @@
-"""Error feedback: what a message left out is added to the next update."""
+"""Error feedback: the compression error of a message is added to the next update."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -10,12 +10,12 @@ from tff_lowrank.codecs import codec
 
 @dataclasses.dataclass(frozen=True)
 class ErrorFeedback(codec.InnerMessages):
-  """Codes u = x + e, the update and the residual; what is decoded is v, and e becomes u - v.
+  """Compresses u = x + e, the update plus the residual. It decodes to v, and e becomes u - v.
 
-  So the sum of all that was decoded, plus the residual, is the sum of all updates. With LBGM
-  the order of nesting says what the residual holds:
-    `LookBack(ErrorFeedback(TopK()))`  what top-K left out, whatever is recycled then;
-    `ErrorFeedback(LookBack(TopK()))`  all that the server does not have, recycling included.
+  So the sum of all decoded updates, plus the residual, is the sum of all updates. With LBGM, the
+  order of nesting decides what the residual holds:
+    `LookBack(ErrorFeedback(TopK()))`  the error of top-K, also in rounds that send a coefficient;
+    `ErrorFeedback(LookBack(TopK()))`  the error of top-K and of the look-back coefficient.
 
   Seide et al., 2014; Karimireddy et al., 2019, https://arxiv.org/abs/1901.09847, algorithm 2. The
   memory is an `OrderedDict` of `residual` (the value's tensors) and `inner`. The message is the

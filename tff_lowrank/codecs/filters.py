@@ -1,4 +1,4 @@
-"""Significance filters: Gaia sends the numbers that matter, CMFL the clients that agree."""
+"""Filters: Gaia sends only large changes of weights, CMFL only updates like the last global one."""
 
 import collections
 import dataclasses
@@ -20,8 +20,8 @@ from tff_lowrank.codecs import per_tensor
 class Significant(NamedTuple):
   """A tensor's message.
 
-  sent: the tensor, 0 where nothing is sent.
-  indices: int32 [n], sorted; the first `count` are those of what is sent.
+  sent: the tensor, with 0 where nothing is sent.
+  indices: int32 [n]; the first `count`, sorted, are the positions of the numbers sent.
   count: int32 [].
   """
 
@@ -32,19 +32,20 @@ class Significant(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Gaia(per_tensor.PerTensor):
-  """Sends the numbers whose update is large against the weight that it changes.
+  """Sends the numbers whose update is large compared with the weight that it changes.
 
-  With u the update and w the weight after it, u is sent if |u| > s |w|; a weight that stays 0 is
-  not, one that becomes 0 is.
+  With u the update of a weight and w the weight after it, u is sent if |u| > s |w|. So a weight
+  that stays 0 is not sent, and one that becomes 0 is.
+
   threshold: s for the first message.
-  decay: s becomes threshold / sqrt(1 + t / decay) for the t-th message; None leaves it.
-  accumulate: whether what is not sent is added to the next update, as Gaia does; else it is
+  decay: s is threshold / sqrt(1 + t / decay) for the t-th message; None keeps s constant.
+  accumulate: whether what is not sent is added to the next update, as in Gaia; if false it is
     lost, as in the comparisons of the APF paper.
 
-  Hsieh et al., Gaia, NSDI 2017; APF's code has threshold 0.01 and decay 10,000. Needs the weights
-  that the client received, so it works in this package's learning processes, not in a standard
-  factory. On the wire: the index set, with its size, then the numbers. Official units: 32-bit
-  floats, without indices.
+  Hsieh et al., Gaia, NSDI 2017; APF's code has threshold 0.01 and decay 10,000. It needs the
+  weights that the client received, so it works in this package's learning processes, but not in a
+  standard TFF factory. On the wire: the index set, with its size, then the numbers. Official units:
+  32-bit floats, without indices.
   """
 
   threshold: float = 0.01
@@ -136,7 +137,7 @@ class Relevant(NamedTuple):
 def relevance(update: list[tf.Tensor], last_update: list[tf.Tensor]) -> tf.Tensor:
   """float32 []: the share of coordinates with update * last_update >= 0; 1 if there are none."""
   agreeing = [
-    # By signs: a product of small numbers can be 0.
+    # Signs, since a product of small numbers can be 0.
     tf.reduce_sum(tf.cast(tf.sign(u) * tf.sign(g) >= 0, tf.float32))
     for u, g in zip(update, last_update, strict=True)
   ]
@@ -146,17 +147,17 @@ def relevance(update: list[tf.Tensor], last_update: list[tf.Tensor]) -> tf.Tenso
 
 @dataclasses.dataclass(frozen=True)
 class CMFL(codec.Codec):
-  """Lets a client send only if its update agrees with the last global one.
+  """A client sends its update only if that agrees with the last global update.
 
-  threshold: the client sends if its relevance (see `relevance`) is above it. It is 1 in the first
-    round. The paper uses 0.8, APF's comparison 0.7.
-  inner: codes what is sent. The memory of a client that does not send stays as it was.
-  irrelevant: `'exclude'` leaves a client that does not send out of the mean, `'zero'` counts
-    it with an update of 0, as in the comparisons of the APF paper.
+  threshold: the client sends if its relevance (see `relevance`) is above this. In the first round
+    the relevance is 1. The paper uses 0.8, and the comparison in the APF paper 0.7.
+  inner: the codec for what is sent. The memory of a client that does not send does not change.
+  irrelevant: `'exclude'` excludes clients that do not send from the mean, `'zero'` includes them
+    with an update of 0, as in the comparisons of the APF paper.
 
   Wang, Wang, Li: CMFL, ICDCS 2019. On the wire: one flag, then the inner message. The signs of the
-  last global update are priced on the downlink (see `aggregators.coded_mean.signs_price`).
-  Official units: the inner codec's, 0 if nothing is sent.
+  last global update count as downlink bits (see `aggregators.coded_mean.signs_price`). Official
+  units: those of the inner codec, 0 if nothing is sent.
   """
 
   threshold: float = 0.8

@@ -1,4 +1,4 @@
-"""Stacks of codecs as text: `look_back(error_feedback(top_k(0.1)), 0.2)`."""
+"""Codecs as text: `look_back(error_feedback(top_k(0.1)), 0.2)`."""
 
 import ast
 from collections.abc import Mapping
@@ -46,10 +46,11 @@ CODECS: Mapping[str, type[codec.Codec]] = {kind.name: kind for kind in _ALL}
 def parse(text: str) -> codec.Codec:
   """The codec that `text` describes; `parse(str(codec)) == codec`.
 
-  A codec is a name, with its settings in parentheses by position or by `name=`, as in Python:
-  a number, `True`, `False`, `None`, a word, or another codec. Names: `CODECS`.
+  A codec is written as a name with its settings in parentheses, by position or by `name=`, as in
+  Python. A setting is a number, `True`, `False`, `None`, a word, or another codec. The names are
+  those in `CODECS`.
 
-  Raises ValueError if `text` is not of this form, or the codecs do not go together.
+  Raises ValueError if `text` is not of this form, or the codecs cannot be combined.
 
   >>> from tff_lowrank import codecs
   >>> codec = codecs.parse('error_feedback(top_k(0.01, qsgd(7, max, False)))')
@@ -58,7 +59,7 @@ def parse(text: str) -> codec.Codec:
   >>> codecs.parse(str(codec)) == codec
   True
   """
-  if len(text) > _MAX_LENGTH:  # Python's parser can run out of stack on long ones.
+  if len(text) > _MAX_LENGTH:  # Python's parser can run out of stack on long texts.
     raise ValueError(
       f'Expected a codec of at most {_MAX_LENGTH} characters, found {len(text)}, {text[:40]!r}...'
     )
@@ -74,16 +75,16 @@ def parse(text: str) -> codec.Codec:
 
 
 def resolve(value: codec.Codec | str, argument: str = 'codec') -> codec.Codec:
-  """`value`, which is a codec, or the codec that it describes as text: see `parse`.
+  """`value` if it is a codec; if it is a text, the codec that it describes (see `parse`).
 
-  Raises TypeError, in which `value` is called `argument`, if it is neither, and ValueError as
-  `parse`.
+  Raises TypeError if it is neither, with `argument` as its name in the message, and ValueError as
+  `parse` does.
   """
   if isinstance(value, str):
     return parse(value)
   if not isinstance(value, codec.Codec):
     raise TypeError(
-      f'`{argument}` must be a `codecs.Codec`, or a text as `codecs.parse` takes it, such as '
+      f'`{argument}` must be a `codecs.Codec`, or a text for `codecs.parse` such as '
       f"'error_feedback(top_k(0.1))', found {value!r} of type {type(value).__name__}."
     )
   return value

@@ -14,7 +14,7 @@ from tff_lowrank.codecs import codec
 
 @dataclasses.dataclass(frozen=True)
 class Identity(codec.Codec):
-  """The message is the value; FedAvg's uplink. Official units: scalars."""
+  """No compression, as in FedAvg: the message is the value. Official units: scalars."""
 
   name: ClassVar[str] = 'identity'
 

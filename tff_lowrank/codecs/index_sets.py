@@ -1,13 +1,13 @@
-"""Which of a tensor's elements a message holds: the price and the wire form of index sets.
+"""Index sets: which of a tensor's elements a message holds. Their size in bits and wire format.
 
-A set of k of n indices costs the least of three forms, and one bit to tell the last from the
-better of the others (which of those it is follows from n and k):
-  a bitmap         n bits
+A set of k of n indices is sent in the shortest of three forms:
+  bitmap           n bits
   fixed width      k ceil(log2 n) bits
-  Golomb-Rice      of the gaps between the sorted indices, k (1 + b) + sum(gap >> b) bits with
-                   b near log2(ln 2 n / k), the best for indices spread at random
-A set that must hold all or none costs nothing. Where k is not known to both sides it is sent
-first, in ceil(log2(n + 1)) bits.
+  Golomb-Rice      codes of the gaps between the sorted indices: k (1 + b) + sum(gap >> b) bits,
+                   with b near log2(ln 2 n / k), the best for randomly spread indices
+One more bit says whether it is Golomb-Rice; which of the others it is follows from n and k. A set
+of all or of no indices costs nothing. If k is not known to both sides, it is sent first, in
+ceil(log2(n + 1)) bits.
 
 S. W. Golomb, Run-length encodings, 1966; R. F. Rice, 1979.
 """
@@ -38,13 +38,13 @@ def _gaps(indices: tf.Tensor, count: Any) -> tf.Tensor:
 
 
 def golomb_bits(indices: tf.Tensor, count: Any, b: Any) -> tf.Tensor:
-  """int64 []: of the gaps, a quotient by 2^b in unary and a remainder of b bits each."""
+  """int64 []: the bits of all gaps: a quotient by 2^b in unary and a remainder in b bits each."""
   quotients = tf.bitwise.right_shift(_gaps(indices, count), tf.cast(b, tf.int64))
   return tf.reduce_sum(quotients) + tf.cast(count, tf.int64) * (1 + b)
 
 
 def write_golomb(writer: bit_stream.BitWriter, indices: np.ndarray, b: int) -> None:
-  """Appends the gaps between sorted indices, as `golomb_bits` prices them."""
+  """Appends the gaps between sorted indices, in the code that `golomb_bits` counts."""
   gaps = np.diff(indices, prepend=-1).astype(np.int64) - 1
   writer.write_unary(gaps >> b)
   writer.write_integers(gaps & ((1 << b) - 1), b)
@@ -62,23 +62,23 @@ def _rice_bits(n: Any, indices: tf.Tensor, count: Any) -> tf.Tensor:
 
 
 def bits(n: Any, indices: tf.Tensor, count: Any, *, known: bool) -> tf.Tensor:
-  """int64 []: the price of a set.
+  """int64 []: the size of a set in bits.
 
   Args:
     n: The size of the tensor, an integer or int64 [].
-    indices: int32 [capacity], sorted; the first `count` are the set.
-    count: How many there are, an integer or an integer tensor [].
-    known: Whether both sides know the count.
+    indices: int32 [capacity]; the first `count`, sorted, are the set.
+    count: The size of the set, an integer or an integer tensor [].
+    known: Whether both sides know `count`.
   """
   n, count = tf.cast(n, tf.int64), tf.cast(count, tf.int64)
   header = tf.constant(0, tf.int64) if known else ledger.bit_length(n)
-  trivial = tf.equal(count, 0) | tf.equal(count, n)  # In a TFF graph == compares identities.
+  trivial = tf.equal(count, 0) | tf.equal(count, n)  # In a TFF graph, == compares identities.
   cheapest = tf.minimum(ledger.index_set_bits(count, n), _rice_bits(n, indices, count))
   return header + tf.where(trivial, tf.constant(0, tf.int64), FORM_BITS + cheapest)
 
 
 def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool) -> None:
-  """Appends a set, sorted int [count]; `known` tells that both sides know the count."""
+  """Appends a set, int [count], sorted. `known`: whether both sides know the count."""
   count = len(indices)
   if not known:
     writer.write_integers([count], int(ledger.bit_length(n)))
@@ -95,7 +95,7 @@ def write(writer: bit_stream.BitWriter, n: int, indices: np.ndarray, known: bool
 
 
 def read(reader: bit_stream.BitReader, n: int, count: int | None) -> np.ndarray:
-  """The sorted indices, int32, that `write` wrote; `count` is None if it was sent."""
+  """The sorted indices, int32, that `write` wrote. `count` is None if it was sent with them."""
   if count is None:
     count = int(reader.read_integers(1, int(ledger.bit_length(n)))[0])
   if count in (0, n):

@@ -1,4 +1,4 @@
-"""Least squares: what of a vector is a sum of a few others."""
+"""Least squares: the best approximation of a vector by a weighted sum of a few others."""
 
 import numpy as np
 import tensorflow as tf
@@ -13,9 +13,9 @@ _SWEEPS = 10
 
 
 def _pairings(n: int) -> list[np.ndarray]:
-  """The rounds of a tournament of n, in which each meets each other once.
+  """Splits all pairs of n indices into rounds in which no index is in two pairs.
 
-  Each is a matrix, [n, n], with a 1 where two meet; one of an odd number sits out.
+  A round is a matrix, [n, n], with 1 at each pair. If n is odd, each round leaves one index out.
   """
   seats = list(range(n)) + [None] * (n % 2)
   rounds = []
@@ -30,7 +30,7 @@ def _pairings(n: int) -> list[np.ndarray]:
 
 
 def _rotation(a: tf.Tensor, pairing: tf.Tensor, is_first: tf.Tensor) -> tf.Tensor:
-  """[n, n]: the rotation of each pair's plane in which the pair's entry of `a` becomes 0.
+  """[n, n]: the rotations, one for each pair, that make the pair's entry of `a` 0.
 
   is_first: bool [n], true for one of each pair.
   """
@@ -50,9 +50,9 @@ def _rotation(a: tf.Tensor, pairing: tf.Tensor, is_first: tf.Tensor) -> tf.Tenso
 def eigenvectors(a: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """The eigenvalues, [n], and eigenvectors, [n, n] by columns, of symmetric `a`, float64 [n, n].
 
-  By Jacobi's method, to rounding. `tf.linalg.eigh` under XLA is not: it stops at 1e-6.
+  By Jacobi's method, exact up to rounding. `tf.linalg.eigh` under XLA stops at 1e-6.
   """
-  # Step by step, its many small operations would take long.
+  # As a function: its many small operations would be slow in eager mode.
   return (_eigenvectors_in_graph if tf.executing_eagerly() else _eigenvectors)(a)
 
 
@@ -77,7 +77,7 @@ _eigenvectors_in_graph = tf.function(_eigenvectors)
 
 
 def solve(gram: tf.Tensor, products: tf.Tensor) -> tf.Tensor:
-  """float64 [n]: the shortest rho with the least |x - sum rho_i l_i|.
+  """float64 [n]: the coefficients rho with the least |x - sum rho_i l_i|; of several, the shortest.
 
   Args:
     gram: float64 [n, n], <l_i, l_j>. Singular values up to `CUTOFF` times the largest count as 0.
@@ -102,12 +102,12 @@ def combine(coefficients: tf.Tensor, vectors: list[Block]) -> Block:
 
 
 def project(x: Block, vectors: list[Block]) -> tuple[tf.Tensor, tf.Tensor]:
-  """The nearest sum to `x`: its coefficients, float32 [r]; its relative squared error, float64 [].
+  """The best approximation of `x`: coefficients, float32 [r]; relative squared error, float64 [].
 
-  A vector that is not there is one of zeros, and its coefficient is 0.
-  The error is that of the vector which the server would reconstruct, residual by residual:
-  `1 - cos^2` would lose all digits for parallel vectors. It is 0 for x = 0 and infinite where
-  no coefficient helps (all vectors are 0, a coefficient beyond float32, or x not finite).
+  A missing vector is all zeros, and its coefficient is 0. The error is computed from the residual
+  x - sum rho_i l_i with the coefficients that are sent: `1 - cos^2` would lose all digits for
+  parallel vectors. It is 0 for x = 0, and infinite if no coefficients exist (all vectors are 0, a
+  coefficient is beyond float32, or x is not finite).
   """
   products = tf.stack([structures.dot(x, l) for l in vectors])
   rows = [[structures.dot(a, b) for b in vectors[: i + 1]] for i, a in enumerate(vectors)]
@@ -118,6 +118,6 @@ def project(x: Block, vectors: list[Block]) -> tuple[tf.Tensor, tf.Tensor]:
   squared_x = structures.dot(x, x)
   error = tf.math.divide_no_nan(structures.dot(residual, residual), squared_x)
   useless = (tf.linalg.trace(squares) <= 0) & (squared_x > 0)
-  # Least squares: at most 1, but for rounding.
+  # At most 1 for a least-squares solution, apart from rounding.
   usable = tf.math.is_finite(error) & ~useless
   return coefficients, tf.where(usable, tf.minimum(error, 1.0), np.inf)

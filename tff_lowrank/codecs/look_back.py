@@ -1,4 +1,4 @@
-"""LBGM: recycle the last updates that were sent in full.
+"""LBGM: a client sends a coefficient for its last full update in place of a new update.
 
 Azam, Hosseinalipour, Qiu, Brinton: Recycling Model Updates in Federated Learning: Are Gradient
 Subspaces Low-Rank? ICLR 2022, https://openreview.net/forum?id=B7ZbqNLDn-_.
@@ -6,10 +6,10 @@ Subspaces Low-Rank? ICLR 2022, https://openreview.net/forum?id=B7ZbqNLDn-_.
 For the update x and the look-back vector l, the last update that the client sent in full:
   rho     = <x, l> / |l|^2                   the look-back coefficient
   error   = |x - rho l|^2 / |x|^2            the look-back-phase error, sin^2 of their angle
-  send rho if error <= threshold, and the server takes rho l; else send x, and l becomes x.
+  send rho if error <= threshold, and the server uses rho l; else send x, and l becomes x.
 
-With several vectors, which is not in the paper, they are the last updates l_1 to l_m that were
-sent in full, the oldest first, and rho are the m numbers with the least
+With several look-back vectors, which is not in the paper, l_1 to l_m are the last updates that were
+sent in full, the oldest first, and rho_1 to rho_m are the numbers with the least
   error   = |x - sum_i rho_i l_i|^2 / |x|^2
 """
 
@@ -36,7 +36,7 @@ Block = list[tf.Tensor]
 def choose(
   x: Block, vectors: list[Block], has_look_back: tf.Tensor, threshold: float
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-  """Whether to send `x` in full, bool []; else the coefficients, float32 [r]; the error."""
+  """Whether to send `x` in full, bool []; the coefficients, float32 [r]; the error."""
   coefficients, error = least_squares.project(x, vectors)
   recycle = has_look_back & (error <= threshold) if threshold > 0 else tf.constant(False)
   return ~recycle, coefficients, error
@@ -52,13 +52,13 @@ def measure(
   errors: list[tf.Tensor],
   has_look_back: list[tf.Tensor],
 ) -> collections.OrderedDict[str, tuple[tf.Tensor, tf.Tensor]]:
-  """Measurements of one client, from one entry a block.
+  """Measurements of one client. Each argument has one entry for each block.
 
-  scalar_fraction: share of the blocks sent as coefficients; scalar_fraction_by_block, [blocks],
-    one by one.
-  lbp_error: mean look-back-phase error over blocks with a look-back vector, sent as coefficients
-    or not.
-  look_back_coefficient: mean coefficient, of the newest vector, of the blocks sent so.
+  scalar_fraction: the fraction of blocks that are sent as coefficients.
+  scalar_fraction_by_block: [blocks], the same for each block.
+  lbp_error: the mean look-back-phase error over all blocks that have a look-back vector.
+  look_back_coefficient: the mean coefficient of the newest vector, over the blocks that are sent as
+    coefficients.
   """
   recycled = tf.cast(~tf.stack(full), tf.float32)
   errors = tf.cast(tf.stack(errors), tf.float32)
@@ -79,27 +79,28 @@ def measure(
 
 @dataclasses.dataclass(frozen=True)
 class LookBack(codec.Codec):
-  """Recycles what `inner` would have sent.
+  """LBGM: sends look-back coefficients if they are close enough, else the message of `inner`.
 
-  inner: the codec whose decoded output is recycled.
+  inner: the codec for full updates. Look-back vectors are what it decodes to.
   threshold: the largest relative squared error, in [0, 1], at which coefficients are sent; 0
     sends everything in full.
-  granularity: `'tensor'` decides for each tensor, `'model'` once for all.
-  vectors: r, how many updates to look back at, at most 64; 1 is LBGM. Both sides keep r models a
+  granularity: `'tensor'` decides for each tensor, `'model'` once for all tensors.
+  vectors: r, the number of look-back vectors, at most 64; 1 is LBGM. Both sides keep r models per
     client.
-  predictive: what is sent in place of x in full: if true, the coefficients and what `inner` makes
-    of x - sum_i rho_i l_i, which is added to the sum; the error is then that of the update itself.
-    A threshold of 0 does so always.
+  predictive: if true, a full message has the coefficients too, and `inner` compresses the residual
+    x - sum_i rho_i l_i in place of x; the server adds the two. The error is then measured on the
+    update itself. With a threshold of 0 this is done in every round.
 
-  Memory: an `OrderedDict` with, for each block, `has` (bool, whether a look-back vector exists),
-  `look_back` (the tensors of the newest), `older` (a list of r - 1 of `has` and `look_back`, the
-  oldest first; those that exist are the last) and `inner` (the inner codec's memory).
-  Message, for each block: `full` (bool), `coefficients` (float32 [r], the oldest vector's first; 0
-  for those that do not exist), `count` (int32, m, how many exist), `payload` (the inner message).
-  On the wire: one flag a block, then 32 m bits or the payload, or both if predictive. The reader
-  knows m from its memory, but for LBGM, which needs it not.
+  The memory has an `OrderedDict` for each block: `has` (bool, whether a look-back vector exists),
+  `look_back` (the tensors of the newest vector), `older` (a list of r - 1 pairs of `has` and
+  `look_back`, the oldest first; those that exist come last) and `inner` (the inner codec's memory).
+  The message has, for each block: `full` (bool), `coefficients` (float32 [r], the oldest vector's
+  first; 0 for vectors that do not exist), `count` (int32, m, how many vectors exist) and `payload`
+  (the inner message).
+  On the wire, for each block: one flag, then 32 m bits of coefficients, or the payload, or both if
+  predictive. The reader knows m from its memory; LBGM with one vector does not need it.
   A block whose inner message is shorter than the coefficients is sent in full.
-  Official units: LBGM's, one per coefficient sent, and the inner codec's where it sends.
+  Official units: one for each coefficient, as in LBGM, and those of the inner codec where it sends.
   """
 
   inner: codec.Codec = dataclasses.field(default_factory=identity.Identity)
@@ -112,8 +113,8 @@ class LookBack(codec.Codec):
     codec.resolve_inner(self)
     if self.inner.traits.individual:
       raise ValueError(
-        f'{self.name} cannot be around {self.inner.name}: the server never learns what the inner '
-        'one would have sent in a round that recycles, so their memories would part.'
+        f'{self.name} cannot be around {self.inner.name}: where a coefficient is sent, the server '
+        'does not learn what the inner codec would have sent, so their memories would differ.'
       )
     checks.check_in_range('threshold', self.threshold, 0, 1)
     checks.check_one_of('granularity', self.granularity, codec.GRANULARITIES)
@@ -123,8 +124,8 @@ class LookBack(codec.Codec):
     checks.check_type('predictive', self.predictive, bool)
     if self.predictive and self.inner.traits.needs_model:
       raise ValueError(
-        f'{self.name} cannot predict for {self.inner.name}, which compares an update with the '
-        'model, and here would get what is left of it.'
+        f'{self.name} cannot be predictive around {self.inner.name}, which compares an update with '
+        'the model, but would get only a residual here.'
       )
 
   name: ClassVar[str] = 'look_back'
@@ -162,12 +163,12 @@ class LookBack(codec.Codec):
   def memory_with(
     self, vectors: list[Block], exist: tf.Tensor, inner_memories: list[Any]
   ) -> list[Any]:
-    """A memory made of its parts.
+    """A memory, from its parts.
 
     Args:
-      vectors: The r values to look back at, as lists of tensors, the oldest first.
-      exist: bool [r]; one that does not is of zeros, and those after one that does do.
-      inner_memories: The inner codec's, for each block.
+      vectors: The r look-back vectors, as lists of tensors, the oldest first.
+      exist: bool [r], which of them exist: the last ones. The others are zeros.
+      inner_memories: The inner codec's memory for each block.
     """
     blocks = [codec.blocks_of(vector, self.granularity) for vector in vectors]
     memory = []
@@ -183,7 +184,7 @@ class LookBack(codec.Codec):
     self, memory: list[Any], value: Any, seed: tf.Tensor, reference: codec.Reference | None = None
   ) -> codec.Encoded:
     blocks = codec.blocks_of(codec.tensors_of(value), self.granularity)
-    # Types in comments: AutoGraph knows no annotations of what a loop changes.
+    # Types are in comments: AutoGraph does not support annotations of variables changed in loops.
     references = [None] * len(blocks)  # type: list[codec.Reference | None]
     if self.inner.traits.needs_model and reference is not None and reference.model is not None:
       models = codec.blocks_of(reference.model, self.granularity)
@@ -212,19 +213,19 @@ class LookBack(codec.Codec):
   def _recycle(
     self, kept: Any, block: Block, seed: tf.Tensor, reference: codec.Reference | None
   ) -> tuple[Any, Block, codec.Encoded, tf.Tensor]:
-    """The message of a block, and what it decodes to in full; the inner encoding; the error."""
+    """A block's message, what it decodes to if sent in full, the inner encoding, and the error."""
     inner = self.inner.encode(kept['inner'], block, seed, reference)
     x = self.inner.decode(kept['inner'], inner.message)
     full, coefficients, error = choose(x, _vectors(kept), kept['has'], self.threshold)
     count = _count(kept)
-    # What is shorter than the coefficients is better sent as it is.
+    # A message that is shorter than the coefficients is sent in full.
     full |= self.inner.message_bits(inner.message) < _coefficient_bits(count)
     return _message(full, coefficients, count, inner.message), x, inner, error
 
   def _predict(
     self, kept: Any, block: Block, seed: tf.Tensor, reference: codec.Reference | None
   ) -> tuple[Any, Block, codec.Encoded, tf.Tensor]:
-    """As `_recycle`; the inner codec has the residual, and forgets what it does not send."""
+    """As `_recycle`, but `inner` gets the residual. Its memory changes only if it sends."""
     full, coefficients, error = choose(block, _vectors(kept), kept['has'], self.threshold)
     coefficients = tf.where(tf.math.is_finite(error), coefficients, 0.0)
     predicted = least_squares.combine(coefficients, _vectors(kept))
@@ -235,7 +236,7 @@ class LookBack(codec.Codec):
     return sent, self._in_full(kept, sent), inner, error
 
   def _in_full(self, kept: Any, sent: Any) -> Block:
-    """What a block's message decodes to if it is sent in full."""
+    """The tensors that a block's message decodes to if it is sent in full."""
     x = self.inner.decode(kept['inner'], sent['payload'])
     if not self.predictive:
       return x
@@ -250,7 +251,7 @@ class LookBack(codec.Codec):
     return decoded
 
   def follow(self, memory: list[Any], message: list[Any]) -> list[Any]:
-    # No codec that may be inside reads its memory to decode.
+    # The codecs that may be inside do not read their memory to decode.
     return [
       _push(kept, sent['full'], self._in_full(kept, sent), kept['inner'])
       for kept, sent in zip(memory, message, strict=True)
@@ -320,19 +321,19 @@ class LookBack(codec.Codec):
     if full:
       payload = self.inner.read(reader, block, kept and kept['inner'])
     else:
-      # Not sent, and masked by `full`: any message of the right structure serves.
+      # Not sent, and ignored because of `full`: any message of the right structure will do.
       payload = codec.nothing(self.inner, block)
     return _message(full, coefficients, np.int32(count), payload)
 
   def _known_count(self, kept: Any | None) -> int:
-    """How many vectors the reader of a message's coefficients knows that there are."""
+    """The number of look-back vectors, as the reader of a message knows it."""
     if kept is not None:
       return int(_count(kept))
     if self.vectors == 1 and not self.predictive:
       return 1
     raise ValueError(
-      f'{self} cannot read a message without the memory before it: how many coefficients there '
-      'are depends on it.'
+      f'{self} cannot read a message without the memory from before it, on which the number of '
+      'coefficients depends.'
     )
 
 
@@ -341,8 +342,8 @@ def _message(full: Any, coefficients: Any, count: Any, payload: Any) -> Any:
 
 
 def _push(kept: Any, full: tf.Tensor, x: Block, inner: Any) -> Any:
-  """The memory of a block after a message, in full x, and with that of the inner codec."""
-  # A vector that is not finite is never remembered.
+  """A block's memory after a message. `x`: its value if sent in full; `inner`: the inner memory."""
+  # A vector that is not finite is not remembered.
   remember = full & structures.all_finite(x)
   newest = collections.OrderedDict(has=kept['has'], look_back=kept['look_back'])
   return collections.OrderedDict(

@@ -1,4 +1,4 @@
-"""Each matrix as a few outer products: ATOMO, the truncated SVD, and PowerSGD."""
+"""Low-rank codecs, which send a matrix as a few outer products: ATOMO, truncated SVD, PowerSGD."""
 
 import abc
 import dataclasses
@@ -17,12 +17,12 @@ from tff_lowrank.codecs import per_tensor
 
 
 class Factors(NamedTuple):
-  """A tensor's message: `left right^T` reshaped, or the tensor itself where that is shorter.
+  """A tensor's message: `left right^T` reshaped, or the tensor itself if that is shorter.
 
   left, right: [m, r] and [n, r], or None.
   dense: the tensor, or None.
-  count: int32 [], how many of the r columns are sent; those not sent are 0 in `left`.
-  shape: of the tensor, known to both sides.
+  count: int32 [], how many of the r columns are sent; the others are 0 in `left`.
+  shape: the tensor's shape, known to both sides.
   """
 
   left: Any
@@ -33,16 +33,16 @@ class Factors(NamedTuple):
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-  """(m, n): all axes but the last as rows, the last as columns; a vector has n = 1.
+  """(m, n): the last axis becomes the columns, all others the rows. A vector has n = 1.
 
-  Of a convolution kernel [h, w, in, out] the columns are the output channels.
+  The columns of a convolution kernel [h, w, in, out] are its output channels.
   """
   n = shape[-1] if len(shape) > 1 else 1
   return math.prod(shape[:-1] if len(shape) > 1 else shape), n
 
 
 class _LowRank(per_tensor.PerTensor):
-  """What the codecs of this file share; each has a `rank`. Official units: 32-bit floats."""
+  """The base of the codecs in this file. Each has a `rank`. Official units: 32-bit floats."""
 
   rank: int
 
@@ -65,7 +65,7 @@ class _LowRank(per_tensor.PerTensor):
     shape = tuple(x.shape)
     if self._is_dense(shape):
       return Factors(None, None, x, None, shape), memory
-    # Half precision has no decompositions.
+    # TensorFlow has no decompositions in half precision.
     matrix = structures.widened(tf.reshape(x, matrix_shape(shape)))
     left, right, count, memory = self._factorize(memory, matrix, seed)
     left, right = tf.cast(left, x.dtype), tf.cast(right, x.dtype)
@@ -108,9 +108,9 @@ class _LowRank(per_tensor.PerTensor):
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedSVD(_LowRank):
-  """The `rank` largest singular triples of each matrix: its best approximation of that rank.
+  """Sends the `rank` largest singular triples of each matrix, its best approximation of that rank.
 
-  Deterministic and biased. It is what the experiments of the LBGM paper call ATOMO.
+  It is deterministic and biased. The experiments of the LBGM paper call it ATOMO.
   """
 
   rank: int = 2
@@ -131,9 +131,8 @@ class TruncatedSVD(_LowRank):
 def atom_probabilities(s: tf.Tensor, budget: float) -> tf.Tensor:
   """The probability of each atom, [r], for singular values `s` in descending order.
 
-  ATOMO, algorithm 1: of all probabilities with sum `budget` those of least variance. The
-  largest values are sent for certain, as long as their share of the budget exceeds 1; the
-  others in proportion to their size.
+  ATOMO, algorithm 1: the probabilities with the sum `budget` that have the least variance. They are
+  proportional to the singular values, except that those that would exceed 1 are 1.
   """
   places = tf.range(s.shape[0], dtype=s.dtype)
   tails = tf.cumsum(s, reverse=True)
@@ -145,13 +144,13 @@ def atom_probabilities(s: tf.Tensor, budget: float) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Atomo(_LowRank):
-  """A few singular triples of each matrix, drawn at random so that the mean is the matrix.
+  """Sends a few singular triples of each matrix, drawn at random so that the mean is the matrix.
 
-  rank: how many are sent on average, s in the paper.
+  rank: how many are sent on average; s in the paper.
 
   Wang et al., ATOMO, 2018, https://arxiv.org/abs/1806.04090. Triple i is sent with probability
-  p_i (see `atom_probabilities`) as u_i sigma_i / p_i and v_i. On the wire: their number, then
-  the vectors.
+  p_i (see `atom_probabilities`) as u_i sigma_i / p_i and v_i. On the wire: the number of
+  triples, then the vectors.
   """
 
   rank: int = 2
@@ -170,7 +169,7 @@ class Atomo(_LowRank):
     draw = tf.random.stateless_uniform(s.shape, per_tensor.private_seed(seed, matrix))
     sent = tf.cast(draw, s.dtype) < p
     left = u * tf.where(sent, tf.math.divide_no_nan(s, p), tf.zeros_like(s))
-    # The sent columns first, in a fixed shape.
+    # The columns that are sent come first; the shape is fixed.
     order = tf.argsort(tf.cast(~sent, tf.int32), stable=True)
     count = tf.reduce_sum(tf.cast(sent, tf.int32))
     return tf.gather(left, order, axis=1), tf.gather(v, order, axis=1), count, memory
@@ -205,16 +204,16 @@ class Atomo(_LowRank):
 
 @dataclasses.dataclass(frozen=True)
 class PowerSGD(_LowRank):
-  """Each matrix projected on `rank` directions that one step of power iteration improves.
+  """Projects each matrix on `rank` directions, which a step of power iteration improves each time.
 
   With M the matrix and Q, [n, r], the client's memory:
-    P = orthonormal basis of M Q;  Q = M^T P;  the server takes P Q^T.
+    P = orthonormal basis of M Q;  Q = M^T P;  the server reconstructs P Q^T.
 
-  Vogels et al., PowerSGD, 2019, https://arxiv.org/abs/1905.13727, algorithm 1, without its error
-  feedback, which is `ErrorFeedback(PowerSGD())`. There the workers all-reduce P and then Q, so
-  that one Q is shared; that takes two exchanges a round and lets no client be told apart. Here
-  a client sends both factors in one message and Q is its own, so P Q^T is the projection of the
-  client's own M; clients need not be online twice. Both send r (m + n) numbers up.
+  Vogels et al., PowerSGD, 2019, https://arxiv.org/abs/1905.13727, algorithm 1 without error
+  feedback; for that use `ErrorFeedback(PowerSGD())`. In the paper, workers all-reduce P and then Q,
+  so that all share one Q; this takes two exchanges per round. Here each client has its own Q and
+  sends both factors in one message, so P Q^T is a projection of the client's own M. Both send
+  r (m + n) numbers per client.
   """
 
   rank: int = 2
@@ -235,11 +234,11 @@ class PowerSGD(_LowRank):
   def _factorize(
     self, memory: Any, matrix: tf.Tensor, seed: tf.Tensor
   ) -> tuple[tf.Tensor, tf.Tensor, Any, Any]:
-    # In units of the largest magnitude: the decomposition squares.
+    # Divided by the largest magnitude, since the decomposition squares numbers.
     largest = tf.reduce_max(tf.abs(matrix))
     unit = tf.math.divide_no_nan(matrix, largest)
     p, _ = tf.linalg.qr(tf.matmul(unit, memory))
     q = tf.matmul(unit, p, transpose_a=True)
-    # A direction lost to a matrix of lower rank would stay lost.
+    # After a matrix of lower rank, a direction would otherwise stay 0 for ever.
     alive = tf.reduce_all(tf.reduce_any(tf.not_equal(q, 0), 0))
     return p, q * largest, self.rank, tf.where(alive, q, memory)

@@ -1,4 +1,4 @@
-"""Codecs that treat each tensor of a value alone."""
+"""Codecs that compress each tensor of a value by itself."""
 
 import abc
 from typing import Any
@@ -11,9 +11,9 @@ from tff_lowrank.codecs import codec
 
 
 def private_seed(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-  """int32 [2]: `seed` mixed with all of `x`, for noise that differs between clients.
+  """int32 [2]: a seed from `seed` and the numbers in `x`, for noise that differs between clients.
 
-  Clients share `seed`. Rounding noise drawn from it alone would be the same for all of them,
+  All clients have the same `seed`. Rounding noise from it alone would be the same for all of them,
   and would not average out.
   """
   bits = tf.bitcast(tf.cast(x, tf.float32), tf.int32)
@@ -21,20 +21,20 @@ def private_seed(seed: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
 
 
 class PerTensor(codec.Codec):
-  """A codec made of one function a tensor. The message is a list, one entry a tensor.
+  """A codec that is defined for one tensor. The message is a list with one entry for each tensor.
 
-  Entry i is encoded with the seed folded with i. A codec with memory has a list of them.
+  Tensor i is encoded with a seed from `seed` and i. The memory, if there is any, is a list too.
   """
 
   def initial_tensor_memory(self, spec: tf.TensorSpec) -> Any:
-    """The memory for one tensor, where `traits.has_memory`."""
+    """The memory for one tensor, if `traits.has_memory`."""
     raise NotImplementedError
 
   @abc.abstractmethod
   def encode_tensor(
     self, memory: Any, x: tf.Tensor, seed: tf.Tensor, model: tf.Tensor | None
   ) -> tuple[Any, Any]:
-    """(message, new memory) of one tensor; `model` is the reference's, where there is one."""
+    """(message, new memory) of one tensor; `model` has its weights, if there is a reference."""
 
   @abc.abstractmethod
   def decode_tensor(self, message: Any) -> tf.Tensor:
@@ -42,10 +42,10 @@ class PerTensor(codec.Codec):
 
   @abc.abstractmethod
   def tensor_price(self, message: Any) -> ledger.Price:
-    """The price of one tensor's message."""
+    """The size of one tensor's message, in bits of each kind."""
 
   def tensor_units(self, message: Any) -> Any:
-    """The official size of one tensor's message; its bits as floats of 32 by default."""
+    """The size of one tensor's message in official units; by default, its bits divided by 32."""
     return ledger.total(self.tensor_price(message)) // 32
 
   @abc.abstractmethod
@@ -54,7 +54,7 @@ class PerTensor(codec.Codec):
 
   @abc.abstractmethod
   def read_tensor(self, reader: bit_stream.BitReader, spec: tf.TensorSpec) -> Any:
-    """One tensor's message."""
+    """Reads one tensor's message."""
 
   def initial_memory(self, value_spec: Any) -> Any:
     if not self.has_memory:
@@ -66,7 +66,7 @@ class PerTensor(codec.Codec):
   ) -> codec.Encoded:
     tensors = codec.tensors_of(value)
     kept = memory or [()] * len(tensors)
-    models = [None] * len(tensors)  # type: list[Any]  # Not annotated: AutoGraph.
+    models = [None] * len(tensors)  # type: list[Any]  # For AutoGraph, a comment.
     if self.traits.needs_model and reference is not None and reference.model is not None:
       models = reference.model
     messages, new_memory = [], []

@@ -1,4 +1,4 @@
-"""Fewer bits a number: a few levels, drawn at random or the nearest, or half precision."""
+"""Quantization: each number is rounded to one of a few levels, or to half precision."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -19,16 +19,16 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def symbol_group(radix: int) -> tuple[int, int]:
-  """How symbols of `radix` values are packed: (symbols in a group, bits of a group).
+  """How symbols with `radix` possible values are packed: (symbols in a group, bits of a group).
 
-  The group of at most 8 symbols with the fewest bits a symbol: ternary ones go 5 in 8 bits.
+  It is the group of at most 8 symbols with the fewest bits per symbol: 5 ternary symbols in 8 bits.
   """
   groups = [(size, (radix**size - 1).bit_length()) for size in range(1, 9)]
   return min((g for g in groups if g[1] <= 62), key=lambda g: g[1] / g[0])
 
 
 def symbol_bits(count: Any, radix: int) -> Any:
-  """The bits of `count` symbols, int or int64 []; the last group is whole."""
+  """The bits of `count` symbols, int or int64 []. The last group is filled up."""
   size, width = symbol_group(radix)
   return -(-count // size) * width
 
@@ -62,18 +62,18 @@ class Quantized(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class QSGD(per_tensor.PerTensor):
-  """Each number as one of `2 levels + 1` multiples of `norm / levels`.
+  """Rounds each number to one of `2 levels + 1` multiples of `norm / levels`.
 
-  levels: s, the positive levels.
-  norm: of each tensor: `'l2'` as in the papers, or `'max'`, which spends no level on values
-    that a long tensor never has.
-  stochastic: whether a number is rounded up or down at random so that its mean is kept; else
-    to the nearest level, which is biased but never further from the number than 0 is.
+  levels: s, the number of positive levels.
+  norm: of each tensor: `'l2'` as in the papers, or `'max'`. With `'l2'`, the numbers of a long
+    tensor are far below the norm, and most levels are not used.
+  stochastic: whether numbers are rounded up or down at random, so that the mean is kept. If false,
+    they are rounded to the nearest level, which is biased, but a contraction.
 
   Alistarh et al., QSGD, 2017, https://arxiv.org/abs/1610.02132, eq. 2; FedPAQ, Reisizadeh et
-  al., 2020, https://arxiv.org/abs/1909.13014, is this on the uplink. On the wire: the norm, 32
-  bits, and log2(2 s + 1) bits a number in groups of whole bits (see `symbol_group`), without
-  QSGD's Elias code. Official units: 32-bit floats.
+  al., 2020, https://arxiv.org/abs/1909.13014, uses this on the uplink. On the wire: the norm, 32
+  bits, and about log2(2 s + 1) bits per number (see `symbol_group`), without QSGD's Elias code.
+  Official units: 32-bit floats.
   """
 
   levels: int = 127
@@ -99,7 +99,7 @@ class QSGD(per_tensor.PerTensor):
     if self.norm == 'l2':
       norm = tf.sqrt(tf.reduce_sum(tf.square(x)))
     else:
-      norm = tf.maximum(tf.reduce_max(tf.abs(x)), 0)  # The largest of none is -infinity.
+      norm = tf.maximum(tf.reduce_max(tf.abs(x)), 0)  # The maximum of no numbers is -infinity.
     return tf.cast(tf.minimum(norm, FLOAT32_MAX), tf.float32)
 
   def encode_tensor(
@@ -113,7 +113,7 @@ class QSGD(per_tensor.PerTensor):
       rounded = tf.floor(scaled + tf.cast(noise, tf.float64))
     else:
       rounded = tf.round(scaled)
-    # Rounding of the norm to float32 can leave a magnitude just above it.
+    # After the norm is rounded to float32, a magnitude can be just above it.
     levels = tf.clip_by_value(tf.cast(rounded, tf.int32), -self.levels, self.levels)
     return Quantized(levels, norm, x.dtype), memory
 
@@ -137,13 +137,13 @@ class QSGD(per_tensor.PerTensor):
 
 @dataclasses.dataclass(frozen=True)
 class TernGrad(per_tensor.PerTensor):
-  """Each number as -s, 0 or s, with s the tensor's largest magnitude, at random.
+  """Rounds each number at random to -s, 0 or s, where s is the tensor's largest magnitude.
 
-  clip: in standard deviations of the tensor about 0; magnitudes beyond are cut before, which
-    makes s smaller and the codec biased. The paper trains with 2.5. None cuts nothing.
+  clip: magnitudes beyond `clip` root mean squares of the tensor are clipped first. This makes s
+    smaller, and the codec biased. The paper trains with 2.5. None does not clip.
 
   Wen et al., TernGrad, 2017, https://arxiv.org/abs/1705.07878, eqs. 3 and 8. On the wire: s, 32
-  bits, and five numbers a byte. Official units: 32-bit floats.
+  bits, and five numbers per byte. Official units: 32-bit floats.
   """
 
   clip: float | None = None
@@ -194,10 +194,11 @@ class Halves(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Float16(per_tensor.PerTensor):
-  """Each number as a 16-bit float, FedPAQ as FedPara's tables have it.
+  """Rounds each number to a 16-bit float; FedPara's tables call this FedPAQ.
 
-  Magnitudes beyond 65,504 become that. Hyeon-Woo et al., FedPara, 2022,
-  https://arxiv.org/abs/2108.06098, Table 9. Official units: 32-bit floats, two numbers each.
+  Magnitudes beyond 65,504 become 65,504. Hyeon-Woo et al., FedPara, 2022,
+  https://arxiv.org/abs/2108.06098, Table 9. Official units: 32-bit floats, so half
+  the count of numbers.
   """
 
   name: ClassVar[str] = 'float16'

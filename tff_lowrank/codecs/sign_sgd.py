@@ -1,4 +1,4 @@
-"""One bit a number: its sign."""
+"""SignSGD: one bit per number, its sign."""
 
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
@@ -24,13 +24,13 @@ class Signs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SignSGD(per_tensor.PerTensor):
-  """The signs, with sign(0) = +1; the server takes the weighted mean of signs.
+  """Sends signs, with sign(0) = +1. The server takes the weighted mean of signs.
 
-  scaled: whether to send the mean magnitude of each tensor too, 32 bits, and decode to signs of
-    that size, as error feedback needs it.
+  scaled: whether to send the mean magnitude of each tensor as well, in 32 bits. It decodes to signs
+    times this magnitude, as error feedback needs.
 
-  Unscaled as LBGM's published code has it: no error feedback, no majority vote. Bernstein et al.,
-  2018, https://arxiv.org/abs/1802.04434; scaled: Karimireddy et al., 2019,
+  Unscaled, as in LBGM's published code, without error feedback or majority vote: Bernstein et al.,
+  2018, https://arxiv.org/abs/1802.04434. Scaled: Karimireddy et al., 2019,
   https://arxiv.org/abs/1901.09847. Official units: bits.
   """
 
@@ -48,7 +48,7 @@ class SignSGD(per_tensor.PerTensor):
   def encode_tensor(
     self, memory: Any, x: tf.Tensor, seed: tf.Tensor, model: tf.Tensor | None
   ) -> tuple[Signs, Any]:
-    # The mean in float64: a sum of float32 can overflow, and rounding up would expand.
+    # The mean in float64: a float32 sum can overflow, and a mean rounded up is no contraction.
     total = tf.reduce_sum(tf.abs(tf.cast(x, tf.float64)))
     mean = tf.cast(total / structures.divisor(x), tf.float32)
     return Signs(x >= 0, mean if self.scaled else tf.constant(1.0), x.dtype), memory

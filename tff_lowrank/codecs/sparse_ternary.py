@@ -1,4 +1,4 @@
-"""Sparse ternary compression: the largest numbers, each as plus or minus their mean magnitude."""
+"""Sparse ternary compression: the largest numbers, as plus or minus their mean magnitude."""
 
 import dataclasses
 import math
@@ -20,10 +20,10 @@ _LOG_GOLDEN = math.log((math.sqrt(5) - 1) / 2)
 
 
 def golomb_parameter(count: Any, n: Any) -> tf.Tensor:
-  """int64 []: b*, the bits of a gap's remainder where `count` of `n` places are taken.
+  """int64 []: b*, the bits of a gap's remainder, for `count` of `n` numbers.
 
-  1 + floor(log2(log(phi - 1) / log(1 - p))), and at least 0; p is count / n. Sattler et
-  al., 2019.
+  It is 1 + floor(log2(log(phi - 1) / log(1 - p))), at least 0, with p = count / n. Sattler et al.,
+  2019.
   """
   p = tf.cast(count, tf.float64) / tf.cast(tf.maximum(tf.cast(n, tf.int64), 1), tf.float64)
   ratio = _LOG_GOLDEN / tf.math.log1p(-tf.minimum(p, 1 - 1e-9))
@@ -33,12 +33,12 @@ def golomb_parameter(count: Any, n: Any) -> tf.Tensor:
 
 
 class Ternary(NamedTuple):
-  """The message. Of each block:
+  """The message. Each field has an entry for each block:
 
   indices: int32 [k], sorted.
-  signs: int8 [k], -1, 0 or 1; what has a sign of 0 is not sent.
-  means: float32 [], the magnitude.
-  sizes, specs: of its tensors, known to both sides.
+  signs: int8 [k], -1, 0 or 1; a number with the sign 0 is not sent.
+  means: float32 [], the mean magnitude.
+  sizes, specs: of the block's tensors, known to both sides.
   """
 
   indices: list[tf.Tensor]
@@ -50,20 +50,20 @@ class Ternary(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SparseTernary(codec.Codec):
-  """Keeps the k largest numbers of each block, as signs of their mean magnitude.
+  """Sends the signs of the k largest numbers of each block, and their mean magnitude.
 
-  amount: the share of each block that is kept, p, float in (0, 1], at least one number of it; or
-    the number of numbers, int.
-  granularity: `'tensor'` treats each tensor alone, as the authors' code does, `'model'` all
-    together, as the paper's text does.
+  amount: how much of each block is sent: the fraction p, float in (0, 1], but at least one number;
+    or the count of numbers, int.
+  granularity: `'tensor'`, each tensor alone, as in the authors' code; or `'model'`, all tensors
+    together, as in the paper's text.
 
   Sattler, Wiedemann, Mueller, Samek: Robust and Communication-Efficient Federated Learning from
   Non-IID Data, 2019, https://arxiv.org/abs/1903.02891, algorithm 1. The whole method is
-    error_feedback(sparse_ternary(p))   up, and
-    sparse_ternary(p)                   down, where the server's residual is in the next difference.
-  A number that is 0 is never sent, so that the mean is of those that are. On the wire, of each
-  block: how many are sent, in as many bits as k has; the gaps between them in the paper's Golomb
-  code, algorithm 3; a sign each; and the magnitude, 32 bits. Official units: bits.
+    error_feedback(sparse_ternary(p))   uplink
+    sparse_ternary(p)                   downlink: the next difference has the server's residual
+  A 0 is never sent, and does not count in the mean magnitude. On the wire, for each block: how many
+  numbers are sent, in as many bits as k has; the gaps between them in the paper's Golomb code,
+  algorithm 3; one sign each; and the magnitude, 32 bits. Official units: bits.
   """
 
   amount: float | int = 0.01
@@ -88,7 +88,7 @@ class SparseTernary(codec.Codec):
     for numbers in largest.values:
       wide = tf.cast(numbers, tf.float64)
       sign = tf.sign(wide)
-      # In float64: a sum of float32 can overflow.
+      # In float64: a float32 sum can overflow.
       mean = tf.math.divide_no_nan(tf.reduce_sum(tf.abs(wide)), tf.reduce_sum(tf.abs(sign)))
       signs.append(tf.cast(sign, tf.int8))
       means.append(tf.cast(mean, tf.float32))
@@ -105,7 +105,7 @@ class SparseTernary(codec.Codec):
     return decoded
 
   def _sent(self, indices: tf.Tensor, signs: tf.Tensor, n: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """int32 [k], sorted, and int64 []: the indices of what is sent, which are the first `count`."""
+    """int32 [k] and int64 []: indices and their count; the first `count`, sorted, are sent."""
     is_sent = tf.not_equal(signs, 0)
     places = tf.sort(tf.where(is_sent, indices, tf.cast(n, tf.int32)))
     return places, tf.math.count_nonzero(is_sent)

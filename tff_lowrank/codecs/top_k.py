@@ -1,4 +1,4 @@
-"""Sparsification: the largest elements, or some drawn at random."""
+"""Sparsification: sends the largest elements, or a random choice of them."""
 
 import abc
 import dataclasses
@@ -17,7 +17,7 @@ from tff_lowrank.codecs import index_sets
 
 
 def check_amount(amount: float | int) -> None:
-  """Raises unless `amount` is a share, float in (0, 1], or a count, int of at least 1."""
+  """Raises unless `amount` is a fraction, float in (0, 1], or a count, int of at least 1."""
   if isinstance(amount, float):
     if not 0 < amount <= 1:
       raise ValueError(f'`amount` as a share must be in (0, 1], found {amount!r}.')
@@ -26,7 +26,7 @@ def check_amount(amount: float | int) -> None:
 
 
 def kept(amount: float | int, n: Any) -> Any:
-  """How many of `n` elements are kept: max(1, floor(amount n)) for a share, all if n < count.
+  """How many of `n` elements are kept: max(1, floor(amount n)) for a fraction, min(amount, n) else.
 
   An int if `n` is one, else int64 [].
   """
@@ -42,11 +42,10 @@ def kept(amount: float | int, n: Any) -> Any:
 class Sparse(NamedTuple):
   """The message: some elements of each block.
 
-  indices: a block's, int32 [k], sorted.
-  values: the message of the inner codec for the vectors of k elements.
+  indices: for each block, int32 [k], sorted.
+  values: the inner codec's message for the vectors of k elements, of the block's common dtype.
   seed: int32 [2].
-  sizes: of the tensors of each block, known to both sides, as are their shapes and dtypes. Values
-    have the block's common dtype.
+  sizes, specs: of the tensors of each block, known to both sides.
   """
 
   indices: list[tf.Tensor]
@@ -73,7 +72,7 @@ def _split(vector: tf.Tensor, sizes: list[Any], specs: list[tf.TensorSpec]) -> l
   if len(sizes) == 1 and not specs[0].shape.is_fully_defined():
     return [vector]
   parts = [tf.cast(x, spec.dtype) for x, spec in zip(tf.split(vector, sizes), specs, strict=True)]
-  # What has no static shape is a vector.
+  # A tensor without a static shape is a vector.
   return [
     tf.reshape(part, spec.shape) if spec.shape.is_fully_defined() else part
     for part, spec in zip(parts, specs, strict=True)
@@ -83,17 +82,17 @@ def _split(vector: tf.Tensor, sizes: list[Any], specs: list[tf.TensorSpec]) -> l
 def scattered(
   indices: tf.Tensor, vector: tf.Tensor, sizes: list[Any], specs: list[tf.TensorSpec]
 ) -> list[tf.Tensor]:
-  """The tensors of a block that have the elements of `vector` at `indices`, and else 0."""
+  """The tensors of a block, with the elements of `vector` at `indices` and 0 elsewhere."""
   n = [tf.cast(sum(sizes), tf.int32)]
   return _split(tf.scatter_nd(tf.expand_dims(indices, 1), vector, n), sizes, specs)
 
 
 def _threshold(order: tf.Tensor, k: Any) -> tuple[tf.Tensor, tf.Tensor]:
-  """A value that at least k of the integers `order`, [n], reach, and how many do, int32 [].
+  """A value that at least k of the integers `order`, [n], reach; and how many do, int32 [].
 
-  More than k do only if the k-th largest has equals; the value then is the k-th largest. `k` is
-  an int, or int32 []. Found bit by bit, a pass over the elements for each, in less time than that
-  of `tf.math.top_k`.
+  If more than k do, the k-th largest is not unique, and the value is the k-th largest. `k` is an
+  int, or int32 []. The value is found bit by bit, with one pass over the elements for each bit,
+  which is faster than `tf.math.top_k`.
   """
   search = _eager_search_threshold if tf.executing_eagerly() else _search_threshold
   return search(order, tf.convert_to_tensor(k, tf.int32))
@@ -124,12 +123,12 @@ def _search_threshold(order: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
   return value, reached
 
 
-# Hundreds of operations, which one by one take most of the time of an eager encoding.
+# Hundreds of operations: in eager mode they would take most of the time of encoding.
 _eager_search_threshold = tf.function(_search_threshold, reduce_retracing=True)
 
 
 def _first(order: tf.Tensor, k: Any) -> tf.Tensor:
-  """int32 [k], sorted: where the k largest of the integers `order`, [n], are; of equals the first.
+  """int32 [k], sorted: the positions of the k largest of `order`, int [n]; of equals the first.
 
   `k` is an int, or int64 [].
   """
@@ -142,12 +141,12 @@ def _first(order: tf.Tensor, k: Any) -> tf.Tensor:
     return (order >= value) & (places < first_dropped)
 
   chosen = tf.cond(reached > k, without_last_equals, lambda: order >= value)
-  # All that there are; gathered, because XLA cannot know their number.
+  # There are exactly k; gathered, because XLA cannot know their number.
   return tf.cast(tf.gather(tf.where(chosen)[:, 0], tf.range(k)), tf.int32)
 
 
 def _magnitudes(vector: tf.Tensor) -> tf.Tensor:
-  """Integers, [n], in the order of |vector|: the bits of floats without their sign."""
+  """Integers, [n], in the order of |vector|: the bits of the floats without the sign bit."""
   wide = structures.widened(vector)
   return tf.bitcast(tf.abs(wide), tf.int64 if wide.dtype == tf.float64 else tf.int32)
 
@@ -162,12 +161,12 @@ def layout(blocks: list[list[Any]]) -> tuple[list[list[Any]], list[list[tf.Tenso
 
 @dataclasses.dataclass(frozen=True)
 class _Sparsifier(codec.Codec):
-  """What `TopK` and `RandomK` share.
+  """The base of `TopK` and `RandomK`.
 
-  amount: the share of each block that is kept, float in (0, 1], at least one element of it; or
-    the number of elements, int.
-  values: a codec without memory for the elements that are kept.
-  granularity: `'tensor'` keeps `amount` of each tensor, `'model'` of all together.
+  amount: how much of each block is sent: a fraction, float in (0, 1], but at least one element; or
+    the count of elements, int.
+  values: a codec without memory for the elements that are sent.
+  granularity: `'tensor'` sends `amount` of each tensor, `'model'` of all tensors together.
   """
 
   amount: float | int = 0.1
@@ -181,14 +180,13 @@ class _Sparsifier(codec.Codec):
     traits = self.values.traits
     if traits.has_memory or traits.needs_model or traits.whole_client:
       raise ValueError(
-        f'{self.values} cannot code the values inside {self.name}: from round to round they are '
-        'those of other coordinates, which it would take for the same. Put it around '
-        f'{self.name}.'
+        f'{self.values} cannot compress the values inside {self.name}: they belong to other '
+        f'coordinates in each round, but it needs the same ones. Put it around {self.name}.'
       )
 
   @abc.abstractmethod
   def _choose(self, vector: tf.Tensor, k: Any, seed: tf.Tensor) -> tf.Tensor:
-    """int32 [k], sorted: the indices to keep."""
+    """int32 [k], sorted: the indices of the elements to send."""
 
   def _kept_vector(self, vector: tf.Tensor, indices: tf.Tensor) -> tf.Tensor:
     return tf.gather(vector, indices)
@@ -232,11 +230,11 @@ class _Sparsifier(codec.Codec):
 
 @dataclasses.dataclass(frozen=True)
 class TopK(_Sparsifier):
-  """Keeps the elements of the largest magnitude; of equal ones the first.
+  """Sends the elements of the largest magnitude; of equal ones the first.
 
   Stich, Cordonnier, Jaggi: Sparsified SGD with Memory, 2018, https://arxiv.org/abs/1809.07599.
   On the wire: the index sets (see `index_sets`), then the values. Official units: the values
-  alone, as LBGM's figures count them.
+  without indices, as in LBGM's figures.
 
   >>> import numpy as np
   >>> import tensorflow as tf
@@ -246,7 +244,7 @@ class TopK(_Sparsifier):
   >>> encoded = codec.encode(codec.initial_memory(update), update, seed=tf.constant([0, 1]))
   >>> [x.numpy() for x in codec.decode((), encoded.message)]
   [array([0., 0., 0., 8.], dtype=float32)]
-  >>> int(codec.message_bits(encoded.message))  # A float, and which of 4 elements, and how many.
+  >>> int(codec.message_bits(encoded.message))  # 32 of a float, and 3 of an index set.
   35
   >>> len(codec.pack(encoded.message))
   5
@@ -296,10 +294,10 @@ class TopK(_Sparsifier):
 
 @dataclasses.dataclass(frozen=True)
 class RandomK(_Sparsifier):
-  """Keeps elements that the seed draws, the same for every client of a round.
+  """Sends randomly chosen elements, the same for every client of a round.
 
-  rescale: whether to multiply what is kept by n / k, which makes it unbiased; error feedback
-    wants it as it is.
+  rescale: whether to multiply what is sent by n / k, which makes it unbiased. Use false with error
+    feedback.
 
   Konecny et al.: Federated Learning: Strategies for Improving Communication Efficiency, 2016,
   https://arxiv.org/abs/1610.05492 (random mask). On the wire: the seed, 64 bits, from which the

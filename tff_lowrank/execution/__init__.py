@@ -1,4 +1,4 @@
-"""Execution contexts: TFF in this process, on its CPU and GPUs, or on many machines."""
+"""Execution contexts: run TFF computations in this process (CPU or GPUs) or on many machines."""
 
 from tff_lowrank.execution.client_datasets import ClientDataset as ClientDataset
 from tff_lowrank.execution.client_datasets import DataSource as DataSource

@@ -1,8 +1,8 @@
-"""Assertions on shapes, in graphs for XLA, which cannot run all that they are made of.
+"""Removes assertions on shapes from graphs for XLA, which cannot run all operations in them.
 
-XLA knows all shapes when it compiles, and TensorFlow has checked them when it traced; so what
-asserts something of shapes and constants alone is taken out, with what serves nothing else. Other
-assertions stay, and keep a graph from XLA, which would pass over them.
+XLA knows all shapes when it compiles, and TensorFlow checked them when it traced. So assertions
+that depend on shapes and constants only are removed, with the operations that only they need. Other
+assertions stay. A graph with one does not run in XLA, because XLA would ignore the assertion.
 """
 
 import collections
@@ -16,17 +16,17 @@ from tff_lowrank.execution import native
 
 
 def shape_assertions(graph_def: tf.compat.v1.GraphDef) -> set[tuple[str, str]]:
-  """The assertions whose conditions follow from shapes and constants alone.
+  """The assertions whose conditions depend on shapes and constants only.
 
-  Each is the name of the function that it stands in, `''` for the graph itself, and its own. What a
-  function is given is followed to where it is called, from a branch as well.
+  Each is a pair: the name of the function that it is in (`''` for the graph itself), and its name.
+  A function's arguments are traced back to its callers, which include conditional branches.
   """
   scopes = {'': {node.name: node for node in graph_def.node}}
   arguments = {}
   for function in graph_def.library.function:
     scopes[function.signature.name] = {node.name: node for node in function.node_def}
     arguments[function.signature.name] = [arg.name for arg in function.signature.input_arg]
-  calls = collections.defaultdict(list)  # Of a function: where, and with which inputs.
+  calls = collections.defaultdict(list)  # By function: the scopes that call it, and the inputs.
   for scope, nodes in scopes.items():
     for node in nodes.values():
       if node.op in scopes:
@@ -66,7 +66,8 @@ def _none(node: Any) -> None:
   del node
 
 
-# What an operation hands to the functions that it calls; the others change it, or may.
+# The inputs that an operation passes unchanged to the functions that it calls. Other operations
+# change them, or may.
 _INPUTS_OF_CALLS = {
   **dict.fromkeys(('PartitionedCall', 'StatefulPartitionedCall'), lambda node: node.input),
   **dict.fromkeys(('Case', 'If', 'StatelessCase', 'StatelessIf'), lambda node: node.input[1:]),
@@ -74,7 +75,7 @@ _INPUTS_OF_CALLS = {
 
 
 def remove_shape_assertions(graph_def: tf.compat.v1.GraphDef) -> None:
-  """Takes out the assertions of `shape_assertions` and all that is only for them."""
+  """Removes the assertions of `shape_assertions`, and the operations that only they need."""
   doomed = shape_assertions(graph_def)
   if not doomed:
     return
@@ -106,7 +107,7 @@ _STATELESS = dict(
 
 
 def _mark_stateless(scopes: dict[str, Any]) -> Callable[[Any], bool]:
-  """Makes calls of functions that have no effect stateless; tells whether a node has one."""
+  """Makes calls of functions without side effects stateless. Returns: whether a node has one."""
 
   def has_effect(node: Any) -> bool:
     called = _called(node) & scopes.keys()
@@ -117,7 +118,7 @@ def _mark_stateless(scopes: dict[str, Any]) -> Callable[[Any], bool]:
   effects = set(scopes)
   while True:
     without = {name for name in effects if not any(has_effect(n) for n in scopes[name])}
-    # All are taken to have one at first, so that those that call each other are settled in turn.
+    # At first every function is assumed to have effects; callees are cleared before their callers.
     if not without:
       break
     effects -= without
@@ -134,7 +135,7 @@ def _called(node: Any) -> set[str]:
 
 
 class _Scope:
-  """The nodes of a graph or a function. stateful: the names of those with an effect."""
+  """The nodes of a graph or a function. stateful: the names of those with side effects."""
 
   def __init__(self, nodes: Any, is_stateful: Callable[[Any], bool]):
     self._nodes = nodes
@@ -142,11 +143,11 @@ class _Scope:
     self.stateful = {node.name for node in nodes if is_stateful(node)}
 
   def loosen(self) -> None:
-    """Lets nodes wait for those with an effect only, in place of what follows from them."""
+    """Replaces control inputs by the nodes with side effects that they depend on."""
     before: dict[str, frozenset[str]] = {}
 
     def effects_before(name: str) -> frozenset[str]:
-      """What a node, or a function's argument, waits for; itself, if it has an effect."""
+      """The nearest nodes with side effects that `name` depends on; itself, if it has one."""
       if name in self.stateful or name not in self._by_name:
         return frozenset([name] if name in self.stateful else [])
       if name not in before:
@@ -164,7 +165,7 @@ class _Scope:
       node.input[:] = new_inputs[node.name]
 
   def keep(self, results: list[str]) -> None:
-    """Drops what neither has an effect nor is needed for the results."""
+    """Removes nodes that have no side effects and are not needed for `results`."""
     todo = [*map(_source, results), *self.stateful]
     needed = set()
     while todo:

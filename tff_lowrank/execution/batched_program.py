@@ -1,4 +1,4 @@
-"""The program in which each operation is of all clients of a block at once."""
+"""Batched programs: each operation runs for all clients of a block at once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,10 +16,10 @@ from tff_lowrank.execution import xla_program
 
 
 class BatchedProgram:
-  """One client's part of a stage, made by `jax.vmap` that of all clients of a block.
+  """One client's part of a stage, turned by `jax.vmap` into that of all clients of a block.
 
-  Where all clients have as many batches, each takes as many steps; otherwise a client that is
-  done keeps its state, and all go on until the last is done.
+  If all clients have the same number of batches, all take the same number of steps. Otherwise a
+  client that has finished keeps its state while the others continue.
   """
 
   def __init__(
@@ -35,11 +35,11 @@ class BatchedProgram:
     Args:
       part: What each client runs.
       cohort: A block of clients.
-      server: The leaves that all clients share.
+      server: The leaves of values that all clients share.
       zeros: The leaves of the aggregates before the first client.
       precision: One of `hlo.PRECISIONS`.
 
-    Raises whatever TensorFlow or XLA raise, and `hlo.UnsupportedError`, if it cannot be done.
+    Raises `hlo.UnsupportedError`, or an error of TensorFlow or XLA, if it cannot be translated.
     """
     self._part, self._cohort = part, cohort
     self._num_server, self._num_totals = len(server), len(zeros)
@@ -54,7 +54,7 @@ class BatchedProgram:
     self._shapes = [jax.ShapeDtypeStruct(a.shape, _dtype(a)) for a in arguments]
 
   def lower(self, device: Any) -> str:
-    """The program in StableHLO, of the arguments of `xla_program.program`."""
+    """The program in StableHLO; its arguments are those of `xla_program.program`."""
     with enable_x64(), jax.default_device(device):
       lowered = jax.jit(self._run, keep_unused=True).lower(*self._shapes)
       return str(lowered.compiler_ir('stablehlo'))
@@ -62,7 +62,7 @@ class BatchedProgram:
   # -- One client --------------------------------------------------------------------------
 
   def _by_leaf(self, arrays: Sequence[Any]) -> list[list[Any]]:
-    """The arrays of a cohort, by the leaf of a client that they are for."""
+    """The arrays of a cohort, grouped by the leaf of a client's values that they are for."""
     remaining, result = iter(arrays), []
     for entry in self._part.layout:
       count = 1 if entry is None else 1 + entry[0] * (1 + entry[1])
@@ -70,7 +70,7 @@ class BatchedProgram:
     return result
 
   def _specs(self, entry: Any, arrays: Sequence[np.ndarray]) -> list[tf.TensorSpec]:
-    """Of what one client is given for a leaf."""
+    """The specs of one client's arguments for a leaf."""
     if entry is None:
       return [tf.TensorSpec(arrays[0].shape[1:], arrays[0].dtype)]
     _, *components = arrays
@@ -141,7 +141,7 @@ class BatchedProgram:
     if self._accumulate.is_sum(self._num_totals):
       return [total + jnp.sum(v, 0, v.dtype) for total, v in zip(totals, values, strict=True)]
     count = self._cohort.capacity
-    while count > 1:  # As in a knock-out tournament.
+    while count > 1:  # Adds one half to the other, until one is left.
       half = count // 2
       merged = jax.vmap(self._accumulate)(
         *(v[:half] for v in values), *(v[half : 2 * half] for v in values)
@@ -163,6 +163,6 @@ def _translate(
   part: xla_program.ClientPart,
   precision: str,
 ) -> tuple[hlo.Function, list[np.ndarray]]:
-  """A function of TensorFlow as one of jax, and the values to give it after its arguments."""
+  """A TensorFlow function as a jax function, and the values to append to its arguments."""
   traced, handles = native.trace(function, specs)
   return hlo.Function(traced.hlo, precision), part.tracer.initial_values(handles)

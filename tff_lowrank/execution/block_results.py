@@ -1,4 +1,4 @@
-"""What a block of clients gives, and how the results of blocks become those of the cohort."""
+"""The results of a block of clients, and how they are merged into those of the cohort."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import plan as plan_lib
 
-# How many neighbouring partial aggregates make one of the next level.
+# How many consecutive partial aggregates are merged into one of the next level.
 FAN_IN = 16
 
 
 class BlockResult:
-  """What the clients of one block gave.
+  """The results of the clients of one block.
 
-  partials: aggregation -> its partial aggregate, or where partial aggregates cannot be merged
-    the one client's value; absent if there is none.
-  level: of the partial aggregates in the tree of `Fold`: 0 is of one block.
-  kept: client -> the values to keep by name.
+  partials: aggregation -> its partial aggregate; for an aggregation that cannot be merged, the
+    value of the block's only client. Absent if there is none.
+  level: the level of the partial aggregates in the tree of `Fold`; 0 is one block.
+  kept: client -> name -> value, for the values that are needed after the stage.
   """
 
   def __init__(self):
@@ -26,18 +26,18 @@ class BlockResult:
 
 
 class Fold:
-  """Merges partial aggregates in a tree whose shape depends on their number alone.
+  """Merges partial aggregates in a tree whose shape depends only on their number.
 
-  `FAN_IN` neighbours, merged one by one in their order, make one of the next level. Who merges
-  them, and when, does not matter: one of a higher level can be added in place of its parts.
+  `FAN_IN` consecutive ones, merged in their order, become one of the next level. Several of them
+  can be merged elsewhere and added here as one of a higher level, with the same result.
   """
 
   def __init__(self, merge: Callable[[Any, Any], Any]):
     self._merge = merge
-    self._levels: list[tuple[int, Any]] = []  # At each level, how many were merged, and into what.
+    self._levels: list[tuple[int, Any]] = []  # At each level: how many were merged, and the result.
 
   def add(self, partial: Any, level: int = 0) -> None:
-    """Adds the next partial aggregate, which is one of `level`."""
+    """Adds the next partial aggregate, of the given level."""
     while True:
       self._levels += [(0, None)] * (level + 1 - len(self._levels))
       count, total = self._levels[level]
@@ -53,7 +53,7 @@ class Fold:
     return not any(count for count, _ in self._levels)
 
   def total(self) -> Any:
-    """All that was added, merged. Not for one that is empty."""
+    """The merge of all that was added. Not allowed if nothing was."""
     rest: list[Any] = []
     for count, total in self._levels:
       if count:
@@ -62,7 +62,7 @@ class Fold:
 
 
 def merged(a: plan_lib.Aggregation, env: blocks.Environment, total: Any, partial: Any) -> Any:
-  """The total of an aggregation, None if there is none yet, with one more partial aggregate."""
+  """Merges a partial aggregate into the total of an aggregation; a total of None is empty."""
   return partial if total is None else a.merge.function(env)([total, partial])
 
 
@@ -72,7 +72,7 @@ def collect(
   num_clients: int,
   results: Iterable[BlockResult],
 ) -> dict[str, Any]:
-  """What a stage gives: its aggregates, and the clients' values to keep, by name."""
+  """The results of a stage by name: its aggregates, and the clients' values that are kept."""
 
   def fold_of(a: plan_lib.Aggregation) -> Fold:
     return Fold(lambda total, partial: merged(a, env, total, partial))

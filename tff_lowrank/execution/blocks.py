@@ -1,9 +1,10 @@
 """TFF's building blocks as Python functions.
 
-A building block becomes a function from an environment, a dictionary of names, to a value:
-a tensor, a list (a struct), a sequence (see `sequences`), or a function of one value. Values
-placed at clients are one client's where a client's part of a round runs, so a federated map
-is a call, and a broadcast nothing at all; `plan` decides who runs what.
+A building block becomes a function from an environment, a dictionary from names to values, to a
+value. A value is a tensor, a list (a struct), a sequence (see `sequences`), or a function of one
+value. A client's part of a round runs for one client at a time: a value placed at clients is then
+this client's value, a federated map is a call, and a broadcast does nothing. `plan` decides which
+steps run at the server and which at clients.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import tensorflow_federated as tff
 from tff_lowrank.execution import graphs
 from tff_lowrank.execution import sequences
 
-# The name under which an environment holds the `loops.Engine` that runs its graphs.
+# The name in an environment of the `loops.Engine` that runs its graphs.
 ENGINE = '@engine'
 
 Environment = dict[str, Any]
@@ -23,17 +24,17 @@ Block = Callable[[Environment], Any]
 
 
 class UnsupportedError(NotImplementedError):
-  """A computation holds something that neither this context nor the stock one runs."""
+  """A computation has a part that neither this context nor TFF's stock context runs."""
 
 
 class Compiler:
-  """Compiles building blocks. graphs: the TensorFlow graphs in all that it compiled."""
+  """Compiles building blocks. graphs: the TensorFlow graphs of all compiled blocks."""
 
   def __init__(self):
     self.graphs: list[graphs.GraphFunction] = []
 
   def compile(self, block: tff.framework.ComputationBuildingBlock) -> Block:
-    """The function of `block`."""
+    """`block` as a function of an environment."""
     for kind, compile_kind in self._KINDS.items():
       if isinstance(block, kind):
         return compile_kind(self, block)
@@ -151,12 +152,12 @@ def _evaluate(function: Callable[[None], Any]) -> Any:
 
 
 def _select(type_spec: tff.FunctionType) -> Callable[[list[Any]], Any]:
-  """Each of a client's keys gives one element of its sequence."""
+  """A federated select: each of a client's keys selects one element of its sequence."""
   element_type = type_spec.result.member.element
 
   def select(argument: list[Any]) -> Any:
     keys, max_key, server_value, select_fn = argument
-    del max_key  # A key beyond it is the select function's to refuse.
+    del max_key  # The select function checks that keys are not larger.
     chosen = [select_fn([server_value, key]) for key in tf.unstack(keys)]
     return sequences.Elements(chosen, element_type)
 

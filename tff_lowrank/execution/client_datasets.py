@@ -1,8 +1,8 @@
-"""Clients' data sets by description: opened where they are used, not where the round is planned.
+"""Descriptions of clients' data sets, which are opened where the client runs.
 
-A `ClientDataset` stands in the place of a `tf.data.Dataset` in what a computation is given. The
-local context opens it in this process, a context of many machines on the machine that the client
-runs on, so that no example passes through the process that runs the program.
+A `ClientDataset` can be an argument of a computation in place of a `tf.data.Dataset`. The local
+context opens it in this process. The context of many machines opens it on the machine on which the
+client runs, so examples do not pass through the process that runs the program.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,16 @@ import uuid
 
 import tensorflow as tf
 
-# A client's id and the round's number -> its batches.
+# A function of a client's id and the round's number that returns its batches.
 Open = Callable[[str, int], tf.data.Dataset]
 
 
 class NoExamplesError(ValueError):
-  """A client's data set is empty, where that is not wanted."""
+  """A client's data set is empty, and its description does not allow that."""
 
 
 class DataSource:
-  """Opens clients' data sets; made of a constructor and its arguments, once in each process.
+  """Opens clients' data sets. It is constructed once in each process.
 
   identity: the same for all copies of a source.
   """
@@ -31,11 +31,11 @@ class DataSource:
     """Creates a source; nothing is opened yet.
 
     Args:
-      constructor: Given the other arguments, returns a function from a client's id and the
-        round's number to a `tf.data.Dataset`. It must give equal data sets in all processes:
-        whatever is random in them must follow from its arguments.
-      *arguments: For the constructor; they travel to other machines with `pickle`.
-      **named: As `arguments`, by name.
+      constructor: Is called with the other arguments, and returns a function from a client's id and
+        the round's number to a `tf.data.Dataset`. The data sets must be equal in all processes:
+        all randomness must depend on the arguments only.
+      *arguments: For the constructor. They are sent to other machines with `pickle`.
+      **named: Keyword arguments for the constructor.
     """
     self.identity = uuid.uuid4().hex
     self._constructor, self._arguments, self._named = constructor, arguments, named
@@ -49,7 +49,7 @@ class DataSource:
     self.__dict__.update(state, _lock=threading.Lock(), _open=None)
 
   def open(self, client_id: str, round_num: int) -> tf.data.Dataset:
-    """The data set of a client in a round; raises whatever opening it raises."""
+    """The data set of a client in a round. Errors of the constructor and its function pass."""
     with self._lock:
       if self._open is None:
         self._open = self._constructor(*self._arguments, **self._named)
@@ -64,10 +64,10 @@ class DataSource:
 
 @dataclasses.dataclass(frozen=True)
 class ClientDataset:
-  """What a client trains on in a round, by description.
+  """The description of a client's data set in a round.
 
-  source: what opens it.
-  num_steps: how many batches it has, for whoever plans the round; None if that is not known.
+  source: opens it.
+  num_steps: the number of batches, if known, with which the context plans the round; else None.
   is_empty_refused: whether `open` raises `NoExamplesError` for a data set known to be empty.
   """
 
@@ -78,7 +78,7 @@ class ClientDataset:
   is_empty_refused: bool = False
 
   def open(self) -> tf.data.Dataset:
-    """The data set; raises whatever opening it raises."""
+    """The data set. Errors of the source pass."""
     dataset = self.source.open(self.client_id, self.round_num)
     if not isinstance(dataset, tf.data.Dataset):
       raise TypeError(

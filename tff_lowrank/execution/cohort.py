@@ -1,4 +1,4 @@
-"""Runs the stages of a plan over a cohort of clients."""
+"""Runs the stages of a plan for a cohort of clients."""
 
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,15 +27,14 @@ _MAX_BLOCK = 32
 
 
 class ClientError(RuntimeError, grpc.RpcError):
-  """A client's part of a computation failed; says which client, and in which computation.
+  """A client's part of a computation failed. The message names the client and the computation.
 
-  It is an `RpcError` as well, because that is what programs written for TFF's stock runtime
-  catch.
+  It is an `RpcError` too, because programs for TFF's stock runtime catch that.
   """
 
 
 class Device:
-  """A device: where TensorFlow places its operations, and jaxlib's device of the same name."""
+  """A device of TensorFlow, and jaxlib's device of the same name."""
 
   def __init__(self, name: str):
     kind, index = name.split(':')
@@ -46,7 +45,7 @@ class Device:
     self._index = int(index)
 
   def xla(self) -> Any:
-    """jaxlib's device, or None if it has none of this kind."""
+    """jaxlib's device, or None if jaxlib has no device of this kind."""
     found = native.xla_devices(self.name.split(':')[0].lower())
     return found[min(self._index, len(found) - 1)] if found else None
 
@@ -59,7 +58,10 @@ class Device:
 
 
 def find_devices(names: Sequence[str] | None) -> list[Device]:
-  """The devices called `names`; all GPUs, or the CPU, if None. Raises ValueError."""
+  """The devices with these names. None: all GPUs, or the CPU if there is none.
+
+  Raises ValueError if there is no device of a name.
+  """
   cpus = [d.name.removeprefix('/device:') for d in tf.config.list_logical_devices('CPU')]
   gpus = {d.name.removeprefix('/device:') for d in tf.config.list_logical_devices('GPU')}
   gpus |= {f'GPU:{i}' for i in range(len(native.xla_devices('gpu')))}
@@ -72,15 +74,15 @@ def find_devices(names: Sequence[str] | None) -> list[Device]:
 
 
 def default_clients_in_flight(devices: Sequence[Device]) -> int:
-  """One a device, or one a core where one CPU is all there is."""
+  """One client per device; if the only device is a CPU, one per core."""
   return os.cpu_count() or 1 if len(devices) == 1 and devices[0].is_cpu else len(devices)
 
 
 def partition(num_clients: int, num_accelerators: int = 0) -> list[range]:
-  """The cohort in blocks, each of which is aggregated by itself.
+  """Splits the cohort into blocks. Each block is aggregated by itself.
 
-  They depend on the number of clients, and of accelerators, alone, so that sums do not depend on
-  who ran what. An accelerator takes all of its clients at once.
+  The blocks depend only on the number of clients and of accelerators, so sums do not depend on
+  which device ran a block. An accelerator runs all its clients at once.
   """
   if num_accelerators:
     size = max(-(-num_clients // num_accelerators), 1)
@@ -93,9 +95,10 @@ def partition(num_clients: int, num_accelerators: int = 0) -> list[range]:
 class StageJob:
   """The clients' part of a stage, to be run in blocks.
 
-  plan, number: the stage is the plan's of this number.
-  env: what the stage refers to.
-  num_clients, description: of the whole cohort and of the computation, for error messages.
+  plan, number: the plan, and the number of the stage in it.
+  env: the values that the stage refers to.
+  num_clients: of the whole cohort.
+  description: of the computation, for error messages.
   """
 
   plan: plan_lib.Plan
@@ -109,13 +112,13 @@ class StageJob:
     return self.plan.stages[self.number]
 
   def blocks(self, num_accelerators: int = 0) -> list[range]:
-    """The cohort in blocks; of one client each where partial aggregates cannot be merged."""
+    """The cohort in blocks. If partial aggregates cannot be merged, each block is one client."""
     if self.stage.can_merge:
       return partition(self.num_clients, num_accelerators)
     return [range(i, i + 1) for i in range(self.num_clients)]
 
 
-# Who runs the blocks of a stage: gives their results in the order of the blocks.
+# Runs the blocks of a stage, and yields their results in the order of the blocks.
 BlockRunner = Callable[[StageJob], Iterator[block_results.BlockResult]]
 
 
@@ -137,7 +140,7 @@ def run_plan(
 
 
 class CohortRunner:
-  """Runs plans; `devices` work side by side, and keep nothing between runs but programs."""
+  """Runs plans on `devices` in parallel. Only compiled programs are kept between runs."""
 
   def __init__(
     self,
@@ -159,7 +162,7 @@ class CohortRunner:
     return self._devices
 
   def engine(self, stage: plan_lib.Stage, device: Device) -> tuple[xla.StagePrograms | None, str]:
-    """The XLA programs of a stage on a device; or None, and why TensorFlow runs it."""
+    """The XLA programs of a stage on a device; or None, and the reason why TensorFlow runs it."""
     with self._lock:
       per_device = self._programs.setdefault(stage, {})
       if device.name not in per_device:
@@ -179,7 +182,7 @@ class CohortRunner:
     return xla.StagePrograms(stage, device.memory, batched=batched, **self._settings), ''
 
   def run_blocks(self, job: StageJob) -> Iterator[block_results.BlockResult]:
-    """The results of all blocks, in their order, made in threads."""
+    """Runs all blocks in threads, and yields their results in the order of the blocks."""
     naming = functools.partial(
       naming_client, num_clients=job.num_clients, description=job.description
     )
@@ -195,7 +198,7 @@ class CohortRunner:
     device: Device,
     naming: Callable[[int], contextlib.AbstractContextManager],
   ) -> block_results.BlockResult:
-    """Runs clients on a device, one block; what fails, fails inside `naming(client)`."""
+    """Runs a block of clients on a device. Errors of a client occur inside `naming(client)`."""
     result = block_results.BlockResult()
 
     def run_clients(members: Iterable[int]) -> None:
@@ -242,7 +245,10 @@ class CohortRunner:
     result.kept[client] = {name: seen[name] for name in stage.keep}
 
   def _in_order(self, function: Callable[[Any, Device], Any], work: Sequence[Any]) -> Iterator[Any]:
-    """The results for `work`, in its order, made on all devices with few of them waiting."""
+    """Calls `function` for each item of `work`, on all devices; yields results in order.
+
+    Only a few results are made before they are needed.
+    """
     workers = max(min(self._workers, len(work)), 1)
     free = collections.deque(self._devices[i % len(self._devices)] for i in range(workers))
 
@@ -259,7 +265,7 @@ class CohortRunner:
 
 @contextlib.contextmanager
 def naming_client(client: int, num_clients: int, description: str) -> Iterator[None]:
-  """Inside, an error becomes one that says which client failed."""
+  """Inside, an error is raised as a `ClientError` that names the client."""
   try:
     yield
   except Exception as e:
@@ -275,7 +281,7 @@ def _run_group(
   group: xla.Group,
   result: block_results.BlockResult,
 ) -> bool:
-  """Runs clients in one XLA program; false, and nothing is done, if XLA cannot run them.
+  """Runs clients in one XLA program. Returns false if XLA cannot run them; nothing is done then.
 
   Raises TooManyClientsError if they do not fit in memory together.
   """

@@ -1,4 +1,4 @@
-"""The context: compiles TFF computations once, and runs them in this process."""
+"""The local context: compiles TFF computations once, and runs them in this process."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ COMPILE_MODES = ('auto', 'tensorflow', 'xla')
 
 def _call_dominant(computation: tff.Computation) -> tff.framework.ComputationBuildingBlock:
   """TFF's call-dominant form, without the intrinsics that have TensorFlow bodies."""
-  # Replacing takes as long as the rest, whether there is anything to replace or not.
+  # Replacing takes as long as all the rest, even if there is nothing to replace: so check first.
   if b'federated_secure' in tff.framework.serialize_computation(computation).SerializeToString():
     computation = tff.backends.test.replace_secure_intrinsics_with_bodies(computation)
   block, _ = tff.tensorflow.replace_intrinsics_with_bodies(computation.to_building_block())
@@ -50,7 +50,7 @@ class LocalContext(tff.framework.SyncContext):
     self._lock = threading.Lock()
 
   def plan(self, computation: tff.Computation) -> plan_lib.Plan:
-    """The plan of a computation, made once."""
+    """The plan of a computation. It is made once and kept."""
     key, table = id(computation), self._plans
     with self._lock:
       known = table.get(key)
@@ -60,14 +60,14 @@ class LocalContext(tff.framework.SyncContext):
       return known[1]
 
   def invoke(self, comp: tff.Computation, arg: Any) -> Any:
-    """Runs `comp`; arrays come back as NumPy's, data sets as `tf.data.Dataset`s.
+    """Runs `comp`. The result has NumPy arrays, and `tf.data.Dataset`s for sequences.
 
-    Ctrl-C ends it wherever it stands.
+    Ctrl-C interrupts it at any time.
     """
     return interruptible.run(self._work(comp, arg))
 
   async def invoke_async(self, comp: tff.Computation, arg: Any) -> Any:
-    """As `invoke`; ends wherever it stands if the awaiting task is cancelled."""
+    """As `invoke`. It stops when the awaiting task is cancelled."""
     future, calls = interruptible.start(self._work(comp, arg))
     try:
       return await asyncio.wrap_future(future)
@@ -76,7 +76,7 @@ class LocalContext(tff.framework.SyncContext):
       raise
 
   def _work(self, comp: tff.Computation, arg: Any) -> Callable[[], Any]:
-    """What runs `comp`, in a thread of its own."""
+    """A function that runs `comp`, to be called in another thread."""
     return functools.partial(self._run, comp, arg)
 
   def _run(self, comp: tff.Computation, arg: Any) -> Any:
@@ -93,11 +93,11 @@ class LocalContext(tff.framework.SyncContext):
     return self._converter.convert_out(result, type_signature.result)
 
   def _block_runner(self) -> cohort.BlockRunner:
-    """What runs the blocks of clients of one run: all that contexts differ in."""
+    """Runs the blocks of clients of one run. Other contexts override this method."""
     return self.runner.run_blocks
 
   def installed(self) -> contextlib.AbstractContextManager:
-    """Inside, computations of this thread run here."""
+    """Inside, computations of this thread run in this context."""
     return tff.framework.get_context_stack().install(self)
 
   def __enter__(self) -> 'LocalContext':
@@ -114,9 +114,9 @@ def _no_executor(cardinalities: Any) -> Any:
 
 
 class AsyncLocalContext(tff.framework.AsyncExecutionContext):
-  """The same for `async` programs: invocations run in threads, several at a time.
+  """A local context for `async` programs: several invocations can run at a time, in threads.
 
-  It is an `AsyncExecutionContext` in name, because parts of `tff.program` ask for one.
+  It is a subclass of `AsyncExecutionContext` only because parts of `tff.program` require one.
   """
 
   def __init__(self, context: LocalContext):
@@ -130,16 +130,16 @@ class AsyncLocalContext(tff.framework.AsyncExecutionContext):
 
 
 def _check_xla(devices: Sequence[cohort.Device], compile: str) -> None:
-  """Raises ValueError, or with `compile='auto'` warns, where XLA is not to be had."""
+  """Raises ValueError if a device has no XLA; with `compile='auto'`, warns instead."""
   without = [device.name for device in devices if device.xla() is None]
   if not without:
     return
-  reason = f'XLA is not to be had on {", ".join(without)}: jaxlib has no such device here'
+  reason = f'XLA is not available on {", ".join(without)}: jaxlib has no such device here'
   platforms = os.environ.get('JAX_PLATFORMS')
   if platforms:
     reason += f', or the environment variable JAX_PLATFORMS={platforms} excludes it'
   if compile == 'xla':
-    raise ValueError(f"{reason}. Mend that, or pass `compile='tensorflow'`.")
+    raise ValueError(f"{reason}. Make XLA available, or pass `compile='tensorflow'`.")
   warnings.warn(f'{reason}. Clients run in TensorFlow there, which is slower.', stacklevel=3)
 
 
@@ -152,25 +152,26 @@ def create_local_context(
 ) -> LocalContext:
   """Creates a context that runs TFF computations in this process.
 
-  Install it with `set_local_context`, or for a block with `with create_local_context():`.
+  Make it the default with `set_local_context`, or use it for a block of code with
+  `with create_local_context():`.
 
   Args:
-    devices: Names such as `'GPU:0'` of the devices that clients are spread over; all GPUs if
-      None, or the CPU where there is none.
-    compile: How clients' training loops run: `'tensorflow'`, `'xla'` where XLA can compile
-      them, or `'auto'`, which chooses by what the loop consists of.
-    max_clients_in_flight: How many clients run at a time; one a GPU, or one a CPU core, if
-      None.
-    precision: Of clients' products of float32 matrices, and their convolutions, in programs of
-      XLA on a GPU: `'float32'`, all digits; `'tf32'`, as the GPU likes, with 10 bits after the
-      point; or `'bfloat16'`, with 7. Sums are of float32 in all.
-    deterministic: Whether programs of XLA on a GPU give the same digits in every run. If false,
-      XLA measures which kernels are the fastest, and takes others in another process.
+    devices: Names of the devices that run clients, such as `'GPU:0'`. If None, all GPUs, or the
+      CPU if there is none.
+    compile: How clients' training loops run: `'tensorflow'`; `'xla'` where XLA can compile them;
+      or `'auto'`, which chooses between the two by the operations in the loop.
+    max_clients_in_flight: How many clients run at a time. If None, one per GPU, or one per CPU core
+      if there is no GPU.
+    precision: The precision of matrix products and convolutions of float32 in clients' XLA programs
+      on a GPU: `'float32'`; `'tf32'`, the GPU's default, with a mantissa of 10 bits; or
+      `'bfloat16'`, with 7 bits. Sums are in float32 in each case.
+    deterministic: Whether XLA programs on a GPU give bitwise equal results in every run. If false,
+      XLA chooses the fastest kernels by measurement, which may differ in another process.
 
   Raises:
-    TypeError: If an argument is of the wrong type.
-    ValueError: If there is no such device, an argument has an impossible value, or with
-      `compile='xla'` there is no XLA.
+    TypeError: If an argument has the wrong type.
+    ValueError: If there is no such device, an argument is out of range, or `compile='xla'` and
+      XLA is not available.
     RuntimeError: In a process that was forked after TensorFlow had started.
   """
   checks.check_one_of('compile', compile, COMPILE_MODES)
@@ -187,7 +188,10 @@ def create_local_context(
 
 
 def create_async_local_context(**settings: Any) -> AsyncLocalContext:
-  """As `create_local_context`, for `tff.program.NativeFederatedContext` and `async` programs."""
+  """A local context for `tff.program.NativeFederatedContext` and `async` programs.
+
+  Takes the arguments of `create_local_context`.
+  """
   return AsyncLocalContext(create_local_context(**settings))
 
 
@@ -198,7 +202,7 @@ def set_local_context(
   precision: str = 'float32',
   deterministic: bool = True,
 ) -> LocalContext:
-  """Makes a local context the default, and returns it; see `create_local_context`."""
+  """Creates a local context, makes it the default, and returns it. See `create_local_context`."""
   context = create_local_context(devices, compile, max_clients_in_flight, precision, deterministic)
   tff.framework.set_default_context(context)
   return context

@@ -1,8 +1,8 @@
-"""Values in a device's memory, handed between TensorFlow and XLA without the host.
+"""Passes values in a device's memory between TensorFlow and XLA without copies to the host.
 
-On a GPU a round's values stay where they are: TensorFlow's tensors become jaxlib's buffers, and
-buffers become tensors, by DLPack, which copies nothing. A result that lies on a GPU is given to
-the program as a `DeviceArray`, which comes to the host when its numbers are asked for.
+On a GPU, the values of a round stay in its memory: DLPack turns TensorFlow's tensors into jaxlib's
+buffers and back without a copy. A result on a GPU is returned to the program as a `DeviceArray`,
+which is copied to the host when its numbers are read.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ import tensorflow as tf
 from tff_lowrank.execution import native
 from tff_lowrank.execution import stored
 
-# What is smaller goes by way of the host: handing it over takes longer than copying it.
+# Smaller values are copied through the host, which is faster than sharing them.
 _MIN_BYTES = 1 << 10
-# How much of a device's memory a program may need, its arguments and results included; how much
-# the results of rounds may keep, clients' memory included; and how much the data sets.
+# Fractions of a device's memory: what a program may need, with its arguments and results; what
+# results of rounds may occupy, with client state; and what data sets may occupy.
 _SHARE_OF_PROGRAM = 0.5
 _SHARE_OF_RESULTS = 0.2
 _SHARE_OF_DATA = 0.2
@@ -30,7 +30,7 @@ _SHARE_OF_DATA = 0.2
 
 @dataclasses.dataclass
 class Traffic:
-  """Bytes that went between the host and devices in this process."""
+  """The bytes copied between the host and devices in this process."""
 
   to_device: int = 0
   to_host: int = 0
@@ -53,7 +53,7 @@ def _num_bytes(tensor: tf.Tensor) -> int:
 
 
 def to_host(tensor: Any) -> np.ndarray:
-  """A tensor or buffer as an array; what lies on a device is copied, and counted."""
+  """A tensor or buffer as an array. The bytes are counted in `traffic`."""
   array = np.asarray(tensor)
   traffic.to_host += array.nbytes
   return array
@@ -77,7 +77,7 @@ def _memory_of_gpu(index: int) -> int | None:
 
 
 class DeviceArray(stored.RemoteArray):
-  """A result in a device's memory. tensor: TensorFlow's, which lies there."""
+  """A result in a device's memory. tensor: TensorFlow's tensor, in this memory."""
 
   def __init__(self, tensor: tf.Tensor):
     super().__init__(tuple(tensor.shape), tensor.dtype.as_numpy_dtype)
@@ -89,14 +89,14 @@ class DeviceArray(stored.RemoteArray):
 
 
 class Results:
-  """Gives results of rounds to the program; they stay on a device while there is room for them."""
+  """Returns results of rounds to the program. They stay on the device while there is room."""
 
   def __init__(self):
     self._num_bytes: dict[str, int] = {}
     self._lock = threading.Lock()
 
   def give(self, tensor: tf.Tensor) -> DeviceArray | np.ndarray:
-    """A tensor for which `is_on_device`, there or on the host."""
+    """A tensor for which `is_on_device` is true, as an array on the device or the host."""
     num_bytes, device = _num_bytes(tensor), tensor.backing_device
     limit = _memory_of_gpu(int(device.rpartition(':')[2]))
     with self._lock:
@@ -114,29 +114,28 @@ class Results:
 
 
 class DeviceMemory:
-  """The memory of one device, as TensorFlow and jaxlib see it. device: jaxlib's."""
+  """The memory of one device, for TensorFlow and jaxlib. device: jaxlib's device."""
 
   def __init__(self, device: Any, in_tensorflow: str | None):
-    """Hands over nothing yet.
+    """Creates the memory.
 
     Args:
       device: jaxlib's device.
       in_tensorflow: TensorFlow's name of the same device, such as `/device:GPU:0`, if it is a GPU
-        that both can use; else None, and values go by way of the host, which on the CPU copies
-        nothing.
+        that both can use. Else None; values then go through the host, on a CPU without a copy.
     """
     self.device, self._tensorflow = device, in_tensorflow
     self._limit = native.memory_bytes(device)
 
   @property
   def is_shared(self) -> bool:
-    """Whether TensorFlow and jaxlib hand each other values that stay on the device."""
+    """Whether TensorFlow and jaxlib share values in the device's memory."""
     return self._tensorflow is not None
 
   def put(self, value: Any) -> Any:
     """An array, tensor or buffer as jaxlib's buffer on the device."""
     if not isinstance(value, (np.ndarray, np.generic, tf.Tensor)):
-      return value  # A buffer already.
+      return value  # It is a buffer already.
     if self.is_shared and is_on_device(value):
       return self._from_tensorflow(value)
     array = np.asarray(value)
@@ -146,25 +145,25 @@ class DeviceMemory:
 
   def _from_tensorflow(self, tensor: tf.Tensor) -> Any:
     with tf.device(self._tensorflow):
-      tensor = tf.identity(tensor)  # Of another device, a copy.
+      tensor = tf.identity(tensor)  # A copy, if it is on another device.
     with enable_x64():
       buffer = dlpack.from_dlpack(tf.experimental.dlpack.to_dlpack(tensor))
       return buffer.astype(np.bool_) if tensor.dtype == tf.bool else buffer
 
   def tensor(self, buffer: Any) -> tf.Tensor:
-    """A result of a program as TensorFlow's tensor."""
+    """A program's result as a TensorFlow tensor."""
     if not self.is_shared:
       return tf.convert_to_tensor(np.asarray(buffer))
     if buffer.nbytes < _MIN_BYTES:
       return tf.convert_to_tensor(to_host(buffer))
     tensor = _shared_tensor(buffer)
-    # DLPack's flags are bytes.
+    # DLPack passes booleans as bytes.
     return tf.cast(tensor, tf.bool) if buffer.dtype == np.bool_ else tensor
 
   def of_clients(self, buffer: Any, num_clients: int) -> list[tf.Tensor]:
-    """The rows of a result, [capacity, ...], for each of the first `num_clients`.
+    """The rows of a result, [capacity, ...], one for each of the first `num_clients` clients.
 
-    They are copies, so that none keeps the memory of all.
+    They are copies, so that one row does not keep the memory of all rows.
     """
     if self.is_shared and buffer.nbytes >= _MIN_BYTES:
       return tf.unstack(self.tensor(buffer)[:num_clients])
@@ -173,7 +172,7 @@ class DeviceMemory:
       return [tf.convert_to_tensor(np.array(array[i])) for i in range(num_clients)]
 
   def stack(self, tensors: Sequence[tf.Tensor], capacity: int) -> tf.Tensor | np.ndarray:
-    """[capacity, ...]: the tensors, then zeros; on the device where one of them is."""
+    """[capacity, ...]: the tensors, then zeros; on the device if one of them is there."""
     if not (self.is_shared and any(map(is_on_device, tensors))):
       return stack([np.asarray(tensor) for tensor in tensors], capacity)
     with tf.device(self._tensorflow):
@@ -181,7 +180,7 @@ class DeviceMemory:
       return tf.stack([*tensors, *zeros])
 
   def has_room_for_data(self, num_bytes: int) -> bool:
-    """Whether so many bytes of data sets may be kept here."""
+    """Whether data sets of this size may be kept on the device."""
     return self._limit is None or num_bytes <= _SHARE_OF_DATA * self._limit
 
   def most_clients(self, num_bytes: int, num_clients: int) -> int:

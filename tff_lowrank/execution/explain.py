@@ -1,4 +1,4 @@
-"""Says how a computation runs: what was lowered and compiled, and why the rest was not."""
+"""Explains how a computation runs: what was compiled, and why the rest was not."""
 
 from collections.abc import Iterator
 
@@ -11,9 +11,9 @@ from tff_lowrank.execution import plan as plan_lib
 
 
 def explain(computation: tff.Computation, context: context_lib.LocalContext | None = None) -> None:
-  """Prints how `computation` runs in `context`, the current one if None.
+  """Prints how `computation` runs in `context`; None stands for the current context.
 
-  After the computation has run, this includes what was compiled for it.
+  After the computation has run, this includes the programs that were compiled for it.
 
   Raises TypeError if the context is not a `LocalContext`.
   """

@@ -18,7 +18,7 @@ from tff_lowrank.execution import portable
 from tff_lowrank.execution import recording
 
 INPUTS = ('arrays', 'seeds', 'none')
-# Arrays up to this size are written as they are, also where seeds are asked for.
+# Arrays up to this size are written to files even with `inputs='seeds'`.
 _KEPT_BYTES = 300_000
 _KEPT_RESULTS = 4096
 
@@ -34,28 +34,28 @@ def export_programs(
 ) -> dict[str, Any]:
   """Runs a computation and writes the XLA programs of its clients' parts to `folder`.
 
-  Each is one file of portable StableHLO. `tff_lowrank.exported` reads and runs them with NumPy
-  and a current jax alone, and lies in the folder as well; `manifest.json` says what there is.
-  Parts that TensorFlow runs, and what the server does, are not written.
+  Each program is a file of portable StableHLO. `tff_lowrank.exported` reads and runs the files; it
+  needs only NumPy and a current jax, and a copy of it is written to the folder. `manifest.json`
+  lists the files. The server's part, and parts that TensorFlow runs, are not written.
 
   Args:
     computation: For example `process.next`.
-    arguments: What to call it with: `[state, client_data]`.
-    folder: Made if it does not exist.
+    arguments: The computation's arguments, for example `[state, client_data]`.
+    folder: Created if it does not exist.
     context: A local context to run it in. If None, one on the CPU, with `compile='xla'`.
-    inputs: What lies beside the programs to run them on, with the results: `'arrays'`, those of
-      each program's first call; `'seeds'`, random arrays of the same mean and deviation in place
-      of large ones, made where they are read, with sums of the results in place of these;
+    inputs: Which arguments and results are written with the programs: `'arrays'`, those of each
+      program's first call; `'seeds'`, seeds in place of large arrays, from which the reader makes
+      random arrays of the same mean and deviation, and sums in place of large results; or
       `'none'`.
-    precision: Of all products and convolutions: `'highest'` (float32 everywhere), `'high'` or
-      `'default'` (what the device finds fastest). If None, as in the context's programs. Results
-      under `inputs='arrays'` are the context's in any case.
+    precision: The precision of all products and convolutions: `'highest'` (float32 everywhere),
+      `'high'` or `'default'` (the device's fastest). If None, that of the context's programs. It
+      does not affect the results written for `inputs='arrays'`, which are the context's.
 
   Returns:
     The manifest.
 
   Raises:
-    TypeError: If an argument is of the wrong type.
+    TypeError: If an argument has the wrong type.
     ValueError: If XLA runs no part of it in this context, or a program has no portable form.
   """
   if not isinstance(computation, tff.Computation):
@@ -99,7 +99,7 @@ def _by_stage(
   computation: tff.Computation,
   records: Sequence[recording.Recorded],
 ) -> Iterator[tuple[int, list[recording.Recorded], bool]]:
-  """Stage from 1, its programs in the order of their calls, whether they are batched."""
+  """Yields for each stage: its number from 1, its programs in call order, if they are batched."""
   for number, stage in enumerate(context.plan(computation).stages, 1):
     if not stage.clients and not stage.aggregations:
       continue
@@ -127,7 +127,7 @@ def _reasons(context: context_lib.LocalContext, computation: tff.Computation) ->
 def _write(
   folder: pathlib.Path, name: str, record: recording.Recorded, inputs: str, precision: str | None
 ) -> dict[str, Any]:
-  """Writes a program and its arrays; returns its part of the manifest."""
+  """Writes a program and its arrays. Returns its entry in the manifest."""
   program = portable.make_portable(record.program.module, precision)
   (folder / f'{name}.mlirbc').write_bytes(program.artifact)
   of_call = [*record.arguments, *record.captured]
@@ -163,14 +163,14 @@ def _write(
 
 
 def _describe(array: np.ndarray, seed: int) -> dict[str, Any]:
-  """How to make a random array of the same range, mean and deviation, if it is of floats."""
+  """How to make a random array like `array`: same range; for floats, same mean and deviation."""
   if array.dtype == np.bool_:
     low, high = 0.0, float(array.mean())
   elif array.dtype.kind in 'iu':
     low, high = int(array.min()), int(array.max())
   else:
     wide = array.astype(np.float64)
-    # A uniform distribution reaches sqrt(3) deviations from its mean.
+    # A uniform distribution extends sqrt(3) deviations from its mean.
     reach = np.sqrt(3) * wide.std()
     low = float(max(wide.mean() - reach, wide.min()))
     high = float(min(wide.mean() + reach, wide.max()))
@@ -182,7 +182,7 @@ def _describe(array: np.ndarray, seed: int) -> dict[str, Any]:
 def _results_on_the_cpu(
   folder: pathlib.Path, entry: dict[str, Any], stored: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-  """The results on the arguments that will be made; long ones become sums of their entries."""
+  """The results for the arguments that the reader will make; sums in place of large results."""
   program = exported.Program(folder, entry)
   executable = exported.Executable(program.artifact, jax.devices('cpu')[0])
   arguments = [exported.argument(e, stored) for e in entry['arguments']]

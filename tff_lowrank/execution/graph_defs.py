@@ -13,8 +13,8 @@ from tff_lowrank.execution import native
 
 _GRAPH_NUMBER = itertools.count()
 
-# Shared names that make TensorFlow create a resource of its own in each run. The first is
-# TensorFlow's ResourceHandle::ANONYMOUS_NAME.
+# With these shared names, TensorFlow creates a new resource in each run. The first is TensorFlow's
+# ResourceHandle::ANONYMOUS_NAME.
 _ANONYMOUS_VARIABLE = b'cd2c89b7-88b7-44c8-ad83-06c2a9158347'
 _ANONYMOUS_TABLES = {
   'HashTableV2': 'AnonymousHashTable',
@@ -26,7 +26,7 @@ _ANONYMOUS_TABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-  """A leaf of the parameter. names: the tensors it is fed to; all but one for a data set."""
+  """A leaf of the parameter. names: the tensors it is fed to: one, or for a data set any number."""
 
   names: tuple[str, ...]
   is_sequence: bool
@@ -45,7 +45,7 @@ def tensor_name(name: str) -> str:
 
 
 def read_feeds(parameter: Any, graph_def: tf.compat.v1.GraphDef) -> list[Feed]:
-  """Where each leaf of the parameter is fed."""
+  """The tensors to which each leaf of the parameter is fed."""
   consumers = collections.defaultdict(list)
   for node in graph_def.node:
     for source in node.input:
@@ -61,7 +61,7 @@ def read_feeds(parameter: Any, graph_def: tf.compat.v1.GraphDef) -> list[Feed]:
     if kind == 'variant_tensor_name':
       feeds.append(Feed((tensor_name(name),), True))
     else:
-      # The data set comes as a serialised graph; it is fed where that is read.
+      # The parameter is a serialised graph; the data set is fed where that is deserialised.
       readers = [n for n in consumers[name.split(':')[0]] if n.op == 'DatasetFromGraph']
       feeds.append(Feed(tuple(f'{n.name}:0' for n in readers), True))
   return feeds
@@ -86,7 +86,7 @@ def all_nodes(graph_def: tf.compat.v1.GraphDef) -> Iterator[Any]:
 
 
 def rename_functions(graph_def: tf.compat.v1.GraphDef) -> None:
-  """Makes function names unique: two TFF graphs may define different functions of one name."""
+  """Makes function names unique: two TFF graphs may use one name for different functions."""
   number = next(_GRAPH_NUMBER)
   new_names = {
     f.signature.name: f'{f.signature.name}_graph{number}' for f in graph_def.library.function
@@ -112,7 +112,7 @@ def rename_functions(graph_def: tf.compat.v1.GraphDef) -> None:
 
 
 def make_resources_anonymous(graph_def: tf.compat.v1.GraphDef) -> None:
-  """Gives every run variables and tables of its own, as a TensorFlow session would."""
+  """Gives each run its own variables and tables, as TensorFlow sessions do."""
   for node in graph_def.node:
     if node.op == 'VarHandleOp':
       node.attr['shared_name'].s = _ANONYMOUS_VARIABLE
@@ -123,20 +123,20 @@ def make_resources_anonymous(graph_def: tf.compat.v1.GraphDef) -> None:
 
 
 def allow_calls_side_by_side(graph_def: tf.compat.v1.GraphDef) -> None:
-  """Keeps temporary variables, which the threads of eager mode share, out of all functions."""
+  """Removes the use of temporary variables from functions: in eager mode, threads share them."""
   for node in all_nodes(graph_def):
     if 'config_proto' in node.attr:
       config = node.attr['config_proto']
       config.s = native.without_memory_optimizer(config.s)
-    if node.op == 'AccumulateNV2':  # TensorFlow itself makes it a temporary variable.
+    if node.op == 'AccumulateNV2':  # TensorFlow implements it with a temporary variable.
       node.op = 'AddN'
       del node.attr['shape']
 
 
 def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
-  """Lets all that uses a resource take it from where it is made, past identities.
+  """Connects every use of a resource directly to the node that creates it, without identities.
 
-  TensorFlow orders what different functions do to a variable by the tensor of its handle.
+  TensorFlow orders the operations of different functions on a variable by its handle's tensor.
   """
   sources: dict[str, str] = {}
   for node in graph_def.node:
@@ -147,7 +147,7 @@ def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
     past = [name for name in past if name in sources]
     for i, source in enumerate(node.input):
       node.input[i] = sources.get(source.removesuffix(':0'), source)
-    # An identity may stand for an order as well.
+    # An identity may have control inputs, which are kept.
     node.input.extend(f'^{name}' for name in past if f'^{name}' not in node.input)
 
 
@@ -161,9 +161,9 @@ def function(
   specs: Sequence[tf.TensorSpec],
   outputs: Sequence[str],
 ) -> Callable[..., list[tf.Tensor]]:
-  """The graph as a function from the tensors called `inputs` to those called `outputs`.
+  """The graph as a function from the tensors named `inputs` to those named `outputs`.
 
-  A `tf.function` runs all that has an effect, and whoever calls it keeps the order.
+  As a `tf.function`, it runs all operations with side effects. The caller must keep their order.
   """
 
   def run(*arguments: tf.Tensor) -> list[tf.Tensor]:
@@ -180,7 +180,7 @@ def function(
 
 
 class Lazy:
-  """A concrete function that is built when it is first called."""
+  """A concrete function that is built on its first call."""
 
   def __init__(self, build: Callable[[], Callable[..., Any]]):
     self._build = build

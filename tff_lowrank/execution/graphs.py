@@ -1,9 +1,9 @@
-"""TensorFlow graphs of TFF computations, as functions that run in the process.
+"""TensorFlow graphs of TFF computations as Python functions.
 
-A TFF graph is cut into *segments* at its loops over data sets (`ReduceDataset`): what the
-first loop needs, what follows from it, and so on. Each segment becomes one function, and
-each loop a Python call, so that whoever runs the graph decides how to loop: see `sequences`
-for the loop over the elements as they come, and `xla` for the loop over stacked batches.
+A TFF graph is split into *segments* at its loops over data sets (`ReduceDataset`): the operations
+before the first loop, those that depend on it, and so on. Each segment becomes one function, and
+each loop a call from Python, so the caller decides how a loop runs: `sequences` loops over elements
+as they are read, and `xla` over stacked batches.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ from tff_lowrank.execution import tensor_lists
 
 @dataclasses.dataclass
 class _Segment:
-  """Operations that run together. inputs, outputs: names of tensors from and for elsewhere."""
+  """Operations that run together. inputs, outputs: names of tensors that cross its boundary."""
 
   inputs: list[str]
   outputs: list[str]
@@ -32,14 +32,14 @@ class _Segment:
 
 
 class GraphFunction:
-  """A TensorFlow graph of TFF, as a function of the flat leaves of its parameter.
+  """A TensorFlow graph of TFF as a function of the flat leaves of its parameter.
 
   loops: its loops over data sets, level by level.
-  variables: names of the handles of its variables, with their dtypes and shapes.
+  variables: the names of its variables' handles, with their dtypes and shapes.
   """
 
   def __init__(self, proto: Any):
-    """Reads `proto`, the `tensorflow` field of a TFF computation's proto."""
+    """Creates it from `proto`, the `tensorflow` field of a TFF computation's proto."""
     graph_def = tf.compat.v1.GraphDef()
     proto.graph_def.Unpack(graph_def)
     self.fetches = graph_defs.read_fetches(proto.result)
@@ -61,10 +61,10 @@ class GraphFunction:
 
   @functools.cached_property
   def for_xla(self) -> 'GraphFunction':
-    """The same for tracing into an XLA program.
+    """The same graph, changed for tracing into an XLA program.
 
-    Its variables are fed, what initialises them to no effect is gone, and what loops keep for
-    their gradients has a bound.
+    Its variables are fed, initial assignments that are never read are removed, and the lists that
+    loops keep for their gradients have a fixed size.
     """
     graph_def = tf.compat.v1.GraphDef()
     graph_def.CopyFrom(self._graph_def)
@@ -75,7 +75,7 @@ class GraphFunction:
     variant._load(graph_def, for_xla=True)
     return variant
 
-  # -- Cutting -----------------------------------------------------------------------------
+  # -- Splitting ---------------------------------------------------------------------------
 
   def _load(self, graph_def: tf.compat.v1.GraphDef, for_xla: bool) -> None:
     self._graph_def = graph_def
@@ -108,7 +108,7 @@ class GraphFunction:
           seen.add(op.name)
           inputs = list(op.inputs)
           if op.type == 'ReduceDataset' and self._parameter_read(op) is not None:
-            del inputs[0]  # The loop reads the parameter itself.
+            del inputs[0]  # The loop reads the parameter directly.
           todo += [tensor.op for tensor in inputs] + list(op.control_inputs)
       return seen
 
@@ -122,7 +122,7 @@ class GraphFunction:
     ops = [op for op in self.graph.get_operations() if op.name in self._wanted]
     can_cut = all(op.type != 'NextIteration' for op in ops)  # No cycles.
 
-    # An operation's level is the number of loops that must end before it can run.
+    # An operation's level is the number of loops that must finish before it can run.
     level, loops = {}, {}
     for op in ops:
       if op.name in at_start:
@@ -141,7 +141,7 @@ class GraphFunction:
       self.loops.append([self._loop(op) for op in here])
 
   def _live_initializers(self, at_start: set[str], main: set[str]) -> list[tf.Operation]:
-    """The initial assignments of variables that may be read before they are assigned again."""
+    """The initial assignments of variables that may be read before the next assignment."""
 
     def reaches(op: tf.Operation, target: tf.Operation) -> bool:
       seen, todo = set(), [op]
@@ -240,7 +240,7 @@ class GraphFunction:
     return graph_defs.function(graph_def, [f'{n}:0' for n in names], specs, results)
 
   def _parameter_read(self, op: tf.Operation) -> int | None:
-    """The position of the parameter's leaf that a loop reads as it is, or None."""
+    """The position of the parameter's leaf that a loop reads unchanged, or None."""
     positions = {name: i for i, feed in enumerate(self.feeds) for name in feed.names}
     tensor = op.inputs[0]
     while tensor.name not in positions:
@@ -250,9 +250,10 @@ class GraphFunction:
     return positions[tensor.name]
 
   def operations(self) -> Iterator[tuple[str, set[tf.DType]]]:
-    """The type of every operation that may run, in functions too, and its tensors' dtypes.
+    """Yields the type of each operation that may run, and the dtypes of its tensors.
 
-    Left out are the loops that were cut out, constants, and assertions on shapes alone.
+    Operations in functions are included. The loops over data sets themselves, constants, and
+    assertions that depend only on shapes are not.
     """
     loops = {loop.name for loops in self.loops for loop in loops}
     on_shapes = assertions.shape_assertions(self._graph_def)
@@ -274,7 +275,7 @@ class GraphFunction:
     """The flat leaves of the result.
 
     Args:
-      arguments: One for each of `feeds`: a tensor, or for a data set something with a method
+      arguments: One for each of `feeds`: a tensor, or for a data set an object with a method
         `variant()`.
       engine: Runs the loops.
     """
@@ -313,7 +314,7 @@ class GraphFunction:
 
 
 def _users(handle: tf.Tensor) -> Iterator[tf.Operation]:
-  """The operations that use a variable's handle, identities aside."""
+  """The operations that use a variable's handle, directly or through identities."""
   for op in handle.consumers():
     if op.type == 'Identity':
       yield from _users(op.outputs[0])

@@ -1,9 +1,9 @@
-"""An XLA program as a function of jax, so that `jax.vmap` can make it one of many clients.
+"""Turns an XLA program into a jax function, which `jax.vmap` can run for many clients at once.
 
-TensorFlow's bridge gives the part of a round that one client runs as an `HloModuleProto`. Each of
-its instructions is, or is nearly, an operation of `jax.lax`, for which jax has a batching rule;
-convolutions and the gradients of pooling are those of `hlo_windows`. A loop that plainly counts
-up to a constant becomes one of known length: on a GPU the others ask the host before each step.
+TensorFlow's XLA compiler gives the part of a round that one client runs as an `HloModuleProto`.
+Most of its instructions correspond to an operation of `jax.lax`, for which jax has a batching rule;
+convolutions and the gradients of pooling are in `hlo_windows`. A loop that counts up to a constant
+becomes a loop of known length: on a GPU, other loops wait for the host before each step.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,8 @@ from tff_lowrank.execution import hlo_windows
 PRECISIONS = ('float32', 'tf32', 'bfloat16')
 
 
-# Operations of small constants that are done at once, besides those of elements.
+# Operations that are computed during translation if their operands are small constants, besides
+# those of single elements.
 _FOLDED = frozenset(
   ['broadcast', 'compare', 'concatenate', 'convert', 'reduce', 'reshape', 'select', 'slice']
 )
@@ -33,11 +34,11 @@ _MAX_FOLDED = 16
 class Function:
   """An `HloModuleProto` as a function from arrays to a list of arrays.
 
-  Called under `jax.vmap`, its operations are of all clients at once.
+  Under `jax.vmap`, each operation runs for all clients at once.
   """
 
   def __init__(self, serialized: bytes, precision: str = 'float32'):
-    """`precision` of products and convolutions of float32; one of `PRECISIONS`."""
+    """`precision`: of float32 products and convolutions; one of `PRECISIONS`."""
     module = hlo_types.HloModuleProto.FromString(serialized)
     self._computations = {c.id: c for c in module.computations}
     self._entry = module.entry_computation_id
@@ -49,7 +50,7 @@ class Function:
           raise hlo_types.UnsupportedError('an array whose shape depends on its values')
 
   def is_sum(self, count: int) -> bool:
-    """Whether its results are the sums of its first `count` arguments and its others."""
+    """Whether its results are the first `count` arguments plus the other arguments."""
     computation = self._computations[self._entry]
     instructions = {i.id: i for i in computation.instructions}
 
@@ -80,7 +81,7 @@ class Function:
   # -- Computations ------------------------------------------------------------------------
 
   def _run(self, computation_id: int, arguments: Sequence[Any]) -> Any:
-    """The root of a computation; what stands there twice is done once."""
+    """The root of a computation. Equal instructions are evaluated once."""
     computation = self._computations[computation_id]
     values, done = {}, {}
     for instruction in computation.instructions:
@@ -100,7 +101,7 @@ class Function:
         instruction.opcode in hlo_elements.UNARY | hlo_elements.BINARY
         or instruction.opcode in _FOLDED
       ):
-        # What follows from constants stays one, as a loop's limit may be.
+        # A result of constants stays a constant: it may be the limit of a loop.
         with jax.ensure_compile_time_eval():
           return np.asarray(self._operation(instruction, operands))
     return self._operation(instruction, operands)
@@ -118,7 +119,7 @@ class Function:
     return method(instruction, *operands)
 
   def _region(self, computation_id: int) -> Callable[..., Any]:
-    """A computation of scalars: jax's own function where it is a single operation."""
+    """A computation of scalars, as jax's own function if it is a single operation."""
     name = self._single_operation(computation_id)
     if name in hlo_elements.BINARY:
       return hlo_elements.BINARY[name]
@@ -256,7 +257,7 @@ class Function:
       _indices_last(indices, dims.index_vector_dim),
       numbers,
       tuple(instruction.gather_slice_sizes),
-      mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,  # XLA's own clamps.
+      mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,  # XLA's own gather clamps.
     )
 
   def _scatter(self, instruction: Any, x: Any, indices: Any, updates: Any) -> Any:
@@ -280,7 +281,7 @@ class Function:
       numbers,
       indices_are_sorted=instruction.indices_are_sorted,
       unique_indices=instruction.unique_indices,
-      mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,  # XLA's own leaves out what is beyond.
+      mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,  # XLA's own ignores what is out of bounds.
     )
 
   def _takes_second(self, computation_id: int) -> bool:
@@ -292,7 +293,7 @@ class Function:
     computation = self._computations[instruction.called_computation_ids[0]]
     by_id = {i.id: i for i in computation.instructions}
     root = by_id[computation.root_id]
-    while root.opcode == 'select':  # By a constant, as in the sort of `tf.math.top_k`.
+    while root.opcode == 'select':  # With a constant condition, as in `tf.math.top_k`.
       which = by_id[root.operand_ids[0]]
       which = by_id[which.operand_ids[0]] if which.opcode == 'broadcast' else which
       if which.opcode != 'constant':
@@ -335,8 +336,8 @@ class Function:
   def _while(self, instruction: Any, initial: list[Any]) -> Any:
     body, condition = instruction.called_computation_ids
     loop = hlo_loops.Loop(self._computations, self._kinds, condition, body, initial)
-    # What the loop does not change is no state of it, so that a constant stays one; nor is what
-    # is always equal to another part of it.
+    # Parts that the loop does not change are not passed as state, so that constants stay constants;
+    # nor are parts that are always equal to another part.
     varying = [i for i in range(len(initial)) if i not in loop.fixed and loop.same[i] == i]
 
     def whole(state: Sequence[Any]) -> list[Any]:
@@ -372,7 +373,7 @@ _SCATTERS = {
 
 
 def _indices_last(indices: Any, axis: int) -> Any:
-  """Gather and scatter indices as jax wants them, with the index vectors in the last axis."""
+  """Indices of gather and scatter in jax's form, with the index vectors in the last axis."""
   if axis == indices.ndim:
     return jnp.expand_dims(indices, -1)
   return jnp.moveaxis(indices, axis, -1)

@@ -1,4 +1,4 @@
-"""HLO's operations of single elements, in jax."""
+"""The elementwise operations of HLO, in jax."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ COMPARE = dict(EQ=lax.eq, NE=lax.ne, LT=lax.lt, LE=lax.le, GT=lax.gt, GE=lax.ge)
 
 
 def total_order(x: Any) -> Any:
-  """Integers in the order of `x`, in which -0 is below 0 and NaN has a place."""
+  """Integers in the total order of `x`, in which -0 is below 0 and NaN is beyond infinity."""
   if not jnp.issubdtype(x.dtype, jnp.floating):
     return x
   bits = lax.bitcast_convert_type(x, np.dtype(f'int{8 * x.dtype.itemsize}'))

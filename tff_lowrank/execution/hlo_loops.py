@@ -1,4 +1,4 @@
-"""What is known of an HLO loop before it runs."""
+"""Analyses an HLO loop: which parts of its state are constant or equal, and its number of steps."""
 
 from collections.abc import Sequence
 import itertools
@@ -10,14 +10,14 @@ from tff_lowrank.execution import hlo_types
 
 
 class _Body:
-  """A computation of one argument, a loop's state."""
+  """A computation whose only argument is the loop's state."""
 
   def __init__(self, computation: Any):
     self._instructions = {i.id: i for i in computation.instructions}
     self.root = self[computation.root_id]
 
   def __getitem__(self, number: int) -> Any:
-    """An instruction, past those that only pass a value on."""
+    """The instruction that makes a value, skipping those that only pass it on."""
     instruction = self._instructions[number]
     while True:
       operands = [self._instructions[i] for i in instruction.operand_ids]
@@ -32,9 +32,9 @@ class _Body:
         return instruction
 
   def keys(self, kinds: dict[int, int], classes: list[int]) -> dict[int, int]:
-    """By the ids of instructions, numbers that are the same where the values are.
+    """Instruction id -> a number; instructions with the same number have equal values.
 
-    `classes` are numbers of the state's elements, the same for those that are equal.
+    `classes` has such a number for each element of the state.
     """
     found: dict[int, int] = {}
     numbers: dict[Any, int] = {}
@@ -48,7 +48,7 @@ class _Body:
     return found
 
   def element(self, number: int) -> int | None:
-    """Which element of the state an instruction is; None if it is none."""
+    """The element of the state that an instruction reads unchanged, or None."""
     instruction = self[number]
     if instruction.opcode != 'get-tuple-element':
       return None
@@ -57,10 +57,10 @@ class _Body:
 
 
 class Loop:
-  """A `while` before it runs.
+  """An HLO `while` loop.
 
-  fixed: positions of its state that no step changes.
-  same: for each position the first one whose value is always equal to its own.
+  fixed: the positions in its state that no step changes.
+  same: for each position, the first position that always has the same value.
   """
 
   def __init__(
@@ -71,14 +71,14 @@ class Loop:
     body_id: int,
     initial: Sequence[Any],
   ):
-    """Looks at a loop.
+    """Analyses a loop.
 
     Args:
-      computations: By their ids.
-      kinds: Of instructions, see `hlo_types.kinds`.
-      condition_id: The computation that says whether to go on.
-      body_id: That of a step.
-      initial: The state before, in which constants are NumPy's.
+      computations: Computations by id.
+      kinds: The kinds of instructions, see `hlo_types.kinds`.
+      condition_id: The computation that decides whether to continue.
+      body_id: The computation of a step.
+      initial: The state before the loop; constants in it are NumPy values.
     """
     self._condition, (self._test,) = _enter(computations, condition_id, is_tuple=False)
     self._body, self._updates = _enter(computations, body_id, is_tuple=True)
@@ -90,7 +90,8 @@ class Loop:
     self.same = self._find_same(kinds)
 
   def _find_same(self, kinds: dict[int, int]) -> list[int]:
-    # Positions that are equal before the first step, split where a step treats them differently.
+    # Starts from positions that are equal before the first step, and separates those that a step
+    # changes in different ways.
     classes = _numbered([_identity(value) for value in self._initial])
     while True:
       keys = self._body.keys(kinds, classes)
@@ -102,14 +103,14 @@ class Loop:
       classes = after
 
   def after(self, position: int, trips: int) -> np.ndarray | None:
-    """The value of a counter after some steps; None for what is no counter from a constant."""
+    """The value of a counter after `trips` steps; None if it is no counter from a constant."""
     start = _scalar(self._initial[position])
     if start is None or (step := self._step(position)) is None:
       return None
     return np.array(start + trips * step, self._initial[position].dtype)
 
   def trips(self) -> int | None:
-    """How many steps it takes, where it plainly counts up to a constant; else None."""
+    """The number of steps, if the loop counts up to a constant; else None."""
     return self._trips(self._test)
 
   def _trips(self, test: Any) -> int | None:
@@ -129,7 +130,7 @@ class Loop:
     return max(-((start - limit) // step), 0)
 
   def _constant(self, of: _Body, number: int) -> int | None:
-    """An integer that is the same in each step, or None."""
+    """The value of an instruction, if it is an integer constant in all steps; else None."""
     element = of.element(number)
     if element is not None:
       return _scalar(self._initial[element]) if element in self.fixed else None
@@ -138,7 +139,7 @@ class Loop:
     return _scalar(hlo_types.literal(instruction.literal)) if is_constant else None
 
   def _step(self, counter: int) -> int | None:
-    """What a step adds to an element of the state, a positive integer, or None."""
+    """The positive integer that a step adds to an element of the state, or None."""
     update = self._updates[counter]
     if update.opcode != 'add':
       return None
@@ -150,7 +151,7 @@ class Loop:
 
 
 def _enter(computations: dict[int, Any], number: int, is_tuple: bool) -> tuple[_Body, list[Any]]:
-  """A computation and its results, inside the calls that TensorFlow wraps around it."""
+  """A computation and its results, without the calls that TensorFlow wraps around it."""
   body = _Body(computations[number])
   results = [body[i] for i in body.root.operand_ids] if is_tuple else [body.root]
   while all(result.opcode == 'get-tuple-element' for result in results):
@@ -164,7 +165,7 @@ def _enter(computations: dict[int, Any], number: int, is_tuple: bool) -> tuple[_
 
 
 def _scalar(value: Any) -> int | None:
-  """A constant integer, or None."""
+  """The value of an integer constant, or None."""
   is_constant = isinstance(value, (np.ndarray, np.generic)) and np.ndim(value) == 0
   return int(value) if is_constant and np.issubdtype(value.dtype, np.integer) else None
 
@@ -175,7 +176,7 @@ def _numbered(keys: Sequence[Any]) -> list[int]:
 
 
 def _identity(value: Any) -> Any:
-  """The same for values that are known to be equal."""
+  """A key that is the same for values known to be equal."""
   if isinstance(value, (list, tuple)):
     return tuple(map(_identity, value))
   if isinstance(value, (np.ndarray, np.generic)):

@@ -1,11 +1,11 @@
-"""Shapes, dtypes and constants of XLA's HLO, as NumPy has them."""
+"""Shapes, dtypes and constants of XLA's HLO, in NumPy's terms."""
 
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-# The schema of HLO, which TensorFlow keeps under a private name.
+# The protobuf schema of HLO; in TensorFlow it is a private module.
 from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
@@ -13,7 +13,7 @@ HloModuleProto = hlo_pb2.HloModuleProto
 
 
 class UnsupportedError(NotImplementedError):
-  """An instruction that is not translated."""
+  """A program has an instruction that cannot be translated."""
 
 
 DTYPES = {
@@ -41,19 +41,19 @@ def literal(proto: Any) -> Any:
     raise UnsupportedError(f'a constant of {name}')
   dtype, data = DTYPES[shape.element_type], getattr(proto, _LITERALS[name])
   flat = np.frombuffer(data, dtype) if isinstance(data, bytes) else np.array(data, dtype)
-  # Stored with the fastest axis first in the layout.
+  # The layout lists axes from the fastest to the slowest.
   order = list(shape.layout.minor_to_major)[::-1] or list(range(len(shape.dimensions)))
   stored = flat.reshape([shape.dimensions[axis] for axis in order])
   return np.array(stored.transpose(np.argsort(order)), order='C')
 
 
 def shape(instruction: Any) -> tuple[int, ...]:
-  """Of the result of an instruction that has one array."""
+  """The shape of an instruction's result, which must be one array."""
   return tuple(instruction.shape.dimensions)
 
 
 def kinds(module: Any) -> dict[int, int]:
-  """By the ids of instructions, numbers that are the same where only operands differ."""
+  """Instruction id -> a number, the same for instructions that differ only in their operands."""
   numbers: dict[bytes, int] = {}
   found = {}
   for computation in module.computations:
@@ -68,9 +68,9 @@ def kinds(module: Any) -> dict[int, int]:
 
 
 def with_full_precision(serialized: bytes) -> bytes:
-  """A module whose products and convolutions ask for all digits of their dtype.
+  """A module whose products and convolutions have the full precision of their dtype.
 
-  A GPU would else take shorter numbers, TF32, in place of float32.
+  By default a GPU would use TF32, which has fewer digits, in place of float32.
   """
   module = HloModuleProto.FromString(serialized)
   for computation in module.computations:

@@ -1,9 +1,9 @@
-"""Convolutions and pooling, of one client in XLA's terms, that `jax.vmap` makes fast for many.
+"""Convolutions and pooling of HLO in jax, with batching rules that are fast for many clients.
 
-The batching rules of jax turn a convolution whose filters differ by client into one with groups,
-which GPUs run slowly. Here the patches that the filters see are laid out instead, and one batched
-matrix product is taken. The gradient of a maximum over windows becomes comparisons and additions
-in place of a scatter, whose sums would depend on the order in which a GPU's threads come.
+The batching rules of jax turn a convolution with different filters per client into a grouped
+convolution, which GPUs run slowly. Here the patches under the filters are copied out instead, and
+multiplied in one batched matrix product. The gradient of max pooling becomes comparisons and
+additions; a scatter's sums would depend on the order in which a GPU's threads run.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,11 +24,11 @@ from tff_lowrank.execution import hlo_types
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-  """A window over the spatial axes; one entry of each an axis.
+  """A window over the spatial axes. Each field has one entry per axis.
 
-  base_dilation: the distance of the input's elements; those between are zeros.
-  dilation: the distance of the elements that one window takes.
-  reversal: whether the filter is turned round.
+  base_dilation: the distance between the input's elements; zeros are inserted between them.
+  dilation: the distance between the elements of one window.
+  reversal: whether the filter is reversed.
   """
 
   sizes: tuple[int, ...]
@@ -53,7 +53,7 @@ def window(proto: Any) -> Window:
 
 
 def _pad(x: jax.Array, value: Any, of: Window, first: int) -> jax.Array:
-  """Pads and dilates the axes of `x` from `first` on; more axes may follow."""
+  """Pads and dilates the window's axes of `x`, which start at `first`."""
   config = [(0, 0, 0)] * x.ndim
   for axis, ((low, high), dilation) in enumerate(zip(of.padding, of.base_dilation, strict=True)):
     config[first + axis] = (low, high, dilation - 1)
@@ -63,7 +63,7 @@ def _pad(x: jax.Array, value: Any, of: Window, first: int) -> jax.Array:
 def _slice(
   x: jax.Array, first: int, starts: Any, strides: Sequence[int], counts: Sequence[int]
 ) -> jax.Array:
-  """`counts` elements, `strides` apart, of each axis from `first` on."""
+  """A strided slice of the axes of `x` that start at `first`; `counts` are its sizes."""
   begin, end, step = [0] * x.ndim, list(x.shape), [1] * x.ndim
   for axis, (start, stride, count) in enumerate(zip(starts, strides, counts, strict=True)):
     begin[first + axis], step[first + axis] = start, stride
@@ -72,7 +72,7 @@ def _slice(
 
 
 def _output_sizes(x: jax.Array, of: Window, first: int) -> tuple[int, ...]:
-  """How many windows fit in each axis of the padded `x`, from `first` on."""
+  """The number of windows in each of the window's axes of the padded `x`, from `first` on."""
   return tuple(
     (x.shape[first + axis] - (size - 1) * dilation - 1) // stride + 1
     for axis, (size, dilation, stride) in enumerate(
@@ -82,7 +82,7 @@ def _output_sizes(x: jax.Array, of: Window, first: int) -> tuple[int, ...]:
 
 
 def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.Array:
-  """The convolution of each client and group with its own filters, as products of patches.
+  """A convolution for each client and group with its own filters, as matrix products of patches.
 
   Args:
     x: [clients, groups, examples, *spatial, channels].
@@ -103,11 +103,11 @@ def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.A
   positions = list(itertools.product(*map(range, of.sizes)))
 
   def at(x: jax.Array, position: Sequence[int]) -> jax.Array:
-    """What the element of each window at a position is given."""
+    """The inputs, for all windows, of the filter's element at a position."""
     return _slice(x, 3, np.multiply(position, of.dilation), of.strides, outputs)
 
   if len(positions) > math.prod(outputs):
-    # Fewer windows than elements in one, as in the gradient of a filter: a row a window.
+    # Fewer windows than elements in a window, as in the gradient of a filter: one row per window.
     x = _pad(x, np.zeros([], x.dtype), of, 3)
     rows = [
       _slice(x, 3, np.multiply(place, of.strides), of.dilation, of.sizes)
@@ -118,7 +118,7 @@ def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.A
     product = product.reshape(clients, groups, *outputs, examples, count)
     return jnp.moveaxis(product, -2, 2)
   if count < channels and len(positions) > 1:
-    # Fewer outputs than channels, as in the gradient of an input: products first, then their sum.
+    # Fewer outputs than channels, as in the gradient of an input: sum products per position.
     by_channel = jnp.moveaxis(filters, -2, 2).reshape(clients, groups, channels, -1)
     products = dot(x.reshape(clients, groups, -1, channels), by_channel, by_row)
     products = products.reshape(*x.shape[:-1], len(positions), count)
@@ -135,13 +135,13 @@ def convolution(x: jax.Array, filters: jax.Array, of: Window, dot: Any) -> jax.A
 
 
 def gradient_of_max(x: jax.Array, source: jax.Array, of: Window, lowest: Any) -> jax.Array:
-  """Adds each element of `source` to where its window of `x` has its first largest element.
+  """The gradient of max pooling: adds each element of `source` at its window's maximum in `x`.
 
   Args:
-    x: The input of a maximum over windows of all its axes.
-    source: Of the shape of its output.
+    x: The input of the pooling, over windows in all axes.
+    source: The gradient of its output. Of equal maxima, the first gets it.
     of: The window, without dilation.
-    lowest: What padding counts as, a scalar of `x`'s dtype.
+    lowest: The value of padding, a scalar of `x`'s dtype.
 
   Returns:
     An array of `x`'s shape and dtype.
@@ -172,7 +172,7 @@ def gradient_of_max(x: jax.Array, source: jax.Array, of: Window, lowest: Any) ->
 
 
 def of_instruction(instruction: Any, dot: Any) -> Callable[..., Any]:
-  """The convolution of an HLO instruction; of many clients, by `convolution`."""
+  """The convolution of an HLO instruction, with `convolution` as its batching rule."""
   dims = instruction.convolution_dimension_numbers
   of = window(instruction.window)
   feature_groups = instruction.feature_group_count or 1
@@ -196,13 +196,13 @@ def of_instruction(instruction: Any, dot: Any) -> Callable[..., Any]:
   ]
 
   def as_patches(x: Any, filters: Any) -> Any:
-    """Of arrays with an axis of clients in front."""
+    """The convolution of arrays whose first axis is clients."""
     x = x.transpose(0, *(1 + axis for axis in of_input))
     filters = filters.transpose(0, *(1 + axis for axis in of_filters))
     clients, groups = x.shape[0], feature_groups * batch_groups
-    if feature_groups > 1:  # In the channels of the input.
+    if feature_groups > 1:  # Groups are in the channels of the input.
       x = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, -1), -2, 1)
-    else:  # In its examples; of one group, if there are no groups.
+    else:  # Groups are in the examples; without groups there is one.
       x = x.reshape(clients, groups, -1, *x.shape[2:])
     filters = jnp.moveaxis(filters.reshape(*filters.shape[:-1], groups, -1), -2, 1)
     result = convolution(x, filters, of, dot)

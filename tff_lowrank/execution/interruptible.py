@@ -1,9 +1,9 @@
-"""Threads that a computation runs in, and calls of TensorFlow that can be cancelled there.
+"""Runs computations in threads, with calls of TensorFlow that can be cancelled.
 
-Python runs no signal handler while TensorFlow works, and a data set may never end. So a
-computation runs in threads of its own. Whoever waits for them cancels what TensorFlow does
-there: on Ctrl-C, or when another client has failed. The threads are daemons: one that TensorFlow
-cannot cancel, since it waits in a generator of the user's, does not keep the process from ending.
+Python runs no signal handler during a call of TensorFlow, and a data set may never end. So a
+computation runs in its own threads. The thread that waits for them cancels their TensorFlow calls:
+on Ctrl-C, or when another client has failed. The threads are daemons, so that the process can exit
+while one waits in a user's generator, which TensorFlow cannot cancel.
 """
 
 import collections
@@ -24,7 +24,7 @@ _local = threading.local()
 
 
 def _calls() -> native.Calls:
-  """How this thread calls TensorFlow."""
+  """The `native.Calls` of this thread."""
   return getattr(_local, 'calls', None) or native.Calls()
 
 
@@ -38,7 +38,7 @@ def _using(calls: native.Calls) -> Iterator[None]:
 
 
 def call(function: Callable[..., list[tf.Tensor]], *arguments: Any) -> list[tf.Tensor]:
-  """Calls a concrete function of tensors; while a graph is traced, it becomes part of it."""
+  """Calls a concrete function of tensors. During tracing, the call becomes part of the graph."""
   if not tf.executing_eagerly():
     return function(*arguments)
   return _calls().function(function, arguments)
@@ -51,17 +51,17 @@ def check_not_cancelled() -> None:
 
 
 def elements(dataset: tf.data.Dataset) -> Iterator[Any]:
-  """The elements of a data set. Raises ValueError for one that is known never to end."""
+  """The elements of a data set. Raises ValueError if it is known to be infinite."""
   if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
     raise ValueError(
-      'A data set that never ends cannot be read to its end: its cardinality is infinite. Bound '
-      'it, with `dataset.take(number_of_batches)`, or by a number in `dataset.repeat(number)`.'
+      'Cannot read all of an infinite data set. Make it finite with '
+      '`dataset.take(number_of_batches)`, or with a number in `dataset.repeat(number)`.'
     )
   return _calls().elements(dataset)
 
 
 def start(work: Callable[[], T]) -> tuple[concurrent.futures.Future[T], native.Calls]:
-  """Starts `work()` in a thread; returns its future result, and what can cancel it."""
+  """Starts `work()` in a thread. Returns the future of its result, and its calls, to cancel it."""
   native.check_not_forked()
   calls = native.Calls()
   future: concurrent.futures.Future[T] = concurrent.futures.Future()
@@ -72,7 +72,7 @@ def start(work: Callable[[], T]) -> tuple[concurrent.futures.Future[T], native.C
     if error is None:
       future.set_result(result)
     else:
-      # Where it was cancelled, for what.
+      # If it was cancelled, raise the reason.
       future.set_exception((_is_cancellation(error) and calls.reason) or error)
 
   threading.Thread(target=run, name='tff_lowrank', daemon=True).start()
@@ -80,7 +80,7 @@ def start(work: Callable[[], T]) -> tuple[concurrent.futures.Future[T], native.C
 
 
 def run(work: Callable[[], T]) -> T:
-  """`work()`, which ends, as far as TensorFlow can end it, if waiting for it is interrupted."""
+  """Runs `work()` in a thread. If waiting for it is interrupted, its TensorFlow calls end."""
   future, calls = start(work)
   try:
     return future.result()
@@ -90,7 +90,7 @@ def run(work: Callable[[], T]) -> T:
 
 
 def _attempt(work: Callable[[], T]) -> tuple[Any, BaseException | None]:
-  """The result of `work()` and None, or None and the error."""
+  """The result of `work()` and None, or None and its error."""
   try:
     return work(), None
   except BaseException as e:
@@ -98,15 +98,15 @@ def _attempt(work: Callable[[], T]) -> tuple[Any, BaseException | None]:
 
 
 def _is_cancellation(error: BaseException) -> bool:
-  """Whether something failed only because it was cancelled."""
+  """Whether an error is only the result of a cancellation."""
   return any(isinstance(e, tf.errors.CancelledError) for e in (error, error.__cause__))
 
 
 def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int) -> Iterator[T]:
-  """`function(item)` for each item of `work`, in its order, made in threads.
+  """Calls `function(item)` in threads for each item of `work`; yields the results in order.
 
-  At most `2 * num_threads` results wait to be taken. An error in any of them is raised here at
-  once: nothing new begins, and what TensorFlow does for the others is cancelled.
+  At most `2 * num_threads` results are made before they are taken. If a call fails, its error is
+  raised at once: no new calls start, and TensorFlow calls of the others are cancelled.
   """
   if num_threads <= 1:
     yield from map(function, work)
@@ -140,17 +140,17 @@ def in_order(function: Callable[[Any], T], work: Sequence[Any], num_threads: int
           with contextlib.suppress(concurrent.futures.InvalidStateError):
             future.set_result(result)
         elif _is_cancellation(error):
-          # TensorFlow cancels all calls when one fails: the thread of that one says why.
+          # When one call fails, TensorFlow cancels all. The thread of that call has the reason.
           cancellations.append(error)
           break
         else:
           fail(error)
           break
-    free.release()  # A thread that waits for it ends too, for the same reason.
+    free.release()  # A thread that waits for this ends too, for the same reason.
     with lock:
       num_running -= 1
       is_last = num_running == 0
-    if is_last and (cancellations or calls.is_cancelled):  # If none failed.
+    if is_last and (cancellations or calls.is_cancelled):  # If no call failed.
       between = tf.errors.CancelledError(None, None, 'Cancelled between two clients.')
       fail(cancellations[0] if cancellations else between)
 

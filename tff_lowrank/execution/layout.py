@@ -1,4 +1,4 @@
-"""Clients' arguments as arrays: their batches end to end, with the bounds of each."""
+"""Clients' arguments as arrays: the concatenated batches of all clients, and each one's range."""
 
 import collections
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from tff_lowrank.execution import sequences
 
 @dataclasses.dataclass
 class Cohort:
-  """Arguments of one program.
+  """The clients' arguments of one program.
 
-  signature: all that the program depends on.
-  num_clients: of which the arguments are.
-  capacity: of how many clients they could be.
-  num_steps: the number of full batches of each client; None where they differ, or may.
-  arrays: in the order of the program's arguments after the server's and the aggregates; arrays,
+  signature: everything that the compiled program depends on.
+  num_clients: the number of clients.
+  capacity: the largest number of clients that the program can run.
+  num_steps: the number of full batches of each client; None if it may differ between clients.
+  arrays: the program's arguments after the server's values and the aggregates, in order; arrays,
     tensors, or buffers on the device.
   """
 
@@ -34,12 +34,12 @@ class Cohort:
 
   @property
   def is_full(self) -> bool:
-    """Whether every client has as many steps, and there are no more places than clients."""
+    """Whether all clients have the same number of steps, and `capacity` is `num_clients`."""
     return self.num_steps is not None
 
 
 def _bucket(size: int, base: int) -> int:
-  """The smallest power of `base` that is at least `size`: few sizes, few compilations."""
+  """The smallest power of `base` that is at least `size`. Few sizes need few compilations."""
   bucket = 1
   while bucket < size:
     bucket *= base
@@ -47,12 +47,12 @@ def _bucket(size: int, base: int) -> int:
 
 
 class LaidOut:
-  """Batches of several clients laid end to end, kept on the device while they come again."""
+  """Concatenates batches of several clients, and keeps recent ones on the device."""
 
   _MAX_KEPT = 16
 
   def __init__(self, memory: device_memory.DeviceMemory):
-    """Keeps nothing yet; `memory` is of the device that the batches are for."""
+    """`memory`: of the device that the batches are for."""
     self.memory = memory
     self._kept: collections.OrderedDict[Any, tuple[list[Any], list[Any]]] = (
       collections.OrderedDict()
@@ -60,10 +60,11 @@ class LaidOut:
     self._lock = threading.Lock()
 
   def arrays(self, batches: list[sequences.Batches], capacity: int, is_exact: bool) -> list[Any]:
-    """Buffers of the clients' batches.
+    """The clients' batches as buffers.
 
-    The bounds of each client's, int32 [capacity + 1]; each component of all full batches,
-    [total, ...]; and, if there are smaller last batches, each component of those, [capacity, ...].
+    They are: the bounds of each client's batches, int32 [capacity + 1]; each component of all full
+    batches, [total, ...]; and if last batches are smaller, each component of these,
+    [capacity, ...].
     """
     key = (capacity, is_exact, *map(id, batches))
     with self._lock:
@@ -101,7 +102,7 @@ def _lay_out(batches: list[sequences.Batches], capacity: int, is_exact: bool) ->
 
 
 def num_steps(clients: Sequence[Sequence[Any]]) -> int | None:
-  """The number of full batches in every data set of every client; None where they differ."""
+  """The number of full batches in each data set of each client; None if it differs."""
   counts = {
     leaf.batches().num_full
     for leaves in clients
@@ -112,7 +113,7 @@ def num_steps(clients: Sequence[Sequence[Any]]) -> int | None:
 
 
 def exact_signature(key: Any, num_clients: int, num_steps: int | None) -> Any:
-  """The signature of a cohort of just this size."""
+  """The signature of a cohort whose arrays have exactly this size."""
   return key, num_clients, num_steps
 
 
@@ -122,14 +123,14 @@ def cohort(
   laid_out: LaidOut,
   num_steps: int | None = None,
 ) -> Cohort:
-  """The arguments for clients of one key, each given by its leaves.
+  """The arguments of clients with the same `key`; `clients` has the leaves of each client's values.
 
-  With `num_steps`, the number of full batches that all clients have, arrays are of just the size
-  that these clients need: the fastest program, which serves no others. Without, sizes are powers
-  of two.
+  With `num_steps`, the number of full batches that all clients have, arrays have exactly the size
+  that these clients need. This is the fastest program, but it cannot run other cohorts. Without
+  it, sizes are powers of two.
   """
   is_exact = num_steps is not None
-  # One client by itself or a block of several: few shapes, whatever the number.
+  # The capacity is one of a few sizes, whatever the number of clients.
   capacity = len(clients) if is_exact or len(clients) == 1 else _bucket(len(clients), 2)
   arrays = []
   for position, leaf in enumerate(clients[0]):

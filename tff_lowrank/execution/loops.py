@@ -1,4 +1,4 @@
-"""Loops over data sets, and how they run."""
+"""Loops over data sets in TFF's graphs, and how they run in TensorFlow."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +15,9 @@ class Loop:
   parameter: the position of the parameter's leaf that it reads, or None if the data set is
     computed in the graph.
   step: `(*state, *components of an element, *other_arguments) -> state`.
-  over: `(state, other_arguments, stacked components) -> state`, a step for each element.
+  over: `(state, other_arguments, stacked components) -> state`, one step for each element.
   component_specs: of the elements' components.
-  The other attributes are names, of the operation and of tensors.
+  The other attributes are names of the operation and of tensors.
   """
 
   def __init__(
@@ -75,33 +75,33 @@ _LARGE_STATE_BYTES = 1 << 20
 
 
 class Engine:
-  """How the graphs of a computation run; this one runs them in TensorFlow."""
+  """Decides how the graphs of a computation run. This one runs them in TensorFlow."""
 
   def graph(self, graph: Any) -> Any:
     """The form of a graph that this engine runs."""
     return graph
 
   def variables(self, graph: Any) -> list[tf.Tensor]:
-    """Handles for the variables of a graph that is fed them."""
+    """Handles of variables for a graph that takes them as inputs."""
     raise NotImplementedError
 
   def loop(
     self, loop: Loop, source: Any, state: list[tf.Tensor], others: list[tf.Tensor]
   ) -> list[tf.Tensor]:
-    """Runs a loop, over runs of equal elements at a time.
+    """Runs a loop. Consecutive elements of equal shapes are stacked and processed together.
 
     Args:
       loop: The loop.
       source: The sequence that it reads, or the variant tensor of a computed data set.
-      state: Before the first step.
-      others: What is the same in each step.
+      state: The state before the first step.
+      others: The arguments that are the same in each step.
     """
     if isinstance(source, tf.Tensor):
       pieces = sequences.chunks(sequences.read_variant(source, loop.component_specs))
     else:
       pieces = source.chunks()
-    # TensorFlow's loops copy their state in each step, which for large models costs more than
-    # calling the step from here.
+    # TensorFlow's loops copy their state in each step. For large models this takes longer than
+    # calling each step from Python.
     numbers = (t for t in state if t.dtype.is_floating or t.dtype.is_integer)
     is_large = sum(t.shape.num_elements() * t.dtype.size for t in numbers) > _LARGE_STATE_BYTES
     for piece in pieces:

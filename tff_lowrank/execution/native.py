@@ -1,4 +1,4 @@
-"""All that this room takes from private modules, in one place, each with its reason."""
+"""All uses of other packages' private modules in this folder, each with its reason."""
 
 from collections.abc import Callable, Iterator, Sequence
 import itertools
@@ -10,33 +10,33 @@ import weakref
 import numpy as np
 import tensorflow as tf
 
-# What an element of a data set is made of.
+# The type of an element's components.
 from tensorflow.python.data.util import structure
 
-# TensorFlow can cancel an operation in private modules only. Its public way, a context manager
-# around calls of functions, is one for all threads.
+# Only private modules of TensorFlow can cancel an operation of one thread. The public way, a
+# context manager around calls of functions, is shared by all threads.
 from tensorflow.python.eager import cancellation
 
-# TensorFlow's own way to make a graph's library of functions known where functions run.
+# Registers the functions of a graph's library with TensorFlow's runtime.
 from tensorflow.python.eager import context as eager_context
 from tensorflow.python.eager import execute
 
-# What TensorFlow knows of an operation by its name.
+# Looks up the definition of an operation by its name.
 from tensorflow.python.framework import op_def_registry
 
-# TFF and TensorFlow offer Grappler on a plain graph in private modules only. It is asked for
-# one thing: to inline functions, so that a loop over a data set stands in the top graph.
+# Only private modules of TFF and TensorFlow can run Grappler on a graph. It is used to inline
+# functions, so that loops over data sets are in the top-level graph.
 from tensorflow_federated.python.core.environments.tensorflow_backend import graph_optimizations
 from tensorflow_federated.python.core.environments.tensorflow_backend import graph_spec
 
-# A value's proof of fit to a `tff.TensorType`, with the stock context's error messages.
+# Checks a value against a `tff.TensorType`, with the error messages of TFF's stock context.
 from tensorflow_federated.python.core.impl.compiler import array as tff_array
 
-# What TFF has in a thread in which no context was set.
+# TFF's context in a thread in which none was set.
 from tensorflow_federated.python.core.impl.context_stack import runtime_error_context
 
-# How the stock context turns a Python list into a data set, and a data set's elements into
-# the containers that TFF's types name.
+# These convert a Python list to a data set, and a data set's elements to the containers of a TFF
+# type, as in the stock context.
 from tensorflow_federated.python.core.impl.utils import tensorflow_utils
 
 from tff_lowrank import exported
@@ -59,7 +59,7 @@ def _refuse(self: Any, comp: Any, arg: Any) -> None:
   raise RuntimeError(_NO_CONTEXT)
 
 
-# TFF's own sentence there is about a context of its C++ runtime, and for its own developers.
+# Replaces TFF's error message, which is for TFF's developers.
 runtime_error_context.RuntimeErrorContext.invoke = _refuse
 
 _is_forked = False
@@ -77,14 +77,14 @@ def check_not_forked() -> None:
   """Raises RuntimeError in a child process that was forked after TensorFlow had started."""
   if _is_forked:
     raise RuntimeError(
-      'A `tff_lowrank.execution` context cannot run in a process that was forked from one in which '
-      'TensorFlow had started: its threads do not come along. Start processes with '
+      'A `tff_lowrank.execution` context cannot run in a process that was forked after TensorFlow '
+      'had started: a fork does not copy its threads. Start processes with '
       "`multiprocessing.get_context('spawn')`, and set a context in each."
     )
 
 
 def is_stateful_op(name: str) -> bool:
-  """Whether an operation does more than compute its results; true if it is not known."""
+  """Whether an operation has side effects or state; true for unknown operations."""
   op_def = op_def_registry.get(name)
   return op_def is None or op_def.is_stateful
 
@@ -94,7 +94,7 @@ def inline_functions(
 ) -> tf.compat.v1.GraphDef:
   """`graph_def` with the functions that it calls inlined, control flow kept as functions."""
   for node in list(graph_def.node) + [n for f in graph_def.library.function for n in f.node_def]:
-    # Otherwise inlining turns `While` and `If` into switches and merges, beyond XLA's reach.
+    # Otherwise inlining turns `While` and `If` into switches and merges, which XLA cannot compile.
     if '_lower_using_switch_merge' in node.attr:
       node.attr['_lower_using_switch_merge'].b = False
   config = tf.compat.v1.ConfigProto()
@@ -111,9 +111,9 @@ def inline_functions(
 def without_memory_optimizer(config: bytes) -> bytes:
   """A serialised `ConfigProto` with Grappler's memory optimizer off.
 
-  That optimizer puts temporary variables into large sums, of one name in all calls of a function.
-  In eager mode all calls share one container for them, so that two threads that run the same
-  function would take each other's. TensorFlow has no public option to turn it off.
+  The optimizer uses temporary variables for large sums, with the same name in all calls of a
+  function. In eager mode all calls share one container of variables, so two threads that run the
+  same function would overwrite each other's. TensorFlow has no public option to turn it off.
   """
   proto = tf.compat.v1.ConfigProto.FromString(config)
   rewrites = proto.graph_options.rewrite_options
@@ -122,11 +122,11 @@ def without_memory_optimizer(config: bytes) -> bytes:
 
 
 class Calls:
-  """Calls of TensorFlow by the threads of one computation, which any thread can cancel.
+  """The TensorFlow calls of one computation's threads. Any thread can cancel them.
 
-  Functions run without Grappler's memory optimizer, and may run in several threads at a time.
+  Functions run without Grappler's memory optimizer, so several threads may run the same one.
 
-  reason: the error for which they were cancelled, or None.
+  reason: the error because of which they were cancelled, or None.
   """
 
   def __init__(self) -> None:
@@ -142,7 +142,7 @@ class Calls:
     return self._manager.is_cancelled
 
   def cancel(self, reason: BaseException | None = None) -> None:
-    """Ends what runs with a `tf.errors.CancelledError`, and whatever is called from now on."""
+    """Ends all running calls, and later ones, with a `tf.errors.CancelledError`."""
     self.reason = self.reason or reason
     self._manager.start_cancel()
 
@@ -152,12 +152,12 @@ class Calls:
     )
 
   def function(self, function: Any, arguments: Sequence[Any]) -> list[tf.Tensor]:
-    """The flat results of a concrete function of tensors, or lists of them."""
+    """The flat results of a concrete function. Arguments are tensors or lists of tensors."""
     inputs = [*tf.nest.flatten(arguments), *function.captured_inputs]
     return self._execute(function.name, len(function.outputs), inputs, self._function_attributes)
 
   def elements(self, dataset: tf.data.Dataset) -> Iterator[Any]:
-    """The elements of a data set; its own iterator cannot be cancelled."""
+    """The elements of a data set. TensorFlow's own iterator cannot be cancelled."""
     iterator = iter(dataset)
     types = [dtype.as_datatype_enum for dtype in iterator._flat_output_types]
     shapes = [execute.make_shape(shape, 'shape') for shape in iterator._flat_output_shapes]
@@ -167,14 +167,14 @@ class Calls:
       try:
         components = self._execute('IteratorGetNext', len(types), inputs, attributes)
       except tf.errors.OutOfRangeError:
-        if self.is_cancelled:  # Some data sets end then as if they had been read.
+        if self.is_cancelled:  # Some data sets then end as if at their last element.
           raise tf.errors.CancelledError(None, None, 'Reading a data set was cancelled.') from None
         return
       yield structure.from_compatible_tensor_list(dataset.element_spec, components)
 
 
 def register_functions(owner: Any, library: Any) -> None:
-  """Makes the functions of a graph's library known to TensorFlow for as long as `owner` lives."""
+  """Registers the functions of a graph's library with TensorFlow for the lifetime of `owner`."""
   context = eager_context.context()
   for function in library.function:
     context.add_function_def(function)
@@ -187,7 +187,7 @@ def _remove_function(name: str) -> None:
 
 
 def dataset_inputs(dataset: tf.data.Dataset) -> Sequence[tf.data.Dataset]:
-  """The data sets that `dataset` was made from; TensorFlow keeps them under a private name."""
+  """The data sets that `dataset` was made from, a private method in TensorFlow."""
   return dataset._inputs()
 
 
@@ -201,13 +201,13 @@ def map_function(dataset: tf.data.Dataset) -> Any:
 
 
 def xla_devices(kind: str) -> list[Any]:
-  """jaxlib's devices of a kind, `'cpu'` or `'gpu'`; none if there are none, or no jaxlib."""
-  # Asked for only where XLA is, and GPU memory is taken as needed.
+  """jaxlib's devices of a kind, `'cpu'` or `'gpu'`; empty without such devices or jaxlib."""
+  # Imported only when XLA is used. GPU memory is allocated as needed.
   os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
   try:
     from jax._src import xla_bridge
 
-    # It tells at length which kinds of devices are not there.
+    # jax logs which kinds of devices it does not find.
     logging.getLogger(xla_bridge.__name__).setLevel(logging.WARNING)
     return xla_bridge.get_backend(kind).local_devices()
   except (ImportError, RuntimeError):
@@ -215,58 +215,59 @@ def xla_devices(kind: str) -> list[Any]:
 
 
 def memory_bytes(device: Any) -> int | None:
-  """The memory that jaxlib may use of a device; None where it does not say, as of the CPU."""
+  """The memory of a device that jaxlib may use; None if unknown, as for the CPU."""
   stats = device.memory_stats() if device.platform != 'cpu' else None
   return stats.get('bytes_limit') if stats else None
 
 
 def put(array: np.ndarray | np.generic, device: Any) -> Any:
-  """jaxlib's buffer on a device of what is in `array`, which on the CPU it shares."""
+  """`array` as jaxlib's buffer on a device. On the CPU they share memory."""
   return device.client.buffer_from_pyval(array, device)
 
 
 class Traced(NamedTuple):
-  """A `tf.function` as XLA takes it.
+  """A `tf.function` compiled to HLO, XLA's input.
 
-  hlo: an `HloModuleProto`, serialised; its parameters are the arguments, then the variables.
+  hlo: a serialised `HloModuleProto`. Its parameters are the arguments, then the variables.
   """
 
   hlo: bytes
 
   def with_full_precision(self) -> 'Traced':
-    """The same, whose products ask for all digits of float32."""
+    """The same program with the full precision of float32 in products."""
     return Traced(hlo_types.with_full_precision(self.hlo))
 
   @property
   def module(self) -> str:
-    """The same in MLIR, as jaxlib's compiler takes it."""
+    """The program in MLIR, for jaxlib's compiler."""
     from jax._src.lib import xla_client
 
     return xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(self.hlo))
 
 
 def trace(run: Any, specs: Sequence[tf.TensorSpec]) -> tuple[Traced, Sequence[tf.Tensor]]:
-  """A Python function of tensors as XLA takes it, and the handles of its variables.
+  """Traces a Python function of tensors to HLO. Returns the program and its variables' handles.
 
   jax's public way, `jax.jit(jax2tf.call_tf(f))`, turns int64 and float64 into 32 bits unless
-  all of jax is set otherwise, and takes a third longer to call.
+  this is changed for all of jax, and calls take a third longer.
 
-  Raises whatever TensorFlow or XLA raise where they cannot.
+  Raises an error of TensorFlow or XLA if the function cannot be compiled to HLO.
   """
   function = tf.function(run, jit_compile=True, autograph=False)
   handles = function.get_concrete_function(*specs).captured_inputs
   return Traced(function.experimental_get_compiler_ir(*specs)(stage='hlo_serialized')), handles
 
 
-# Each is called with a program and its arguments before it runs; what it returns, with the results.
+# Each observer is called with a program and its arguments before the program runs. It returns a
+# function that is called with the results.
 call_observers: list[Callable[['XlaProgram', Sequence[Any]], Callable[[Sequence[Any]], None]]] = []
 
 
 class XlaProgram:
-  """A program compiled by jaxlib. Its client's public methods lie in private modules.
+  """A program compiled by jaxlib, whose methods for this are public but in private modules.
 
-  module: what was compiled, in MLIR.
-  captured: the last of its arguments, which are the same in each call.
+  module: the source of the program, in MLIR.
+  captured: its last arguments, which are the same in each call.
   """
 
   def __init__(
@@ -274,10 +275,10 @@ class XlaProgram:
   ):
     """Compiles `module` for `device`.
 
-    `captured` are arguments that are the same in each call, after the others. On a GPU,
-    `is_deterministic` asks XLA for kernels that give the same digits in every run.
+    `captured`: the last arguments, which are the same in each call. `is_deterministic`: whether
+    XLA must choose kernels that give bitwise equal results in every run, on a GPU.
 
-    Raises whatever XLA raises if it cannot be compiled.
+    Raises an error of XLA if the module cannot be compiled.
     """
     from jax._src.lib import xla_client
 
@@ -292,19 +293,19 @@ class XlaProgram:
 
   @property
   def num_bytes(self) -> int | None:
-    """The memory that it needs, of its arguments, results and between; None if not known."""
+    """The memory for arguments, results and temporary values; None if unknown."""
     try:
       stats = self._executable.get_compiled_memory_stats()
-    except (AttributeError, RuntimeError):  # Not all devices say.
+    except (AttributeError, RuntimeError):  # Not all devices tell.
       return None
     return stats.argument_size_in_bytes + stats.output_size_in_bytes + stats.temp_size_in_bytes
 
   def put(self, array: Any) -> Any:
-    """`array`, of NumPy, on the program's device."""
+    """A NumPy array as a buffer on the program's device."""
     return put(array, self._device)
 
   def __call__(self, arguments: Sequence[Any]) -> list[Any]:
-    """Runs the program on arguments from `put`; returns when it is done."""
+    """Runs the program on arguments from `put`, and waits for it to finish."""
     observers = [observe(self, arguments) for observe in call_observers]
     results = self._executable.execute([*arguments, *self.captured])
     for result in results:

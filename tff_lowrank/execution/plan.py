@@ -1,10 +1,10 @@
-"""What to run at the server and what at each client, and in which order.
+"""Plans a computation: what runs at the server, what at each client, and in which order.
 
-TFF's call-dominant form is a list of named steps. A step is the server's, a client's part of
-a round, or an aggregation. *Stages* separate client parts that need the result of an earlier
-aggregation from those that do not. In a stage every client runs by itself: all of its steps,
-then its share of every aggregation, so that no more clients' values are held than run at a
-time, but for those that a later stage or the result needs.
+TFF's call-dominant form is a list of named steps. A step runs at the server, or at each client, or
+is an aggregation. Clients' steps that need the result of an earlier aggregation are in a later
+*stage*. In a stage each client runs by itself: all its steps, and then its part of each
+aggregation. So the values of only a few clients are in memory at a time, apart from values that a
+later stage or the result needs.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ from tff_lowrank.execution import loops
 
 
 class AtClients(list):
-  """One value a client."""
+  """A list with one value for each client."""
 
 
 def is_at_clients(type_spec: tff.Type) -> bool:
-  """Whether a value of this type is, or has in it, one that differs between clients."""
+  """Whether a value of this type has a part that differs between clients."""
   return tff.types.contains(
     type_spec,
     lambda t: isinstance(t, tff.FederatedType) and t.placement is tff.CLIENTS and not t.all_equal,
@@ -31,7 +31,7 @@ def is_at_clients(type_spec: tff.Type) -> bool:
 
 
 def project(value: Any, client: int) -> Any:
-  """`value` as the client at this position sees it."""
+  """`value` for the client at this position of the cohort."""
   if isinstance(value, AtClients):
     return value[client]
   if isinstance(value, list):
@@ -39,17 +39,17 @@ def project(value: Any, client: int) -> Any:
   return value
 
 
-# Free names of a block; with the index where one item of a struct is all that is used.
+# The free names of a block, each with the index of an item if only that item of a struct is used.
 Uses = frozenset[tuple[str, int | None]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """A named value.
+  """A step of a computation, which makes a named value.
 
-  type_spec: without its placement.
-  uses: what it refers to outside itself.
-  graphs: the TensorFlow graphs in it.
+  type_spec: the value's type, without its placement.
+  uses: the names of other values that it uses.
+  graphs: its TensorFlow graphs.
   """
 
   name: str
@@ -61,10 +61,10 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Aggregation:
-  """A federated aggregation. Each function but `value` is of the server's environment.
+  """A federated aggregation. All functions except `value` use the server's environment.
 
-  is_mergeable: whether partial aggregates may be merged: accumulating and merging are the
-    same computation, as in a sum.
+  is_mergeable: whether partial aggregates may be merged: true if accumulating and merging are the
+    same computation, as for a sum.
   """
 
   name: str
@@ -77,16 +77,16 @@ class Aggregation:
 
   @property
   def uses(self) -> Uses:
-    """What the functions of the server's environment refer to."""
+    """The names used by the functions that use the server's environment."""
     return self.zero.uses | self.accumulate.uses | self.merge.uses | self.report.uses
 
 
 @dataclasses.dataclass(eq=False)
 class Stage:
-  """The server's steps, and then the clients'.
+  """The server's steps, which run first, and the clients' steps and aggregations.
 
-  keep: names of client values that are needed after the stage.
-  uses: what the client steps and aggregated values refer to outside the stage.
+  keep: the names of clients' values that are needed after the stage.
+  uses: the names outside the stage that clients' steps and aggregated values use.
   """
 
   server: list[Step]
@@ -97,7 +97,7 @@ class Stage:
 
   @property
   def can_merge(self) -> bool:
-    """Whether clients may be aggregated in blocks, and those merged."""
+    """Whether blocks of clients may be aggregated separately and then merged."""
     return all(a.is_mergeable for a in self.aggregations)
 
 
@@ -165,9 +165,9 @@ def _as_aggregation(name: str, block: Any) -> Aggregation | None:
 class Plan:
   """The stages of a computation, in TFF's call-dominant form.
 
-  block: what it was made of.
-  parameter: the name of its parameter, or None.
-  result: the function of the result, after the last stage.
+  block: the building block that it was made from.
+  parameter: the name of the computation's parameter, or None.
+  result: the function that makes the result, after the last stage.
   """
 
   def __init__(self, block: tff.framework.ComputationBuildingBlock):
@@ -177,7 +177,7 @@ class Plan:
       self.parameter = block.parameter_name
       block = block.result
     elif isinstance(block.type_signature, tff.FunctionType):
-      # A TensorFlow computation by itself: call it.
+      # A TensorFlow computation without any steps: call it.
       self.parameter = None
       if block.type_signature.parameter is not None:
         self.parameter = '@argument'
@@ -193,7 +193,7 @@ class Plan:
 
 
 def _stages(local_values: Any, used_by_result: set[str]) -> list[Stage]:
-  level: dict[str, int] = {}  # The stage that a value is made in; an aggregate, the next one.
+  level: dict[str, int] = {}  # The first stage that can use a value.
   server: dict[int, list[Step]] = {}
   clients: dict[int, list[Step]] = {}
   aggregations: dict[int, list[Aggregation]] = {}
@@ -248,7 +248,7 @@ def environment_of(
   view: Callable[[Any], Any],
   engine: loops.Engine | None,
 ) -> blocks.Environment:
-  """The part of `env` that `uses` name, each value as `view` gives it."""
+  """The values in `env` that `uses` names, each passed through `view`."""
   seen: blocks.Environment = {blocks.ENGINE: engine}
   whole = {name for name, index in uses if index is None}
   for name, index in uses:

@@ -1,4 +1,4 @@
-"""Compiled programs as portable StableHLO, for other and newer versions of XLA."""
+"""Converts programs to portable StableHLO, for other and newer versions of XLA."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -8,12 +8,13 @@ from jax.interpreters import mlir
 from jaxlib import xla_client
 from jaxlib.mlir import ir
 
-# Tried with jaxlib 0.4.23, 0.11.2 and 0.12.0; https://github.com/openxla/stablehlo promises years.
+# Tested with jaxlib 0.4.23, 0.11.2 and 0.12.0. https://github.com/openxla/stablehlo guarantees
+# compatibility for years.
 STABLEHLO_VERSION = '0.14.0'
 
 PRECISIONS = ('default', 'high', 'highest')
 _WITH_PRECISION = ('stablehlo.convolution', 'stablehlo.dot', 'stablehlo.dot_general')
-# They bind a program to the buffers of the process that runs it.
+# These attributes refer to buffers of the process that runs the program.
 _BINDING_ATTRIBUTES = ('jax.buffer_donor', 'tf.aliasing_output')
 
 _DTYPES = {
@@ -30,9 +31,9 @@ class Portable:
   """A program whose main function takes and returns tensors one by one.
 
   artifact: portable StableHLO, for `client.compile` of any newer jaxlib.
-  arguments, results: the shape and the dtype's NumPy name of each.
-  precision: that of its products and convolutions, one of `PRECISIONS`; 'mixed' if they differ,
-    'none' if it has none.
+  arguments, results: the shape and the NumPy name of the dtype of each.
+  precision: of its products and convolutions, one of `PRECISIONS`; 'mixed' if they differ, 'none'
+    if there are none.
   """
 
   artifact: bytes
@@ -42,14 +43,15 @@ class Portable:
 
 
 def make_portable(module: str | bytes, precision: str | None = None) -> Portable:
-  """The portable form of an MLIR module, with all products and convolutions of `precision`.
+  """The portable form of an MLIR module, with `precision` for all products and convolutions.
 
-  TensorFlow's bridge returns a tuple, which newer compilers refuse (`Invalid XLA PrimitiveType`);
-  it is taken apart. Attributes that let results take the place of arguments are left out.
+  TensorFlow's XLA compiler returns a tuple, which newer compilers refuse (`Invalid XLA
+  PrimitiveType`); here its elements are returned. Attributes that let results overwrite arguments
+  are removed.
 
   Args:
-    module: text or bytecode, in StableHLO.
-    precision: one of `PRECISIONS`; None leaves it as it is.
+    module: Text or bytecode, in StableHLO.
+    precision: One of `PRECISIONS`; None does not change it.
 
   Raises:
     ValueError: If an operation has no portable form.
@@ -80,7 +82,7 @@ def _serialize(module: ir.Module) -> bytes:
   text = str(module)
   foreign = _foreign(module)
   if foreign:
-    # jax leaves operations of the CHLO dialect, which are others in HLO.
+    # jax leaves operations of the CHLO dialect; in HLO they are other operations.
     try:
       computation = xla_client._xla.mlir.mlir_module_to_xla_computation(text, False, False)
       lowered = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
@@ -89,13 +91,13 @@ def _serialize(module: ir.Module) -> bytes:
       foreign_in_hlo = foreign
     if not foreign_in_hlo:
       text = lowered
-    elif not all(name.startswith('chlo.') for name in foreign):  # Which newer versions know, too.
+    elif not all(name.startswith('chlo.') for name in foreign):  # Newer versions know CHLO too.
       raise ValueError(f'Expected a program with a portable form, found {sorted(foreign)}.')
   return xla_client._xla.mlir.serialize_portable_artifact(text, STABLEHLO_VERSION)
 
 
 def _foreign(module: ir.Module) -> set[str]:
-  """The names of operations that are not StableHLO's."""
+  """The names of operations that are not in StableHLO."""
   names = {operation.name for operation in _walk(module.operation)}
   return {name for name in names if not name.startswith(('stablehlo.', 'func.'))}
 
@@ -147,7 +149,7 @@ def _set_precision(module: ir.Operation, precision: str) -> None:
 
 
 def _precision_of(operation: ir.Operation) -> str | None:
-  """The lower precision of an operation's two operands; None if it has none."""
+  """The lower precision of an operation's two operands; None if it has no precision."""
   if operation.name not in _WITH_PRECISION:
     return None
   if 'precision_config' not in operation.attributes:

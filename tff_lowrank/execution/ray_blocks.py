@@ -1,4 +1,4 @@
-"""Runs the blocks of a stage on the workers of a Ray cluster, whatever becomes of these."""
+"""Runs the blocks of a stage on the workers of a Ray cluster, also when workers are lost."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from tff_lowrank.execution import sequences
 from tff_lowrank.execution import stored
 from tff_lowrank.execution import transport
 
-# A block that so many workers died of is not given to another.
+# After so many workers were lost while they ran a block, the block fails.
 _MAX_DEATHS = 4
 _POLL_SECONDS = 0.05
 _CANCEL_SECONDS = 5.0
@@ -50,11 +50,11 @@ class Run:
 
 @dataclasses.dataclass
 class _Task:
-  """What a worker was asked for.
+  """A call of a worker.
 
-  finish: called with the task once its first output is there, or what became of it is known.
-  outputs: references, the first of them to something small.
-  is_occupied: whether the worker does nothing else meanwhile.
+  finish: called with the task when its first output is available, or the call has failed.
+  outputs: references to its outputs; the first output is small.
+  is_occupied: whether the worker can run nothing else during the call.
   """
 
   finish: Callable[['_Task'], None]
@@ -65,7 +65,7 @@ class _Task:
 
 @dataclasses.dataclass
 class _Done:
-  """A block that has run. values: of each client the stored values, in the order of their names."""
+  """A block that has run. values: the stored values, by client and then in order of their names."""
 
   block: int
   reply: ray_worker.BlockReply
@@ -74,7 +74,7 @@ class _Done:
 
 
 class _StageRun:
-  """One stage of a run: hands out its blocks, and puts up with the loss of workers and nodes."""
+  """One stage of a run. It gives blocks to workers, and repeats those of lost workers or nodes."""
 
   def __init__(self, run: Run, job: cohort.StageJob):
     self._run, self._shared, self._job = run, run.shared, job
@@ -102,11 +102,11 @@ class _StageRun:
     self._to_fold: collections.deque[schedule_lib.Node] = collections.deque()
     self._tasks: dict[Any, _Task] = {}
     self._done: dict[int, _Done] = {}
-    self._following = 0  # All blocks before it were yielded.
+    self._following = 0  # The next block to yield.
     self._deaths: collections.Counter[int] = collections.Counter()
 
   def _server(self, stage: plan_lib.Stage, env: blocks.Environment) -> transport.Held:
-    """Puts what all clients of the stage share, and what merging refers to."""
+    """Puts the values that all clients of the stage share, and that merging needs, in the store."""
     uses = stage.uses.union(
       *(part.uses for a in stage.aggregations for part in (a.zero, a.accumulate, a.merge))
     )
@@ -120,11 +120,11 @@ class _StageRun:
 
   @property
   def _merging(self) -> schedule_lib.Tree:
-    assert self._tree is not None  # Asked for only where partial aggregates are merged.
+    assert self._tree is not None  # Used only if partial aggregates are merged.
     return self._tree
 
   def _about(self, clients: range) -> schedule_lib.Block:
-    """How long a block takes, and where what it needs is."""
+    """An estimate of how long a block takes, and the places that have the data it needs."""
     homes: collections.Counter[Any] = collections.Counter()
     steps = 0
     for values in self._slots:
@@ -149,7 +149,7 @@ class _StageRun:
     return max(int(leaf.as_dataset().cardinality()), 0)
 
   def results(self) -> Iterator[block_results.BlockResult]:
-    """The results, as `cohort.BlockRunner` gives them, perhaps with all aggregates at the end."""
+    """Yields the results as a `cohort.BlockRunner`; aggregates merged by workers come last."""
     while self._following < len(self._blocks):
       self._advance()
       while self._following in self._done:
@@ -162,7 +162,7 @@ class _StageRun:
       yield self._root()
 
   def _advance(self) -> None:
-    """Waits a moment for what comes back, and hands out what there is to do."""
+    """Gives work to free workers, and waits a short time for outputs."""
     interruptible.check_not_cancelled()
     self._pool.tend()
     self._hand_out()
@@ -181,7 +181,7 @@ class _StageRun:
       task.finish(task)
 
   def _result(self, block: int) -> block_results.BlockResult | None:
-    """What a block gave; None if it is lost, and runs again."""
+    """The result of a block; None if it is lost, and the block runs again."""
     done = self._done.pop(block)
     result = block_results.BlockResult()
     if self._tree is None:
@@ -205,7 +205,7 @@ class _StageRun:
     return {name: transport.unpack_plain(value) for name, value in found.items()}
 
   def _root(self) -> block_results.BlockResult:
-    """All partial aggregates, which workers have merged."""
+    """The merge of all partial aggregates, made by workers."""
     result = block_results.BlockResult()
     result.level = self._merging.root[0]
     while True:
@@ -217,7 +217,7 @@ class _StageRun:
       except self._ray.exceptions.RayError:
         self._lose(self._merging.root)
 
-  # Handing out.
+  # Giving work to workers.
 
   def _hand_out(self) -> None:
     while (self._to_fold or not self._schedule.is_empty) and (worker := self._pool.acquire()):
@@ -255,7 +255,7 @@ class _StageRun:
     self._start(_Task(lambda task: self._finish_fold(task, node), worker, outputs))
 
   def _start_copy(self, done: _Done, node: str) -> None:
-    """Copies the stored values of a block from their node to another, if there is one."""
+    """Copies the stored values of a block from their node to another node, if there is one."""
     others = [w for w in self._pool.workers if w.node != node]
     if not done.values or not others:
       self._settle(done)
@@ -266,10 +266,10 @@ class _StageRun:
     finish = lambda task: self._finish_copy(task, done, node)  # noqa: E731
     self._start(_Task(finish, copier, outputs, is_occupied=False))
 
-  # What comes back.
+  # Taking their outputs.
 
   def _outcome(self, task: _Task) -> tuple[Any, Exception | None]:
-    """The first output of a task, and None; or None and why it was lost."""
+    """The first output of a task, and None; or None and the error by which it was lost."""
     errors = self._ray.exceptions
     try:
       return self._ray.get(task.outputs[0]), None
@@ -323,7 +323,7 @@ class _StageRun:
       self._start_copy(done, node)
 
   def _settle(self, done: _Done) -> None:
-    """A block is done, for as long as what it gave is not lost."""
+    """Marks a block as done. It can run again if its result is lost later."""
     if done.block >= self._following:
       self._done[done.block] = done
     if self._tree is not None:
@@ -352,7 +352,7 @@ class _StageRun:
     self._add(node, task.outputs[1])
 
   def _lose(self, node: schedule_lib.Node) -> None:
-    """Partial aggregates under `node` are lost: its blocks run again."""
+    """Partial aggregates below `node` are lost: puts its blocks back, to run again."""
     nodes = [node]
     while nodes:
       lost = nodes.pop()
@@ -364,7 +364,7 @@ class _StageRun:
         nodes += self._merging.children(lost)
 
   def close(self) -> None:
-    """Ends what still runs; a worker that does not end it is lost."""
+    """Cancels calls that still run. A worker that does not stop counts as lost."""
     occupied = [task for task in self._tasks.values() if task.is_occupied]
     self._tasks = {}
     if not occupied or not self._ray.is_initialized():
@@ -385,7 +385,7 @@ class _StageRun:
 
 
 def _of_worker(error: Exception, worker: ray_pool.WorkerHandle) -> Exception:
-  """The error of a client, which says where it ran as well."""
+  """The error of a client, with the worker on which it ran."""
   if not isinstance(error, cohort.ClientError):
     return error
   named = cohort.ClientError(f'{error} (It ran on {worker}.)')

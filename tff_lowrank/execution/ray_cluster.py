@@ -1,4 +1,4 @@
-"""A Ray cluster: started or joined, and what it has room for."""
+"""Starts or joins a Ray cluster, and counts the workers that fit on it."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -15,18 +15,18 @@ from typing import Any
 
 import tensorflow as tf
 
-# Ray's own name for a cluster that it starts.
+# With this address, Ray starts a cluster.
 _NEW_CLUSTER = 'local'
-# With it Ray takes the loopback address for the node's, on which all of its servers then listen.
-# Its name is of systems on which that is the default, and Ray's argument for the address turns
-# 127.0.0.1 into one that others can reach.
+# With this variable, Ray uses the loopback address for the node, and all its servers listen only
+# there. (The name is of the systems on which this is the default.) Ray's argument for the node's
+# address does not do it: it replaces 127.0.0.1 by an address that other machines can reach.
 _LOOPBACK_ONLY = 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER'
 _CONNECT_SECONDS = 10
 _SENT_PREFIXES = ('TF_', 'XLA_', 'JAX_')
 
 
 def import_ray() -> Any:
-  """Ray; raises ImportError that names the extra where it is not installed."""
+  """Ray. Raises ImportError, which names the extra to install, if it is not installed."""
   if importlib.util.find_spec('ray') is None:
     raise ImportError(
       'Computations on many machines need Ray, which is not installed. Install the extra `ray` of '
@@ -37,7 +37,7 @@ def import_ray() -> Any:
 
 @contextlib.contextmanager
 def _keeping_sigterm() -> Iterator[None]:
-  """Ray replaces the handler of SIGTERM; inside, it is left as it is."""
+  """Inside, Ray does not replace the handler of SIGTERM."""
   is_main = threading.current_thread() is threading.main_thread()
   before = signal.getsignal(signal.SIGTERM) if is_main else None
   try:
@@ -51,15 +51,15 @@ def connect(address: str | None, num_cpus: int | None) -> bool:
   """Connects this process to a cluster.
 
   Args:
-    address: Of a cluster, or `'auto'` for the one on this machine. None starts one, which listens
-      on the loopback address only, has no dashboard, and ends with this process.
-    num_cpus: How many CPU cores a new cluster says that it has; the machine's if None.
+    address: Of a cluster, or `'auto'` for the one on this machine. None starts a new cluster, which
+      listens on the loopback address only, has no dashboard, and ends with this process.
+    num_cpus: The number of CPU cores that a new cluster reports. None: the machine's.
 
   Returns:
-    Whether `disconnect` is to be called: false for a connection that was there already.
+    Whether `disconnect` must be called: false if this process was connected already.
 
   Raises:
-    RuntimeError: If this process is connected already and `address` is None.
+    RuntimeError: If this process is connected to a cluster, and `address` is None or another one.
     ConnectionError: If there is no such cluster.
   """
   os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
@@ -80,7 +80,7 @@ def connect(address: str | None, num_cpus: int | None) -> bool:
         f'at the same time, such as {address}.'
       )
     return False
-  logging.getLogger('ray').setLevel(logging.ERROR)  # It tells that it has started.
+  logging.getLogger('ray').setLevel(logging.ERROR)  # It logs that it has started.
   if address is not None:
     _check_answers(address)
   common = dict(logging_level=logging.ERROR, log_to_driver=False)
@@ -101,7 +101,7 @@ def connect(address: str | None, num_cpus: int | None) -> bool:
 
 
 def _check_answers(address: str) -> None:
-  """Raises ConnectionError if nothing answers at `host:port`: Ray itself would try for minutes."""
+  """Raises ConnectionError if nothing answers at `host:port`. Ray itself would wait for minutes."""
   if '://' in address:
     raise ValueError(
       f'`address` must be `auto` or host:port of a cluster that this machine is part of, found '
@@ -117,7 +117,7 @@ def _check_answers(address: str) -> None:
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-  """Inside, the environment has these values, unless it has others."""
+  """Inside, the environment has these values; existing variables keep theirs."""
   added = [name for name in values if name not in os.environ]
   os.environ.update({name: values[name] for name in added})
   try:
@@ -129,7 +129,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loopback_only(ray: Any) -> Iterator[None]:
-  """Inside, what Ray read of the environment when it was imported is as `_LOOPBACK_ONLY` says."""
+  """Inside, Ray behaves as if `_LOOPBACK_ONLY` had been set when it was imported."""
   constants = ray._private.ray_constants
   before = constants.ENABLE_RAY_CLUSTER
   constants.ENABLE_RAY_CLUSTER = False
@@ -140,7 +140,7 @@ def _loopback_only(ray: Any) -> Iterator[None]:
 
 
 def disconnect() -> None:
-  """Ends the connection, and the cluster if this process started it."""
+  """Closes the connection, and stops the cluster if this process started it."""
   with _keeping_sigterm():
     import_ray().shutdown()
 
@@ -157,7 +157,7 @@ def num_fitting(nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> 
 def choose_workers(
   num_workers: int | None, resources: Mapping[str, float] | None
 ) -> tuple[int, dict[str, float]]:
-  """How many workers, and what each needs; all that the cluster has room for if None.
+  """The number of workers and the resources of each. None: as many workers as fit.
 
   Raises ValueError if they do not fit on the cluster.
   """
@@ -178,16 +178,16 @@ def choose_workers(
 
 
 def cpus_for(num_workers: int | None, resources: Mapping[str, float] | None) -> int:
-  """How many cores a new cluster must say that it has: the machine's, or more for more workers."""
+  """How many cores a new cluster must report: the machine's, or more if the workers need more."""
   cores = (resources or {}).get('CPU', 1)
   return max(os.cpu_count() or 1, math.ceil((num_workers or 1) * cores))
 
 
 def environment(gpu: float = 0) -> dict[str, str]:
-  """What decides numbers in TensorFlow and XLA, for the processes of workers.
+  """The environment variables of workers that affect numerical results in TensorFlow and XLA.
 
-  TensorFlow's sums can depend on how many threads share an operation: there are as many as here,
-  whatever the node has. `gpu` is the part of a GPU that each has, and so of its memory.
+  TensorFlow's sums can depend on the number of threads of an operation. So workers use as many
+  threads as this process, on any node. `gpu`: the fraction of a GPU, and its memory, per worker.
   """
   found = {n: v for n, v in os.environ.items() if n.startswith(_SENT_PREFIXES)}
   threads = tf.config.threading.get_intra_op_parallelism_threads()

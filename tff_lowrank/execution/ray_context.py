@@ -1,4 +1,4 @@
-"""The context of many machines: a local context whose clients run on a Ray cluster."""
+"""The Ray context: a local context whose clients run on a Ray cluster of many machines."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,10 +20,10 @@ from tff_lowrank.execution import values
 
 
 class _OfClients(values.Converter):
-  """Converts clients' arguments; what is stored or described elsewhere stays there."""
+  """Converts clients' arguments. Values stored on other machines, and descriptions, stay so."""
 
   def __init__(self, of_server: values.Converter):
-    """`of_server` converts all else; what one of both knows, the other does."""
+    """`of_server`: converts other arguments. The two share their caches."""
     super().__init__()
     self._tensors, self._datasets = of_server._tensors, of_server._datasets
 
@@ -44,7 +44,7 @@ class _OfClients(values.Converter):
 
 
 class _Converter(values.Converter):
-  """Converts arguments and results; clients' values may be stored elsewhere."""
+  """Converts arguments and results. Clients' values may be stored on other machines."""
 
   def __init__(self):
     super().__init__()
@@ -67,7 +67,7 @@ class _Converter(values.Converter):
 
 
 class RayContext(context_lib.LocalContext):
-  """Runs clients on the workers of a Ray cluster, and all else in this process.
+  """Runs clients on the workers of a Ray cluster, and the rest in this process.
 
   See `create_ray_context`.
   """
@@ -82,28 +82,28 @@ class RayContext(context_lib.LocalContext):
 
   @property
   def traffic(self) -> Any:
-    """What has passed through this process so far; see `ray_store.Traffic`."""
+    """The bytes that passed through this process so far; see `ray_store.Traffic`."""
     return self._shared.traffic
 
   @property
   def workers(self) -> list[ray_pool.WorkerHandle]:
-    """The workers that are alive, as far as is known."""
+    """The workers that are known to be alive."""
     return self._pool.workers
 
   @property
   def losses(self) -> int:
-    """How many workers were lost so far."""
+    """The number of workers lost so far."""
     return self._pool.num_losses
 
   def replace_lost_workers(self) -> None:
-    """Starts new workers for those that were lost, as every computation does; returns at once.
+    """Starts new workers in place of lost ones, without waiting. Each computation does this too.
 
-    Raises RuntimeError if none is left, and none could be started.
+    Raises RuntimeError if no worker is left, and none could be started.
     """
     self._pool.tend()
 
   def invoke(self, comp: tff.Computation, arg: Any) -> Any:
-    """As a local context. Ctrl-C ends the workers, which the next call starts anew."""
+    """As in a local context. Ctrl-C ends the workers; the next call starts new ones."""
     try:
       return super().invoke(comp, arg)
     except KeyboardInterrupt:
@@ -146,30 +146,31 @@ def create_ray_context(
 ) -> RayContext:
   """Creates a context that runs clients on the workers of a Ray cluster.
 
-  Each worker is a process with the engines of a local context, on what Ray gives it. The numbers
-  are those of a local context, to the bit, on machines of one kind. Install it with
-  `set_ray_context`, or for a block with `with create_ray_context():`, which ends the workers.
+  Each worker is a process that runs clients as a local context does, on the resources that Ray
+  gives it. On machines of one kind, results are bitwise equal to those of a local context. Make it
+  the default with `set_ray_context`, or use it for a block of code with
+  `with create_ray_context():`, which ends the workers.
 
   Args:
-    address: Of a cluster, as `ray.init` takes it; `'auto'` is the one that runs on this machine.
-      None starts one on this machine, which listens on the loopback address only.
-    num_workers: How many workers; as many as the cluster has room for if None.
-    resources_per_worker: What each takes of the cluster, such as `{'CPU': 1, 'GPU': 0.5}`; a core,
-      and a GPU where the cluster has some, if None.
+    address: Of a cluster, as in `ray.init`; `'auto'` is the cluster on this machine. None starts a
+      cluster on this machine, which listens on the loopback address only.
+    num_workers: The number of workers. None: as many as fit on the cluster.
+    resources_per_worker: The resources of each, such as `{'CPU': 1, 'GPU': 0.5}`. None: one core,
+      and one GPU if the cluster has GPUs.
     compile: As in `create_local_context`.
-    start_timeout: Seconds that a worker may take to start.
+    start_timeout: How many seconds a worker may take to start.
 
   Raises:
     ImportError: If Ray is not installed.
     ConnectionError: If there is no cluster at `address`.
     ValueError: If the workers do not fit on the cluster.
-    RuntimeError: If a worker does not start, or has other versions of packages than this process.
+    RuntimeError: If a worker does not start, or its packages have other versions than here.
   """
   checks.check_one_of('compile', compile, context_lib.COMPILE_MODES)
   if num_workers is not None:
     checks.check_at_least('num_workers', num_workers, 1)
   if (resources_per_worker or {}).get('GPU', 0) > 1:
-    raise ValueError('A worker runs on at most one GPU: give more workers, of a GPU each.')
+    raise ValueError('A worker uses at most one GPU. Use more workers, with one GPU each.')
   native.check_not_forked()
   num_cpus = None
   if address is None:
@@ -195,7 +196,7 @@ def set_ray_context(
   compile: str = 'auto',
   start_timeout: float = 300.0,
 ) -> RayContext:
-  """Makes a Ray context the default, and returns it; see `create_ray_context`."""
+  """Creates a Ray context, makes it the default, and returns it. See `create_ray_context`."""
   context = create_ray_context(address, num_workers, resources_per_worker, compile, start_timeout)
   tff.framework.set_default_context(context)
   return context

@@ -1,4 +1,4 @@
-"""The workers on a Ray cluster: started, lost, replaced, released."""
+"""The workers on a Ray cluster: starts, replaces and ends them."""
 
 from collections.abc import Mapping
 import contextlib
@@ -15,7 +15,7 @@ class WorkersLostError(ConnectionError):
 
 
 def _actor_class(ray: Any) -> Any:
-  """The class of workers' actors. It is sent whole, and imports TensorFlow only when it is made."""
+  """The class of the workers' actors. It is sent by value; its constructor imports TensorFlow."""
 
   class TffWorker:
     def __init__(self, environment, compile_mode):
@@ -58,8 +58,8 @@ def _actor_class(ray: Any) -> Any:
 class WorkerHandle:
   """A worker.
 
-  number: from 0; a replacement gets a new one.
-  node, pid: the id of its node, and that of its process there.
+  number: from 0; a replacement gets a new number.
+  node, pid: the ids of its node and of its process.
   """
 
   def __init__(self, number: int, actor: Any, started: Any):
@@ -71,12 +71,12 @@ class WorkerHandle:
 
   @property
   def places(self) -> tuple[Any, ...]:
-    """Where it is, from near to far."""
+    """Its places, from narrow to wide: where data for it may be."""
     return (self.number, self.node)
 
 
 class Pool:
-  """The workers of a context. Several computations may share them."""
+  """The workers of a context. Computations that run at the same time share them."""
 
   def __init__(
     self,
@@ -89,11 +89,11 @@ class Pool:
     """Creates the pool; `start` starts its workers.
 
     Args:
-      num_workers: How many there are to be.
-      resources: What each needs of the cluster.
+      num_workers: The number of workers to start.
+      resources: The resources of each worker.
       compile_mode: As in a local context.
-      versions: What the versions of each must be.
-      start_timeout: Seconds to wait for a worker where there is none.
+      versions: The versions of packages that each worker must have.
+      start_timeout: How many seconds to wait for a worker if there is none.
     """
     self._ray = ray_cluster.import_ray()
     self._wanted, self._compile_mode = num_workers, compile_mode
@@ -121,14 +121,14 @@ class Pool:
 
   @property
   def workers(self) -> list[WorkerHandle]:
-    """Those that are alive, as far as is known."""
+    """The workers that are known to be alive."""
     with self._lock:
       return list(self._alive)
 
   def start(self) -> None:
-    """Starts the workers that are missing, and waits for all of them.
+    """Starts the missing workers, and waits for all of them.
 
-    Raises RuntimeError if one does not start, or has other versions.
+    Raises RuntimeError if one does not start, or has other versions of packages.
     """
     with self._lock:
       self._is_released = False
@@ -152,7 +152,7 @@ class Pool:
       raise
 
   def start_if_released(self) -> None:
-    """As `start`, after `release`; lost workers are `tend`'s to replace."""
+    """As `start`, but only after `release`. (`tend` replaces lost workers.)"""
     if self._is_released:
       self.start()
 
@@ -165,7 +165,7 @@ class Pool:
       self._numbers += 1
 
   def _collect(self, raises: bool = False) -> None:
-    """Takes up the workers that have started."""
+    """Adds the workers that have started."""
     with self._lock:
       if not self._starting:
         return
@@ -199,7 +199,7 @@ class Pool:
       )
 
   def tend(self) -> None:
-    """Replaces workers that were lost; raises WorkersLostError if none is left, and none comes."""
+    """Replaces lost workers. Raises WorkersLostError if none is left and none can be started."""
     with self._lock:
       self._fill()
       self._collect()
@@ -220,18 +220,18 @@ class Pool:
     return ray_cluster.num_fitting(self._ray.nodes(), self._resources) > 0
 
   def acquire(self) -> WorkerHandle | None:
-    """A free worker, or None."""
+    """Takes a free worker; None if there is none."""
     with self._lock:
       return self._free.pop(0) if self._free else None
 
   def give_back(self, worker: WorkerHandle) -> None:
-    """A worker that was acquired is free again."""
+    """Frees a worker that was acquired."""
     with self._lock:
       if worker in self._alive:
         self._free.append(worker)
 
   def lost(self, worker: WorkerHandle, reason: str) -> None:
-    """A worker that has died, or must: it is ended, and replaced by the next `tend`."""
+    """Ends a worker that has died or must not be used any more. The next `tend` replaces it."""
     with self._lock:
       if worker not in self._alive:
         return
@@ -248,7 +248,7 @@ class Pool:
       self._ray.kill(worker.actor, no_restart=True)
 
   def release(self) -> None:
-    """Ends all workers; `start` starts new ones."""
+    """Ends all workers. `start` starts new ones."""
     with self._lock:
       workers = self._alive + self._starting
       self._alive, self._starting, self._free = [], [], []

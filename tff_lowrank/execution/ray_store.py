@@ -1,4 +1,4 @@
-"""What computations on a Ray cluster share: what is in its store of objects, and what passes by."""
+"""Values in a Ray cluster's object store, and other data that computations on it share."""
 
 from collections.abc import Sequence
 import contextlib
@@ -16,17 +16,17 @@ from tff_lowrank.execution import sequences
 from tff_lowrank.execution import stored
 from tff_lowrank.execution import transport
 
-# Of the memory of the cluster's stores of objects, what results may take that wait to be merged.
+# The fraction of the object stores' memory for results that wait to be merged.
 _WAITING_PART = 0.3
 
 
 @dataclasses.dataclass
 class Traffic:
-  """Bytes of arrays that passed through the process that runs the program.
+  """The bytes of arrays that passed through the process that runs the program.
 
-  sent: arguments of computations, and data sets that exist nowhere else.
+  sent: arguments of computations, and data sets that exist only in this process.
   received: aggregates, and clients' values that were fetched.
-  blocks: how many blocks were run, those that ran twice among them.
+  blocks: the number of blocks that were run; a block that ran twice counts twice.
   """
 
   sent: int = 0
@@ -35,7 +35,7 @@ class Traffic:
 
 
 class RayValue(stored.StoredValue):
-  """A client's value in Ray's store of objects, in one copy or in two, on different nodes."""
+  """A client's value in Ray's object store: one copy, or two on different nodes."""
 
   def __init__(
     self, specs: Sequence[Any], reference: Any, worker: ray_pool.WorkerHandle, traffic: Traffic
@@ -57,16 +57,16 @@ class RayValue(stored.StoredValue):
         self._traffic.received += sum(a.nbytes for a in arrays)
         return arrays
     raise stored.LostError(
-      'A value of a client is lost, with the nodes that all copies of it were on. Go on from the '
+      'A value of a client is lost: all nodes that had a copy of it are gone. Resume from the '
       'last checkpoint.'
     )
 
 
 class Shared:
-  """What runs of computations share: the workers, and what is in the store of objects."""
+  """Shared by the runs of computations: the workers, and references to the object store."""
 
   def __init__(self, pool: ray_pool.Pool):
-    """`pool` has the workers."""
+    """`pool`: the workers."""
     self.ray = ray_cluster.import_ray()
     self.pool = pool
     self.traffic = Traffic()
@@ -74,11 +74,11 @@ class Shared:
     self.values: weakref.WeakSet[RayValue] = weakref.WeakSet()
     self._places: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
     self._steps: dict[tuple[str, str], int] = {}
-    self._nodes: frozenset[str] = frozenset()  # That there were workers on at the last check.
+    self._nodes: frozenset[str] = frozenset()  # The nodes with workers at the last check.
     self._plans: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
   def plan(self, plan: plan_lib.Plan) -> transport.Held:
-    """Where the serialised plan is."""
+    """The serialised plan, in the object store."""
     if plan not in self._plans:
       self._plans[plan] = held = transport.Held((self.ray.put(plan.block.proto),))
       weakref.finalize(plan, self._forget, held)
@@ -90,9 +90,9 @@ class Shared:
         worker.actor.forget.remote(held)
 
   def keep_two_copies(self) -> None:
-    """Copies the values that are on one node with workers only, where there are others.
+    """Makes a second copy of values that only one node with workers has, if there are other nodes.
 
-    Ray takes half a minute to notice that a node is gone, workers are noticed at once.
+    Ray notices a lost node only after half a minute, but a lost worker at once.
     """
     nodes = frozenset(worker.node for worker in self.pool.workers)
     if nodes == self._nodes:
@@ -113,19 +113,19 @@ class Shared:
         del value.copies[2:]
 
   def value(self, specs: Sequence[Any], reference: Any, worker: ray_pool.WorkerHandle) -> RayValue:
-    """A value that a worker has left in the store."""
+    """A value that a worker has put in the store."""
     value = RayValue(specs, reference, worker, self.traffic)
     self.values.add(value)
     return value
 
   def num_steps(self, description: client_datasets.ClientDataset) -> int:
-    """Of a client's data set; as it was when a worker last opened it where no one says."""
+    """The number of batches of a client's data set. If not given, that of its last use, or 0."""
     if description.num_steps is not None:
       return description.num_steps
     return self._steps.get((description.source.identity, description.client_id), 0)
 
   def places_of(self, leaf: Any) -> tuple[Any, ...]:
-    """Where a data set that travels as arrays was used last, and is kept."""
+    """The places that keep a data set sent as arrays, since it was last used there."""
     return self._places.get(leaf.memo, ()) if isinstance(leaf, sequences.Dataset) else ()
 
   def note(
@@ -135,7 +135,7 @@ class Shared:
     steps: Sequence[int | None],
     worker: ray_pool.WorkerHandle,
   ) -> None:
-    """Notes where clients ran, and how many steps they had where a worker opened their data."""
+    """Notes which worker ran the clients, and the steps of data sets that it opened."""
     for values in slots:
       for client, count in zip(clients, steps, strict=True):
         for leaf in sequences.flatten(values[client]):
@@ -146,6 +146,6 @@ class Shared:
             self._steps[described.source.identity, described.client_id] = count
 
   def window(self, bytes_of_block: int) -> int:
-    """How many results may wait, by the memory there is for them."""
+    """How many results may wait to be merged, by the memory for them."""
     memory = self.ray.cluster_resources().get('object_store_memory', 1 << 30)
     return int(_WAITING_PART * memory / max(bytes_of_block, 1))

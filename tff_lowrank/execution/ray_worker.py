@@ -1,4 +1,4 @@
-"""The side of a worker: runs blocks of clients on the devices that its process was given."""
+"""The worker's side: runs blocks of clients on the devices of its process."""
 
 import collections
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _PACKAGES = ('jaxlib', 'numpy', 'ray', 'tensorflow', 'tensorflow-federated')
 
 
 def versions() -> dict[str, str]:
-  """What must be the same in all processes, by name."""
+  """The versions that must be equal in all processes, by package."""
   found = dict(python=platform.python_version(), machine=platform.machine())
   for name in _PACKAGES:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -50,10 +50,10 @@ def versions() -> dict[str, str]:
 class StageRequest:
   """A stage of a run.
 
-  run: identifies the run of the computation.
-  plan: identifies the plan, and holds its serialised building block.
-  number: of the stage in the plan.
-  server: holds what all clients share: `[name, index or None, packed value]` of each value.
+  run: the id of the computation's run.
+  plan: the plan's serialised building block; it identifies the plan.
+  number: the number of the stage in the plan.
+  server: the values that all clients share, as `[name, index or None, packed value]` each.
   """
 
   run: str
@@ -66,10 +66,10 @@ class StageRequest:
 class BlockRequest:
   """A block to run.
 
-  clients: of each client the packed values for the slots in the stage's values.
+  clients: for each client, the packed values for the slots in the stage's values.
   first: the position in the cohort of its first client.
   num_clients, description: as in `cohort.StageJob`.
-  stored: names of the kept values that are stored, and not sent.
+  stored: the names of the kept values that are stored instead of sent.
   """
 
   stage: StageRequest
@@ -82,12 +82,12 @@ class BlockRequest:
 
 @dataclasses.dataclass
 class BlockReply:
-  """What the driver learns of a block at once.
+  """The small part of a block's result, which is sent to the driver.
 
-  kept: of each client the values to keep that are not stored, packed, by name.
-  steps: of each client's data set that was opened here, how many batches it has, or None.
+  kept: for each client, the packed values to keep that are not stored, by name.
+  steps: for each client, the number of batches of the data set opened here, or None.
   seconds: how long the block took.
-  error: what failed, pickled; None if nothing did.
+  error: the pickled error, or None.
   """
 
   kept: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -97,7 +97,7 @@ class BlockReply:
 
 
 def _get(held: Sequence[transport.Held]) -> list[Any]:
-  """The packed values of what is in the store, of whichever copy is there."""
+  """The packed values in the store. Of several copies, any that exists is used."""
   try:
     return ray.get([h.references[0] for h in held])
   except (ray.exceptions.ObjectLostError, ray.exceptions.RayActorError):
@@ -108,11 +108,11 @@ def _get_any(held: transport.Held) -> Any:
   for reference in held.references:
     with contextlib.suppress(ray.exceptions.ObjectLostError, ray.exceptions.RayActorError):
       return ray.get(reference)
-  raise stored.LostError('An object is lost, with the nodes that all copies of it were on.')
+  raise stored.LostError('An object is lost: all nodes that had a copy of it are gone.')
 
 
 class Worker:
-  """Runs blocks, one at a time; other calls may come meanwhile."""
+  """Runs blocks, one at a time. Other calls are possible during a block."""
 
   def __init__(self, compile_mode: str):
     self._device = cohort.find_devices(None)[0]
@@ -126,14 +126,14 @@ class Worker:
     self._running: tuple[str, Any] | None = None
 
   def describe(self) -> dict[str, Any]:
-    """Of this process: its versions, its device, its id, and the node it runs on."""
+    """The versions, device and id of this process, and its node."""
     node = ray.get_runtime_context().get_node_id()
     return dict(versions=versions(), device=self._device.name, pid=os.getpid(), node=node)
 
   def run_block(self, request: BlockRequest) -> tuple[Any, ...]:
     """Runs a block.
 
-    Returns the `BlockReply`, the packed partial aggregates by name, and then of each client each
+    Returns the `BlockReply`, the packed partial aggregates by name, and then, for each client, each
     stored value as a list of arrays.
     """
     start = time.monotonic()
@@ -160,7 +160,7 @@ class Worker:
     return plan, dict(server), self._unpacker.unpack(request.clients)
 
   def _stage(self, stage: StageRequest) -> tuple[plan_lib.Plan, blocks.Environment]:
-    """The plan, and what the stage's clients share."""
+    """The plan, and the values that the stage's clients share."""
     if stage.plan not in self._plans:
       (proto,) = _get([stage.plan])
       block = tff.framework.ComputationBuildingBlock.from_proto(proto)
@@ -211,7 +211,7 @@ class Worker:
     return reply, partials, *outputs
 
   def _opened(self, value: Any) -> tuple[Any, int | None]:
-    """`value` with its data sets opened, and how many batches they have, if that is known."""
+    """`value` with its data sets opened, and their number of batches, if known."""
     if isinstance(value, list):
       opened = [self._opened(item) for item in value]
       steps = [count for _, count in opened if count is not None]
@@ -223,7 +223,7 @@ class Worker:
     return sequence, cardinality if cardinality >= 0 else None
 
   def fold(self, stage: StageRequest, *parts: dict[str, Any]) -> tuple[None, dict[str, Any]]:
-    """Merges partial aggregates, packed by name, in their order. The first result is small."""
+    """Merges partial aggregates, packed by name, in their order. The first output is small."""
     plan, env = self._stage(stage)
     result = {}
     for a in plan.stages[stage.number].aggregations:
@@ -235,23 +235,23 @@ class Worker:
     return None, result
 
   def copy(self, *originals: Any) -> tuple[Any, ...]:
-    """Copies of stored values, which lie on this node. The first result is small."""
+    """Copies stored values to this node. The first output is small."""
     return None, *originals
 
   def cancel(self, run: str) -> None:
-    """Ends what runs here of a run, and whatever comes of it."""
+    """Cancels the calls of a run, and those that arrive later."""
     with self._lock:
       self._cancelled.append(run)
       if self._running is not None and self._running[0] == run:
         self._running[1].cancel()
 
   def forget(self, plan: transport.Held) -> None:
-    """A plan that is needed no more."""
+    """Drops a plan that is not needed any more."""
     self._plans.pop(plan, None)
 
 
 def _filled(value: Any, at_clients: list[plan_lib.AtClients]) -> Any:
-  """`value` with clients' values in the slots."""
+  """`value` with clients' values in its slots."""
   if isinstance(value, transport.AtClientsSlot):
     return at_clients[value.number]
   return [_filled(item, at_clients) for item in value] if isinstance(value, list) else value
@@ -264,7 +264,7 @@ def _arrays(value: Any) -> list[np.ndarray]:
 
 
 def _pickled(error: Exception) -> bytes:
-  """The error and what caused it; as a text where it cannot be pickled."""
+  """The pickled error and its cause; an error that cannot be pickled is sent as text."""
   causes: list[BaseException] = [error]
   while (cause := causes[-1].__cause__) is not None:
     causes.append(cause)
@@ -279,7 +279,7 @@ def _pickled(error: Exception) -> bytes:
 
 
 def unpickled_error(pickled: bytes) -> Exception:
-  """The error that `BlockReply.error` is, with what caused it."""
+  """The error in `BlockReply.error`, with its cause."""
   errors = [pickle.loads(one) for one in pickle.loads(pickled)]
   for error, cause in itertools.pairwise(errors):
     error.__cause__ = cause

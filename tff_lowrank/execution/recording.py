@@ -1,4 +1,4 @@
-"""Watching the calls of XLA programs: what was run, on which arguments, with which results."""
+"""Records the calls of XLA programs, with their arguments and results."""
 
 from collections.abc import Callable, Iterator, Sequence
 import contextlib
@@ -15,10 +15,10 @@ from tff_lowrank.execution import native
 class Recorded:
   """A program that was called.
 
-  arguments: of its first call, without what the program captured.
-  captured: its last arguments, the same in each call.
-  results: of its first call, in their order.
-  num_calls: how often it was called.
+  arguments: of its first call, without the captured ones.
+  captured: its last arguments, which are the same in each call.
+  results: of its first call, in order.
+  num_calls: the number of calls.
   """
 
   program: native.XlaProgram
@@ -30,9 +30,9 @@ class Recorded:
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Recorded]]:
-  """Gives a list that fills with the programs that are called inside, by any context.
+  """Yields a list, to which the programs called inside are added, by any context.
 
-  They stand in the order of their first calls.
+  They are in the order of their first calls.
   """
   found: dict[int, Recorded] = {}
   records: list[Recorded] = []
@@ -43,7 +43,7 @@ def recording() -> Iterator[list[Recorded]]:
       if id(program) in found:
         found[id(program)].num_calls += 1
         return lambda results: None
-      # Copies, before the call: a program may write its results where its arguments were.
+      # Copied before the call, because a program may overwrite its arguments.
       record = Recorded(program, _copies(arguments), _copies(program.captured))
       found[id(program)] = record
       records.append(record)

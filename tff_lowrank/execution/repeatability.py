@@ -1,8 +1,8 @@
-"""Which data sets give the same elements in every pass, and copies of the others.
+"""Finds out which data sets give the same elements in each pass, and copies the others.
 
-TFF's stock runtime starts a data set anew in every call, from its serialised graph. A data set
-that is not repeatable is copied in the same way, so that each call sees it start from its seeds
-and read the variables and tables as they are then.
+TFF's stock runtime restarts a data set in each call, from its serialised graph. Data sets that are
+not repeatable are copied in the same way here, so that in each call they start from their seeds and
+read the current values of variables and tables.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import tensorflow as tf
 from tff_lowrank.execution import graph_defs
 from tff_lowrank.execution import native
 
-# Data sets that give the same elements in every pass, if what they are made from does.
+# Data sets that give the same elements in each pass if their inputs do.
 _REPEATABLE = frozenset(
   [
     'BatchDataset',
@@ -41,12 +41,12 @@ _REPEATABLE = frozenset(
 )
 
 
-# Operations that TensorFlow takes for functions of their inputs, and that read something else.
+# Operations that are not marked as stateful in TensorFlow, but read more than their inputs.
 _READING_OPS = frozenset(['MatchingFiles', 'PyFuncStateless', 'ReadFile'])
 
 
 def _reads_nothing_else(function: Any) -> bool:
-  """Whether what a concrete function gives follows from its arguments and constants alone."""
+  """Whether a concrete function's results depend on its arguments and constants only."""
   if any(op.op_def.is_stateful for op in function.graph.get_operations()):
     return False
   if any(t.dtype in (tf.resource, tf.variant) for t in function.captured_inputs):
@@ -56,10 +56,10 @@ def _reads_nothing_else(function: Any) -> bool:
 
 
 def is_repeatable(dataset: tf.data.Dataset) -> bool:
-  """Whether every pass over `dataset` is known to give the same elements.
+  """Whether each pass over `dataset` is known to give the same elements.
 
-  Not so for shuffling, random, stateful, generated or file-based ones, for those that read a
-  variable, a table or a file, and for what was not made in this process.
+  False for data sets that shuffle, are random or stateful, come from a generator or files, read a
+  variable or table, or were not made in this process.
   """
   if type(dataset).__name__.strip('_') not in _REPEATABLE:
     return False
@@ -69,22 +69,22 @@ def is_repeatable(dataset: tf.data.Dataset) -> bool:
   return all(is_repeatable(source) for source in native.dataset_inputs(dataset))
 
 
-# Data sets that keep something from one pass for the next: a random state, a cache.
+# Data sets with a state that one pass leaves for the next, such as a random state or a cache.
 _STATEFUL_OPS = frozenset(
   ['CacheDatasetV2', 'RandomDatasetV2', 'ShuffleAndRepeatDatasetV2', 'ShuffleDatasetV3']
 )
 _PYTHON_OPS = frozenset(['EagerPyFunc', 'PyFunc', 'PyFuncStateless'])
 NO_GRAPH = b''
-# The name of a state, all of one length so that one can replace another in a serialised graph.
+# The name of a state. All have one length, so that one can replace another in a serialised graph.
 _STATE_NAME = 'tff_lowrank_state_{:016d}'
 _STATE_NUMBER = itertools.count(1)
 
 
 def graph_with_own_state(dataset: tf.data.Dataset) -> tuple[bytes, bool]:
-  """The serialised graph of `dataset`, to make copies that each start from its seeds.
+  """The serialised graph of `dataset`, for copies that start from its seeds.
 
-  `NO_GRAPH` if TensorFlow cannot write it down. The second result says whether the graph holds
-  for good what `dataset` reads anew in each pass: the value of a variable, a table's content.
+  `NO_GRAPH` if TensorFlow cannot serialise it. The second result is whether the graph has fixed
+  values of something that `dataset` reads in each pass, such as a variable or a table.
   """
   variant = tf.data.experimental.to_variant(dataset)
   try:
@@ -108,14 +108,14 @@ def graph_with_own_state(dataset: tf.data.Dataset) -> tuple[bytes, bool]:
 
 
 def is_of_this_process(graph: bytes) -> bool:
-  """Whether a graph from `graph_with_own_state` calls Python, which other processes cannot."""
+  """Whether a graph from `graph_with_own_state` calls Python, so it works in this process only."""
   graph_def = tf.compat.v1.GraphDef.FromString(graph)
   return any(node.op in _PYTHON_OPS for node in graph_defs.all_nodes(graph_def))
 
 
 def copy_from_graph(graph: bytes, element_spec: Any) -> tf.data.Dataset:
-  """A data set made of a graph from `graph_with_own_state`, which starts from its seeds."""
-  # TensorFlow makes a state anew if it finds none of that name.
+  """A data set from a graph of `graph_with_own_state`. It starts from its seeds."""
+  # TensorFlow creates a new state if there is none of that name.
   own, new = (_STATE_NAME.format(i).encode() for i in (0, next(_STATE_NUMBER)))
   variant = tf.raw_ops.DatasetFromGraph(graph_def=graph.replace(own, new))
   return tf.data.experimental.from_variant(variant, element_spec)

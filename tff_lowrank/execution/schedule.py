@@ -1,7 +1,7 @@
-"""Which block runs next, and which partial aggregates are merged, where several workers run.
+"""Decides which block runs next on a worker, and which partial aggregates are merged when.
 
-Nothing here knows what a worker is, or what time it is: the order in which things happen decides
-who does what, and never what is merged with what.
+Which worker runs a block depends on the order in which workers become free. Which partial
+aggregates are merged with each other does not.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,16 +11,16 @@ from typing import Any
 
 from tff_lowrank.execution import block_results
 
-# A place in the tree of partial aggregates: its level, 0 for blocks, and its position there.
+# A node in the tree of partial aggregates: its level, 0 for blocks, and its position in the level.
 Node = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """What is known of a block before it runs.
+  """What is known about a block before it runs.
 
-  steps: of its clients' training, a measure of how long it takes.
-  homes: places where what it needs lies already, the best one first.
+  steps: its clients' number of training steps, an estimate of how long it takes.
+  homes: places that already have data for it, the best one first.
   """
 
   steps: float = 0
@@ -30,9 +30,9 @@ class Block:
 class Schedule:
   """The blocks of a stage: waiting, running, or done.
 
-  The longest goes first, of those that are at home where the worker is, else of all. Blocks that
-  are merged with each other, `FAN_IN` neighbours, are a group. Only so many groups are begun at a
-  time as the window has room for, so that no more results wait, in however bad an order they come.
+  A worker gets the longest block that has its data near it, or else the longest of all. `FAN_IN`
+  consecutive blocks, which are merged with each other, are a group. The number of groups that have
+  begun and are not merged is limited, so that at most `window` results wait to be merged.
   """
 
   def __init__(self, blocks: Sequence[Block], window: int):
@@ -40,15 +40,15 @@ class Schedule:
 
     Args:
       blocks: The blocks, in their order.
-      window: How many results may wait to be merged; at least 2 times `FAN_IN` count.
+      window: How many results may wait to be merged; less than 2 * `FAN_IN` counts as this.
     """
     self._blocks = blocks
     self._max_begun = max(window // block_results.FAN_IN, 2)
     self._waiting = set(range(len(blocks)))
-    # Of each group that has begun, the blocks that are not merged.
+    # For each group that has begun, the blocks that are not merged.
     self._begun: dict[int, set[int]] = {}
-    # Blocks by place, None is any, and those of groups that have begun: the longest on top. One
-    # that waits no more is left where it is until it is found.
+    # Heaps of blocks, the longest on top: by place (None is any place), and of groups that have
+    # begun. A block that does not wait any more stays in a heap until it comes to the top.
     self._heaps: dict[Any, list[tuple[float, int]]] = {}
     self._of_begun: list[tuple[float, int]] = []
     for block in self._waiting:
@@ -72,7 +72,7 @@ class Schedule:
     return heap[0][1] if heap else None
 
   def take(self, places: Iterable[Any] = ()) -> int | None:
-    """The block for a worker that is at `places`, the nearest first; None if there is none now."""
+    """Takes the block for a worker at `places`, the nearest first. None if none may start now."""
     is_full = len(self._begun) >= self._max_begun
     for place in (*places, None):
       heap = self._of_begun if is_full and place is None else self._heaps.get(place, [])
@@ -89,7 +89,7 @@ class Schedule:
     return None
 
   def put_back(self, block: int) -> None:
-    """A block that was taken, and must run again, merged or not."""
+    """Makes a block that was taken wait again, even if its result was merged."""
     group = block // block_results.FAN_IN
     self._waiting.add(block)
     self._begun.setdefault(group, set()).add(block)
@@ -97,7 +97,7 @@ class Schedule:
     heapq.heappush(self._of_begun, (-self._blocks[block].steps, block))
 
   def merged(self, block: int) -> None:
-    """The result of a block has been merged, and waits no more."""
+    """Notes that the result of a block has been merged."""
     group = block // block_results.FAN_IN
     left = self._begun[group]
     left.discard(block)
@@ -106,38 +106,38 @@ class Schedule:
 
   @property
   def is_empty(self) -> bool:
-    """Whether no block waits."""
+    """Whether no block is waiting."""
     return not self._waiting
 
 
 class Tree:
-  """Which merges are possible as results arrive, in the tree of `block_results.Fold`.
+  """Tells which merges are possible as results arrive, in the tree of `block_results.Fold`.
 
-  root: the node that holds all, once it is there.
+  root: the node that all blocks are merged into.
   """
 
   def __init__(self, num_blocks: int):
-    self._counts = [num_blocks]  # Of the nodes of each level.
+    self._counts = [num_blocks]  # The number of nodes in each level.
     while self._counts[-1] > 1:
       self._counts.append(-(-self._counts[-1] // block_results.FAN_IN))
     self._there: set[Node] = set()
     self.root: Node = (len(self._counts) - 1, 0)
 
   def children(self, node: Node) -> list[Node]:
-    """What a node is merged of, in the order of the merges."""
+    """The nodes that are merged into a node, in order."""
     level, position = node
     first = position * block_results.FAN_IN
     last = min(first + block_results.FAN_IN, self._counts[level - 1])
     return [(level - 1, i) for i in range(first, last)]
 
   def blocks(self, node: Node) -> range:
-    """The blocks in a node."""
+    """The blocks that are merged into a node."""
     level, position = node
     size = block_results.FAN_IN**level
     return range(position * size, min((position + 1) * size, self._counts[0]))
 
   def add(self, node: Node) -> Node | None:
-    """Notes that a node is there; returns its parent if that can be merged now."""
+    """Notes that a node is available. Returns its parent if that can be merged now, else None."""
     self._there.add(node)
     level, position = node
     if node == self.root:
@@ -146,5 +146,5 @@ class Tree:
     return parent if self._there.issuperset(self.children(parent)) else None
 
   def remove(self, node: Node) -> None:
-    """Notes that a node is lost, or needed no more."""
+    """Notes that a node is lost, or not needed any more."""
     self._there.discard(node)

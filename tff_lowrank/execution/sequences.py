@@ -1,9 +1,8 @@
-"""Sequences: data sets as values, and reading them once into stacked batches.
+"""Sequences: data sets as values of computations, read into stacked batches.
 
-TFF's stock runtime receives a data set as a serialised graph, and starts it anew in every
-call. Here the data set itself is read, in the process, with the same meaning: one that
-shuffles starts its order from its seeds in every call, and what reads it twice in one call
-sees two passes.
+TFF's stock runtime gets a data set as a serialised graph, and restarts it in each call. Here the
+data set itself is read, in this process, with the same results: a shuffled data set starts from its
+seeds in each call, and a computation that reads it twice in one call gets two passes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,11 +19,11 @@ from tff_lowrank.execution import repeatability
 
 
 class Batches:
-  """Elements in memory: equal ones, then perhaps one of another shape.
+  """The elements of a data set in memory. All but the last have the same shapes.
 
   full: for each component, an array [num_full, ...].
-  tail: for each component of the last element if it differs in shape, its array; else None.
-  shapes: the dtype and shape of a full element's components, and the shapes of the tail's.
+  tail: the components of the last element if its shapes differ, such as a smaller batch; else None.
+  shapes: the dtypes and shapes of a full element's components, and the shapes of the tail's.
   """
 
   def __init__(self, full: list[np.ndarray], tail: list[np.ndarray] | None):
@@ -44,18 +43,18 @@ class Batches:
     return self.num_full + (self.tail is not None)
 
 
-# How much of a data set is held in memory where it is read piece by piece.
+# How much of a data set is in memory at a time when it is read in parts.
 _CHUNK_BYTES = 1 << 26
 _CHUNK_ELEMENTS = 1 << 13
 
 
 class Memo:
-  """What is known of a data set, without holding it.
+  """What is known about a data set. It does not keep the data set alive.
 
-  is_repeatable: whether all passes are the same.
-  batches: its elements in memory, once they have been read.
-  is_unlike: whether it was read and had nothing that could be stacked.
-  graph: its serialised graph, once it was needed and if it serves all calls.
+  is_repeatable: whether all passes give the same elements.
+  batches: its elements in memory, after they have been read.
+  is_unlike: whether it was read and its elements could not be stacked.
+  graph: its serialised graph, after it was needed, if it can be used in all calls.
   """
 
   def __init__(self, dataset: tf.data.Dataset):
@@ -66,7 +65,7 @@ class Memo:
 
 
 class Dataset:
-  """A sequence value made of a `tf.data.Dataset`, as of one call."""
+  """A `tf.data.Dataset` as a sequence value, in one call."""
 
   def __init__(
     self,
@@ -80,8 +79,8 @@ class Dataset:
     Args:
       dataset: The data set.
       element_type: TFF's type of its elements.
-      memo: What is known of it from other calls.
-      origin: What it is a restarted copy of, if it is one.
+      memo: What is known about it from other calls.
+      origin: The sequence of which this is a restarted copy, or None.
     """
     self._element_type = element_type
     self._dataset = dataset
@@ -104,7 +103,7 @@ class Dataset:
     return self._dataset
 
   def restarted(self) -> 'Dataset':
-    """The sequence as a new call sees it: whatever its passes depend on starts anew."""
+    """The sequence for a new call, in which the state of its passes is restarted."""
     memo = self._memo
     if memo.is_repeatable:
       return self
@@ -118,7 +117,7 @@ class Dataset:
     return Dataset(copy, self._element_type, origin=self)
 
   def graph(self) -> bytes:
-    """The graph that `from_graph` makes the same of in another process, or `NO_GRAPH`."""
+    """A graph for `from_graph` in another process, or `NO_GRAPH`."""
     origin = self._origin or self
     return origin._memo.graph or repeatability.graph_with_own_state(origin._dataset)[0]
 
@@ -126,7 +125,7 @@ class Dataset:
   def from_graph(
     cls, graph: bytes, element_spec: Any, element_type: tff.Type, is_repeatable: bool
   ) -> 'Dataset':
-    """The sequence that `graph` is of, as a new call sees it."""
+    """The sequence from which `graph` was made, for a new call."""
     dataset = repeatability.copy_from_graph(graph, element_spec)
     memo = Memo(dataset)
     memo.is_repeatable, memo.graph = is_repeatable, graph
@@ -141,16 +140,16 @@ class Dataset:
       yield tf.nest.flatten(element, expand_composites=True)
 
   def batches(self) -> Batches | None:
-    """All elements in memory, or None if they are not alike enough.
+    """All elements in memory, or None if they cannot be stacked.
 
-    Of a sequence that is not repeatable this is the first pass, which `chunks` then gives.
+    For a sequence that is not repeatable these are those of the first pass; `chunks` reuses them.
     """
     memo = self._memo
     if memo.batches is None and not memo.is_unlike:
       memo.batches = stack(self.elements())
       memo.is_unlike = memo.batches is None
       if memo.is_unlike and self._origin is not None:
-        self._dataset = self._origin.restarted().as_dataset()  # As if it had not been read.
+        self._dataset = self._origin.restarted().as_dataset()  # As before it was read.
     return memo.batches
 
   def chunks(self) -> Iterator[list[Any]]:
@@ -164,7 +163,7 @@ class Dataset:
 
 
 class Variant:
-  """A sequence value that a TensorFlow graph made, as its variant tensor."""
+  """A sequence value made in a TensorFlow graph, given as its variant tensor."""
 
   is_repeatable = False
 
@@ -197,7 +196,7 @@ class Variant:
 
 
 class Elements:
-  """A sequence value that is a list of values of TFF's element type, structs as lists."""
+  """A sequence value given as a list of values of TFF's element type, with structs as lists."""
 
   is_repeatable = True
 
@@ -241,29 +240,29 @@ class Elements:
 
 
 def read_variant(variant: tf.Tensor, structure: Any) -> Iterator[list[tf.Tensor]]:
-  """The components of each element of a data set that is given as its variant tensor."""
+  """The components of each element of a data set, which is given as its variant tensor."""
   for element in interruptible.elements(tf.data.experimental.from_variant(variant, structure)):
     yield tf.nest.flatten(element, expand_composites=True)
 
 
 def flatten(value: Any) -> list[Any]:
-  """The leaves of a value whose structs are lists."""
+  """The leaves of a value, whose structs are lists."""
   if isinstance(value, list):
     return [leaf for item in value for leaf in flatten(item)]
   return [value]
 
 
 def pack(leaves: Iterator[Any], type_spec: tff.Type) -> Any:
-  """The value of `type_spec`, structs as lists, whose leaves come from `leaves`."""
+  """A value of `type_spec` with the given leaves. Structs are lists."""
   if isinstance(type_spec, tff.StructType):
     return [pack(leaves, t) for t in type_spec]
   return next(leaves)
 
 
 def component_order(element_type: tff.Type) -> list[int]:
-  """For each component of TensorFlow's elements, which leaf of the TFF type it is.
+  """For each component of TensorFlow's elements, the index of its leaf in the TFF type.
 
-  They differ because TensorFlow sorts the keys of dictionaries.
+  The orders differ because TensorFlow sorts the keys of dictionaries.
   """
   count = iter(range(1_000_000))
 
@@ -279,7 +278,7 @@ def component_order(element_type: tff.Type) -> list[int]:
 
 
 def values(sequence: Any, element_type: tff.Type) -> Iterator[Any]:
-  """The elements as TFF values, structs as lists."""
+  """The elements as TFF values. Structs are lists."""
   order = component_order(element_type)
   for components in sequence.elements():
     leaves: list[Any] = [None] * len(order)
@@ -289,7 +288,7 @@ def values(sequence: Any, element_type: tff.Type) -> Iterator[Any]:
 
 
 def _element_spec(element_type: tff.Type) -> Any:
-  """The element structure that TensorFlow's data sets of `element_type` have."""
+  """The element spec of TensorFlow data sets of `element_type`."""
   if isinstance(element_type, tff.StructType):
     names = tff.structure.name_list_with_nones(element_type)
     values = [_element_spec(t) for t in element_type]
@@ -302,10 +301,9 @@ def _element_spec(element_type: tff.Type) -> Any:
 
 
 def chunks(elements: Iterator[Sequence[tf.Tensor]]) -> Iterator[list[Any]]:
-  """Runs of elements of equal shapes, each component stacked to [num_elements, ...].
+  """Consecutive elements of equal shapes, with each component stacked to [num_elements, ...].
 
-  Elements with components that cannot be stacked, such as nested data sets, come one by one,
-  as [1, ...].
+  Elements that cannot be stacked, such as nested data sets, come one by one, as [1, ...].
   """
   run: list[Sequence[Any]] = []
   shapes, size = None, 0
@@ -332,8 +330,9 @@ def _stacked(run: list[Sequence[Any]]) -> list[Any]:
 
 
 def stack(elements: Iterator[Sequence[tf.Tensor]]) -> Batches | None:
-  """All elements; None if there are none, or if they are not numbers of one shape but for the
-  last.
+  """All elements; None if there are none, or if they cannot be stacked.
+
+  Elements can be stacked if they are numbers, and all but the last have the same shapes.
   """
   read = list(itertools.islice(_joined(chunks(elements)), 3))
   if not 1 <= len(read) <= 2 or not all(isinstance(a, np.ndarray) for a in read[0]) or not read[0]:
@@ -345,7 +344,7 @@ def stack(elements: Iterator[Sequence[tf.Tensor]]) -> Batches | None:
 
 
 def _joined(pieces: Iterator[list[Any]]) -> Iterator[list[Any]]:
-  """The same with neighbours of equal shapes put together."""
+  """The same elements, with consecutive pieces of equal shapes joined."""
   for _, alike in itertools.groupby(pieces, key=lambda piece: [a.shape[1:] for a in piece]):
     group = list(alike)
     is_array = all(isinstance(a, np.ndarray) for a in group[0])

@@ -1,4 +1,4 @@
-"""TFF's own local context, without what it leaves behind."""
+"""TFF's own local context, without the processes that it leaves behind."""
 
 from collections.abc import Iterator
 import contextlib
@@ -15,8 +15,8 @@ def _workers() -> set[psutil.Process]:
 def stock_context() -> Iterator[tff.framework.SyncContext]:
   """Runs TFF computations on TFF's stock runtime inside a `with` block.
 
-  The runtime is a worker process that TFF starts with the first computation. It can outlive
-  its parent and holds the parent's output open, so it is ended, by its id, with the block.
+  The runtime is a worker process that TFF starts with the first computation. It can outlive its
+  parent and keep the parent's output open, so it is ended when the block ends.
   """
   others = _workers()
   context = tff.backends.native.create_sync_local_cpp_execution_context()

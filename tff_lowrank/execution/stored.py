@@ -1,9 +1,8 @@
 """Clients' values that stay on the machines where clients run.
 
-A context of many machines can leave a client's value where it was made. What the program gets
-then are `StoredArray`s in the place of arrays. They can be handed in to the next round, which
-moves nothing through the process that runs the program, and are fetched where numbers are asked
-for.
+A context of many machines can keep a client's value on the machine where it was made. The program
+then gets `StoredArray`s in place of arrays. As arguments of the next round, they are not sent
+through the process that runs the program. They are fetched when their numbers are read.
 """
 
 import abc
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import tensorflow_federated as tff
 
-# What is smaller travels with the messages.
+# Smaller values are sent with the messages.
 MIN_BYTES = 1 << 16
 
 _local = threading.local()
@@ -23,9 +22,9 @@ _local = threading.local()
 
 @contextlib.contextmanager
 def client_values_stay() -> Iterator[None]:
-  """Inside, computations leave large values at clients where they are, if the context can.
+  """Inside, large values at clients stay on their machines, if the context supports this.
 
-  It is for this thread, and for values of at least `MIN_BYTES` a client.
+  It affects this thread only, and values of at least `MIN_BYTES` per client.
   """
   before = do_client_values_stay()
   _local.stay = True
@@ -41,13 +40,13 @@ def do_client_values_stay() -> bool:
 
 
 class LostError(ConnectionError):
-  """What was stored on other machines is there no more, nor any copy of it."""
+  """A value stored on other machines is lost, with all its copies."""
 
 
 class RemoteArray(np.lib.mixins.NDArrayOperatorsMixin, abc.ABC):
-  """An array whose numbers are elsewhere until somebody asks for them.
+  """An array whose numbers are stored elsewhere, and fetched when they are read.
 
-  It does all that a read-only NumPy array does, and copies its numbers here each time.
+  It can be used like a read-only NumPy array. Each use copies its numbers to this process.
   """
 
   def __init__(self, shape: tuple[int, ...], dtype: Any):
@@ -55,7 +54,7 @@ class RemoteArray(np.lib.mixins.NDArrayOperatorsMixin, abc.ABC):
 
   @abc.abstractmethod
   def fetch(self) -> np.ndarray:
-    """Its numbers."""
+    """Copies the numbers to this process."""
 
   def __array__(self, dtype: Any = None) -> np.ndarray:
     array = self.fetch()
@@ -87,9 +86,9 @@ class RemoteArray(np.lib.mixins.NDArrayOperatorsMixin, abc.ABC):
 
 
 class StoredValue(abc.ABC):
-  """A client's value that is stored elsewhere, of tensors that are numbers.
+  """A client's value, of numeric tensors, that is stored elsewhere.
 
-  references: what names it there. places: where it is.
+  references: identify it there. places: where it is.
   """
 
   references: Any
@@ -101,11 +100,11 @@ class StoredValue(abc.ABC):
 
   @abc.abstractmethod
   def fetch(self) -> list[np.ndarray]:
-    """The tensors; raises LostError if they are lost."""
+    """The tensors. Raises LostError if they are lost."""
 
 
 class StoredArray(RemoteArray):
-  """One tensor of a stored value. value: of which this is the tensor at position `index`."""
+  """One tensor of a stored value: the one at position `index` of `value`."""
 
   def __init__(self, value: StoredValue, index: int, shape: tuple[int, ...], dtype: np.dtype):
     super().__init__(shape, dtype)
@@ -116,7 +115,7 @@ class StoredArray(RemoteArray):
 
 
 def specs_of(type_spec: tff.Type) -> list[tuple[tuple[int, ...], np.dtype]] | None:
-  """Shape and dtype of each tensor of a type; None if it has others than numbers of one shape."""
+  """Shape and dtype of each tensor of a type; None if one is not numeric or of unknown shape."""
   if isinstance(type_spec, tff.StructType):
     parts = [specs_of(t) for t in type_spec]
     known = [part for part in parts if part is not None]
@@ -129,5 +128,5 @@ def specs_of(type_spec: tff.Type) -> list[tuple[tuple[int, ...], np.dtype]] | No
 
 
 def num_bytes(specs: Sequence[tuple[tuple[int, ...], np.dtype]]) -> int:
-  """Of the tensors of these shapes and dtypes."""
+  """The size in bytes of tensors with these shapes and dtypes."""
   return sum(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize for shape, dtype in specs)

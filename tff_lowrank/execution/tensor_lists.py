@@ -1,13 +1,13 @@
-"""Makes the gradients of TensorFlow's loops, such as a recurrent layer's, fit for XLA.
+"""Rewrites gradients of TensorFlow's loops, such as a recurrent layer's, so that XLA compiles them.
 
-The gradient of a `tf.while_loop` is a second loop that pops off lists what the first one
-pushed on them. Built outside XLA, and for a batch size not yet known, these loops have three
-things that XLA refuses, though it knows all shapes when it compiles:
-  * lists without a bound: where a loop plainly counts from 0 up to a limit, that is the bound;
-  * the shape of a tensor, pushed and popped: the tensor itself is pushed instead, and its shape
-    taken where it is popped, which XLA folds to a constant and drops;
-  * the length and element shape of a list that does not change, pushed in every step: they are
-    handed to the second loop as they are.
+The gradient of a `tf.while_loop` is a second loop, which pops values from lists that the first loop
+pushed on them. If they are built outside XLA, for an unknown batch size, these loops have three
+things that XLA refuses, although it knows all shapes when it compiles. They are replaced:
+  * Lists without a maximum length: if a loop counts from 0 to a limit, the limit is the length.
+  * The shape of a tensor, pushed and popped: the tensor itself is pushed instead, and its shape is
+    computed where it is popped. XLA turns this into a constant and removes the list.
+  * The length and element shape of an unchanging list, pushed in each step: the second loop gets
+    them as inputs.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _NEW_NAME = itertools.count()
 
 
 def make_static(graph_def: tf.compat.v1.GraphDef) -> None:
-  """Rewrites the loops that stand in the top graph of `graph_def`."""
+  """Rewrites the loops in the top-level graph of `graph_def`."""
   functions = {f.signature.name: f for f in graph_def.library.function}
   scope = {node.name: node for node in graph_def.node}
   loops = [n for n in graph_def.node if n.op in ('StatelessWhile', 'While')]
@@ -56,7 +56,7 @@ def _add(nodes: Any, op: str, inputs: list[str], attributes: Any) -> Any:
 
 
 def _unknown_shape(nodes: Any) -> str:
-  """The name of a new constant that tells a list nothing of its elements' shape."""
+  """The name of a new constant: the unknown element shape of a list."""
   node = _add(nodes, 'Const', [], {})
   node.attr['dtype'].type = tf.int32.as_datatype_enum
   node.attr['value'].tensor.CopyFrom(tf.make_tensor_proto(-1, tf.int32))
@@ -64,7 +64,7 @@ def _unknown_shape(nodes: Any) -> str:
 
 
 def _made_by(source: str, scope: dict[str, Any]) -> Any:
-  """The node that makes a tensor, identities aside; None for a function's argument."""
+  """The node that makes a tensor, ignoring identities; None for a function's argument."""
   node = scope.get(_name(source))
   while node is not None and node.op == 'Identity':
     source = node.input[0]
@@ -73,7 +73,7 @@ def _made_by(source: str, scope: dict[str, Any]) -> Any:
 
 
 def _output(source: str, scope: dict[str, Any]) -> tuple[str, int]:
-  """The node and the number of its output that a tensor of the top graph is, identities aside."""
+  """The node and output number of a tensor in the top-level graph, ignoring identities."""
   while _name(source) in scope and scope[_name(source)].op == 'Identity':
     source = scope[_name(source)].input[0]
   name, _, number = source.partition(':')
@@ -81,7 +81,7 @@ def _output(source: str, scope: dict[str, Any]) -> tuple[str, int]:
 
 
 def _argument(source: str, function: Any, scope: dict[str, Any]) -> int | None:
-  """Which argument of `function` a tensor in it is, identities aside."""
+  """The position of the argument of `function` that a tensor is, ignoring identities, or None."""
   while _name(source) in scope and scope[_name(source)].op == 'Identity':
     source = scope[_name(source)].input[0]
   names = [arg.name for arg in function.signature.input_arg]
@@ -109,7 +109,7 @@ def _comparisons(source: str, scope: dict[str, Any]) -> Iterator[Any]:
 
 
 def _limit(loop: Any, scope: dict[str, Any], functions: dict[str, Any]) -> str | None:
-  """The input of `loop` that it counts up to from 0, by ones; None if that is not plain."""
+  """The input of `loop` up to which it counts from 0 by ones; None if not recognised."""
   condition = functions[loop.attr['cond'].func.name]
   body = functions[loop.attr['body'].func.name]
   in_condition = {node.name: node for node in condition.node_def}
@@ -182,7 +182,7 @@ def _replace(function: Any, old: str, new: str) -> None:
 
 
 def _pop_tensor(push: Any, shape: Any, reader_body: Any, pop: Any) -> None:
-  """Pushes the tensor whose `shape` was pushed, and takes its shape where it is popped."""
+  """Pushes the tensor in place of its `shape`, and computes the shape where it is popped."""
   push.input[1] = shape.input[0]
   for node in (push, pop):
     node.attr['element_dtype'].CopyFrom(shape.attr['T'])
@@ -201,11 +201,11 @@ def _hand_over(
   condition: Any,
   pop: Any,
 ) -> None:
-  """Gives the second loop the value `fixed` in place of a list of copies of it."""
+  """Gives the second loop the value `fixed` as an input, in place of a list of its copies."""
   reader.input[position] = fixed.name
   dtype = tf.int32.as_datatype_enum
   reader.attr['T'].list.type[position] = dtype
-  # What the loop does not change stays a constant inside it.
+  # An input that the loop does not change stays a constant inside it.
   reader.attr['_xla_propagate_compile_time_consts'].b = True
   if reader.attr['output_shapes'].list.shape:
     reader.attr['output_shapes'].list.shape[position].CopyFrom(tf.TensorShape(None).as_proto())

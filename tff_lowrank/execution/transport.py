@@ -1,7 +1,7 @@
-"""Values of computations as what can be pickled, and back.
+"""Packs values of computations so that they can be pickled, and unpacks them.
 
-A value is a tensor, a list (a struct), a sequence, or something stored elsewhere. Arrays that are
-large are put into a store of objects once, however often they are sent.
+A value is a tensor, a list (a struct), a sequence, or a value stored elsewhere. A large array is
+put into the object store once, even if it is sent several times.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,16 +19,16 @@ from tff_lowrank.execution import repeatability
 from tff_lowrank.execution import sequences
 from tff_lowrank.execution import stored
 
-# How much of data sets that came as arrays is kept for the next round.
+# How many bytes of data sets that came as arrays are kept for the next round.
 _KEPT_BYTES = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-  """A value in the store of objects.
+  """A value in the object store.
 
   references: of equal copies of it.
-  leaf: the position of the one array that is meant; None is the value, packed.
+  leaf: the position of one array in the value, if only this array is meant; else None.
   """
 
   references: tuple[Any, ...]
@@ -37,14 +37,14 @@ class Held:
 
 @dataclasses.dataclass(frozen=True)
 class AtClientsSlot:
-  """Stands in a packed value where clients differ; `number` says which of their values is meant."""
+  """A slot in a packed value for a value that differs between clients. number: which value."""
 
   number: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-  """A client's data set by description, as a value."""
+  """The description of a client's data set, as a value."""
 
   description: client_datasets.ClientDataset
   type_spec: tff.SequenceType
@@ -88,7 +88,7 @@ class _Elements:
 
 
 class _ArrayDataset(sequences.Dataset):
-  """A sequence of batches in memory, as a data set only where one is asked for."""
+  """A sequence of batches in memory. A `tf.data.Dataset` is made only when needed."""
 
   def __init__(self, batches: sequences.Batches, element_spec: Any, element_type: tff.Type):
     self._element_spec = element_spec
@@ -117,7 +117,7 @@ class _ArrayDataset(sequences.Dataset):
 
 
 def with_spec(dataset: tf.data.Dataset, element_spec: Any) -> tf.data.Dataset:
-  """The same elements, said to be of the shapes in `element_spec`."""
+  """The same data set, declared to have `element_spec`."""
   variant = tf.data.experimental.to_variant(dataset)
   return tf.data.experimental.from_variant(variant, element_spec)
 
@@ -125,15 +125,15 @@ def with_spec(dataset: tf.data.Dataset, element_spec: Any) -> tf.data.Dataset:
 class Packer:
   """Packs the values of one run of a computation.
 
-  num_bytes: of the arrays that were put into the store or sent with a message.
+  num_bytes: the bytes of arrays that were put into the store or sent with a message.
   """
 
   def __init__(self, put: Callable[[Any], Any], known: weakref.WeakKeyDictionary):
     """Creates the packer.
 
     Args:
-      put: Puts a picklable value into the store; returns a reference to it.
-      known: What was put in earlier runs: sources and memos of data sets -> references.
+      put: Puts a value that can be pickled into the store; returns a reference to it.
+      known: Sources and memos of data sets -> references, for those put by earlier runs.
     """
     self._put, self._known = put, known
     self._arrays: dict[int, tuple[Any, Held]] = {}
@@ -144,7 +144,7 @@ class Packer:
     return self._put(value)
 
   def pack(self, value: Any, slots: list[plan_lib.AtClients] | None = None) -> Any:
-    """`value`, packed; what differs between clients is appended to `slots`."""
+    """`value`, packed. Values that differ between clients are appended to `slots`."""
     if isinstance(value, plan_lib.AtClients):
       assert slots is not None
       slots.append(value)
@@ -227,7 +227,7 @@ def _packed_sequence(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-  """`value`, packed without a store."""
+  """`value`, packed without using the store."""
   if isinstance(value, list):
     return [plain(item) for item in value]
   return _plain(value) if isinstance(value, (tf.Tensor, np.ndarray)) else _packed_sequence(value)
@@ -236,23 +236,23 @@ def plain(value: Any) -> Any:
 def _plain(tensor: Any) -> Any:
   if isinstance(tensor, tf.Tensor) and tensor.dtype == tf.variant:
     raise TypeError(
-      'A data set that TensorFlow cannot write down, and whose elements are data sets, cannot be '
-      'sent to another process. Give a `ClientDataset`, which is opened there.'
+      'A data set that TensorFlow cannot serialise, and whose elements are data sets, cannot be '
+      'sent to another process. Use a `ClientDataset`, which is opened there.'
     )
   return np.asarray(tensor)
 
 
 class Unpacker:
-  """Makes values of what a `Packer` packed; keeps the sources of clients' data."""
+  """Unpacks the values of a `Packer`. It keeps the sources of clients' data."""
 
   def __init__(self, get: Callable[[Sequence[Held]], list[Any]]):
-    """`get` gives the packed values of things in the store."""
+    """`get`: returns the packed values of values in the store."""
     self._get = get
     self._sources: dict[str, client_datasets.DataSource] = {}
     self._datasets = _Recent(_KEPT_BYTES)
 
   def unpack(self, packed: Any) -> Any:
-    """The value; what is in the store is fetched at once."""
+    """The value. All its parts in the store are fetched together."""
     missing = [h for h in dict.fromkeys(self._held(packed)) if h not in self._datasets]
     return self._unpack(packed, dict(zip(missing, self._get(missing), strict=True)))
 
@@ -291,7 +291,7 @@ def unpack_plain(packed: Any) -> Any:
 
 
 class _Recent(dict):
-  """Things that were used, the oldest of which go when all are too large."""
+  """A cache of limited size, which removes the oldest entries first."""
 
   def __init__(self, max_bytes: int):
     self._max_bytes = max_bytes
@@ -313,7 +313,7 @@ def _described(packed: _Description, source: client_datasets.DataSource) -> Desc
 
 
 def _unpacked_sequence(packed: Any) -> Any:
-  """The sequence that was packed, as a new call sees it."""
+  """The sequence that was packed, for a new call."""
   element_type = tff.types.deserialize_type(packed.element_type)
   if isinstance(packed, _Batches):
     batches = sequences.Batches(packed.full, packed.tail)

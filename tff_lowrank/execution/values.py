@@ -1,4 +1,4 @@
-"""Python values into tensors, lists and sequences, and back into what TFF users expect."""
+"""Converts Python values to tensors, lists and sequences, and back to what TFF users expect."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,10 +16,10 @@ from tff_lowrank.execution import sequences
 
 
 def num_clients(value: Any, type_spec: tff.Type) -> int | None:
-  """How many clients `value`, an argument of `type_spec`, is for; None if it does not say.
+  """The number of clients in `value`, an argument of `type_spec`; None without clients' values.
 
   Raises:
-    TypeError: If a value of clients is not a list.
+    TypeError: If clients' values are not a list.
     ValueError: If two parts of the value are for different numbers of clients.
   """
   if isinstance(type_spec, tff.FederatedType):
@@ -27,7 +27,7 @@ def num_clients(value: Any, type_spec: tff.Type) -> int | None:
       return None
     if not isinstance(value, (list, tuple)):
       raise TypeError(
-        f'Expected a list with one value a client for {type_spec}, found {type(value).__name__}.'
+        f'Expected a list with one value per client for {type_spec}, found {type(value).__name__}.'
       )
     return len(value)
   if not isinstance(type_spec, tff.StructType):
@@ -62,12 +62,11 @@ def _items(value: Any, type_spec: tff.StructType) -> list[Any]:
 
 
 class Converter:
-  """Converts arguments in and results out, and knows its own results when they come back.
+  """Converts arguments and results, and recognises its own results when they are arguments.
 
-  Large results on a GPU stay there, as far as there is room. Arrays that it gave out share memory
-  with tensors, which are found again when an array is handed in unchanged, as the state of one
-  round is to the next. What was read of a data set is kept as well, as long as the user keeps the
-  data set.
+  Large results on a GPU stay there while there is room. Arrays in results share memory with
+  tensors. When such an array is an argument, as the state of one round is in the next, its tensor
+  is used again. Elements read from a data set are kept as long as the user keeps the data set.
   """
 
   def __init__(self):
@@ -77,11 +76,11 @@ class Converter:
 
   @property
   def of_clients(self) -> 'Converter':
-    """What converts the values of clients."""
+    """The converter of clients' values."""
     return self
 
   def convert_in(self, value: Any, type_spec: tff.Type) -> Any:
-    """`value` as tensors, lists and sequences; raises TypeError if it is not of `type_spec`."""
+    """`value` as tensors, lists and sequences. Raises TypeError if it is not of `type_spec`."""
     if isinstance(type_spec, tff.TensorType):
       return self._tensor(value, type_spec)
     if isinstance(type_spec, tff.StructType):
@@ -117,7 +116,7 @@ class Converter:
     dtype = type_spec.dtype.type
     is_array = isinstance(value, (np.ndarray, np.generic))
     if not is_array and not isinstance(value, (bool, int, float, complex, str, bytes, list, tuple)):
-      value = np.asarray(value)  # Other frameworks' arrays.
+      value = np.asarray(value)  # Arrays of other frameworks.
     if isinstance(value, (list, tuple)):
       compatible = all(native.is_compatible_dtype(leaf, dtype) for leaf in tf.nest.flatten(value))
     else:
@@ -144,12 +143,12 @@ class Converter:
         raise TypeError(f'Expected a data set of type {type_spec}, found {found}.')
       key, table = id(value), self._datasets
       reference = weakref.ref(value, lambda _: table.pop(key, None))
-      # The table holds no data set, or none would ever be let go.
+      # The table must not refer to data sets, or they would never be freed.
       known = table[key] = (reference, sequences.Memo(value), type_spec)
     return sequences.Dataset(value, type_spec.element, known[1]).restarted()
 
   def convert_out(self, value: Any, type_spec: tff.Type) -> Any:
-    """A result as NumPy values and data sets, in the containers that the type names."""
+    """A result as NumPy values and data sets, in the containers of its type."""
     if isinstance(type_spec, tff.TensorType):
       return self._array(value)
     if isinstance(type_spec, tff.StructType):

@@ -1,11 +1,10 @@
-"""The XLA engine: many clients' parts of a round as one program.
+"""The XLA engine: runs the clients' parts of a round in one program for many clients.
 
-TensorFlow's bridge turns the part of a stage that one client runs, with its loops over data
-sets made loops over stacked batches, into HLO, and jaxlib's PJRT client compiles and runs it.
-The program takes the batches of several clients laid end to end, with the bounds of each, and
-loops over the clients, adding up what is aggregated; so one compiled program serves clients of
-any length. A client whose last batch is smaller than the others runs in a program that is
-compiled for that size.
+In the part of a stage that one client runs, loops over data sets become loops over stacked batches.
+TensorFlow's XLA compiler turns this part into HLO, and jaxlib's PJRT client compiles and runs it.
+The program takes the concatenated batches of several clients, and the range of each client. It
+loops over the clients and sums what is aggregated. So one compiled program can run clients with any
+number of batches. A client whose last batch is smaller runs in a program compiled for that size.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,21 +28,22 @@ from tff_lowrank.execution import native
 from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import xla_program
 
-# What XLA would run with another meaning, or not at all.
+# Operations that XLA cannot run, or runs with other results.
 _REFUSED_OPS = frozenset(['Assert', 'EagerPyFunc', 'Print', 'PrintV2', 'PyFunc', 'Timestamp'])
 _REFUSED_PREFIXES = ('Multinomial', 'Parameterized', 'Random', 'Rng', 'Stateless', 'StatefulRandom')
 _STATELESS_CONTROL_FLOW = frozenset(['StatelessCase', 'StatelessIf', 'StatelessWhile'])
-# What XLA's loops do many times slower on the CPU than TensorFlow's oneDNN and Eigen.
+# Operations that XLA runs many times slower on the CPU than TensorFlow, with oneDNN and Eigen.
 _SLOW_ON_CPU = {
   ('Conv2D', 'Conv3D', 'DepthwiseConv2d'): 'convolutions',
   ('SelfAdjointEig', 'Svd'): 'decompositions of matrices',
 }
 
-# Loops of fewer steps in all are not worth a compilation.
+# Fewer steps in total are not worth a compilation.
 _MIN_STEPS = 16
-# There are as many programs for smaller last batches as there are smaller batches.
+# Each size of a smaller last batch needs its own program. Only for batches up to this size are they
+# compiled.
 _MAX_BATCH_WITH_TAIL = 64
-# How many programs are made for just the clients at hand, before sizes are rounded up.
+# How many programs are compiled for the exact size of a cohort, before sizes are rounded up.
 _MAX_EXACT = 8
 
 
@@ -104,8 +104,8 @@ def _sequences(leaves: Sequence[Any]) -> list[Any]:
 
 
 def _key(leaves: Sequence[Any], num_loops: int) -> tuple[Any, ...] | None:
-  """What clients in one program must share; None for a client that XLA cannot run."""
-  # A pass that is read into memory serves one loop, unless all passes are the same.
+  """What must be equal for clients in one program; None for a client that XLA cannot run."""
+  # A pass in memory can be used for one loop only, unless all passes are the same.
   if not all(s.is_repeatable or num_loops == 1 for s in _sequences(leaves)):
     return None
   if any(s.batches() is None for s in _sequences(leaves)):
@@ -121,7 +121,7 @@ def _key(leaves: Sequence[Any], num_loops: int) -> tuple[Any, ...] | None:
 
 
 class TooManyClientsError(Exception):
-  """A program would not fit in the device's memory. most: how many clients would."""
+  """A program would not fit in the device's memory. most: how many clients would fit."""
 
   def __init__(self, most: int):
     super().__init__(f'A program for more than {most} clients would not fit in memory.')
@@ -130,11 +130,11 @@ class TooManyClientsError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Clients that one program runs.
+  """The clients of one program.
 
   clients: their positions in the cohort.
-  key: what they have in common; None if XLA does not run them.
-  leaves: for each client, the flat values that differ between clients.
+  key: what is equal for all of them; None if XLA does not run them.
+  leaves: for each client, the flattened values that differ between clients.
   """
 
   clients: list[int]
@@ -148,9 +148,9 @@ class Group:
 
 
 class StagePrograms:
-  """The programs of one stage on one device, each compiled when it is first needed.
+  """The programs of one stage on one device. Each is compiled when it is first needed.
 
-  They do not hold the stage, so that they are let go with it.
+  They do not refer to the stage, so that they are freed with it.
   """
 
   def __init__(
@@ -161,15 +161,15 @@ class StagePrograms:
     precision: str = 'float32',
     deterministic: bool = True,
   ):
-    """Compiles nothing yet.
+    """Creates the programs; nothing is compiled yet.
 
     Args:
-      stage: What to run.
-      memory: Of the device that runs them.
-      batched: Whether to try programs in which each operation is of all clients at once.
-      precision: Of products of float32; one of `hlo.PRECISIONS`. Where clients run one after the
-        other, bfloat16 means float32.
-      deterministic: Whether a GPU must give the same digits in every run.
+      stage: The stage to run.
+      memory: The memory of the device that runs it.
+      batched: Whether to try programs in which each operation runs for all clients at once.
+      precision: Of float32 products; one of `hlo.PRECISIONS`. If clients run one after the other,
+        bfloat16 means float32.
+      deterministic: Whether a GPU must give bitwise equal results in every run.
     """
     self._memory = memory
     self._precision, self._deterministic = precision, deterministic
@@ -178,7 +178,7 @@ class StagePrograms:
     self._num_loops = _num_loops(stage)
     self._lock = threading.Lock()
     self._laid_out = layout.LaidOut(memory)
-    self._most: dict[Any, int] = {}  # By the key of clients, how many fit in memory.
+    self._most: dict[Any, int] = {}  # Key of clients -> how many fit in memory.
     self.failure: str | None = None
     self.failure_batched: str | None = None
 
@@ -188,7 +188,7 @@ class StagePrograms:
 
   @property
   def num_programs(self) -> int:
-    """How many programs have been compiled."""
+    """The number of programs compiled so far."""
     return len(self.compiled)
 
   def groups(
@@ -199,14 +199,14 @@ class StagePrograms:
     force: bool,
     naming: Callable[[int], contextlib.AbstractContextManager],
   ) -> list[Group]:
-    """Splits clients into groups; a client's data is read inside `naming(client)`."""
+    """Splits clients into groups. A client's data is read inside `naming(client)`."""
     by_key: dict[Any, tuple[list[int], list[list[Any]]]] = {}
     for client in clients:
       leaves = xla_program.client_leaves(stage, env, client)
       with naming(client):
         key = None if self.failure else _key(leaves, self._num_loops)
-      # One after the other, clients with a smaller last batch come one by one, so that few
-      # programs serve all.
+      # Without batching, each client with a smaller last batch is a group, so that few programs
+      # are needed.
       has_tail = key is not None and any(s.batches().tail is not None for s in _sequences(leaves))
       group = (key, client if has_tail and not self.batched else None)
       members, member_leaves = by_key.setdefault(group, ([], []))
@@ -229,10 +229,10 @@ class StagePrograms:
   ) -> tuple[list[list[tf.Tensor]], list[list[list[tf.Tensor]]]] | None:
     """Runs the clients of one group.
 
-    Returns the flat partial aggregates, and for each client the flat values to keep; or None
+    Returns the flattened partial aggregates, and for each client the flattened values to keep. None
     if XLA does not run these clients.
 
-    Raises TooManyClientsError if one program of so many needs more memory than the device has.
+    Raises TooManyClientsError if one program for all of them needs too much memory.
     """
     key, leaves = group.key, group.leaves
     if key is None:
@@ -292,7 +292,7 @@ class StagePrograms:
             module, self._memory.device, is_deterministic=self._deterministic
           )
         return self._one_after_the_other(part, cohort, server, zeros)
-      except Exception as e:  # Whatever TensorFlow's bridge or XLA refuse, TensorFlow itself runs.
+      except Exception as e:  # If XLA fails for any reason, TensorFlow runs it.
         failure = f'{type(e).__name__}: {str(e)[:300]}'
       if batched:
         self.batched, self.failure_batched = False, failure

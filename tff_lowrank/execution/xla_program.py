@@ -1,4 +1,4 @@
-"""Tracing the part of a stage that several clients run into one program."""
+"""Traces the clients' part of a stage into one program for several clients."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -17,12 +17,12 @@ from tff_lowrank.execution import sequences
 
 @dataclasses.dataclass(frozen=True)
 class SymbolicBatches:
-  """A client's data set while a program is traced.
+  """A client's data set during the tracing of a program.
 
-  full: for each component, batches, [total, ...]; of several clients end to end.
-  low: int32 [], where this client's begin.
-  high: where they end: int32 [], or a Python integer where all clients have as many.
-  tail: for each component of a last, smaller batch, its tensor; None without one.
+  full: for each component, the concatenated batches of several clients, [total, ...].
+  low: int32 [], where this client's batches begin.
+  high: where they end: int32 [], or a Python integer if all clients have the same number.
+  tail: the components of a smaller last batch; None if there is none.
   """
 
   full: list[tf.Tensor]
@@ -32,7 +32,7 @@ class SymbolicBatches:
 
 
 class Tracer(loops.Engine):
-  """Runs graphs while a program is traced: over `SymbolicBatches`, with variables of its own."""
+  """Runs graphs during the tracing of a program, on `SymbolicBatches`, with its own variables."""
 
   def __init__(self):
     self._variables: dict[int, list[tf.Variable]] = {}
@@ -49,7 +49,7 @@ class Tracer(loops.Engine):
     return [variable.handle for variable in self._variables[id(graph)]]
 
   def initial_values(self, handles: Sequence[tf.Tensor]) -> list[np.ndarray]:
-    """Arrays to start the variables behind `handles` from."""
+    """The initial values of the variables with these handles, as arrays."""
     by_handle = {id(v.handle): v for vs in self._variables.values() for v in vs}
     return [by_handle[id(handle)].numpy() for handle in handles]
 
@@ -67,7 +67,7 @@ class Tracer(loops.Engine):
       return [tf.ensure_shape(t, shape) for t, shape in zip(new_state, shapes, strict=True)]
 
     def body(i: tf.Tensor, *state: tf.Tensor) -> tuple[tf.Tensor, ...]:
-      # Not `c[i]`, for which TensorFlow's bridge copies all of `c`.
+      # Not `c[i]`, for which TensorFlow's XLA compiler copies all of `c`.
       return i + 1, *step(state, [tf.gather(c, i) for c in source.full])
 
     results = tf.while_loop(lambda i, *_: i < source.high, body, (source.low, *state))
@@ -76,14 +76,14 @@ class Tracer(loops.Engine):
 
 
 def client_leaves(stage: plan_lib.Stage, env: blocks.Environment, client: int) -> list[Any]:
-  """What differs between clients, flat, of what a stage uses."""
+  """The flattened values of a client that a stage uses and that differ between clients."""
   found: list[Any] = []
   _map_leaves(stage, env, lambda value: found.extend(sequences.flatten(value[client])), _nothing)
   return found
 
 
 def server_leaves(stage: plan_lib.Stage, env: blocks.Environment) -> list[Any]:
-  """What all clients share, flat, of what a stage uses."""
+  """The flattened values that a stage uses and that all clients share."""
   found: list[Any] = []
   _map_leaves(stage, env, _nothing, found.append)
   return found
@@ -100,7 +100,7 @@ def _map_leaves(
   shared: Callable[[tf.Tensor], Any],
   engine: loops.Engine | None = None,
 ) -> blocks.Environment:
-  """What a stage uses of `env`, with values at clients and shared tensors replaced."""
+  """The values of `env` that a stage uses, with values at clients and shared tensors replaced."""
 
   def replace(value: Any) -> Any:
     if isinstance(value, plan_lib.AtClients):
@@ -125,7 +125,7 @@ def _leaf_types(type_spec: tff.Type) -> list[tff.TensorType]:
 
 
 class ClientPart:
-  """What a client runs of a stage, and how its results are added up, for tracing."""
+  """A client's part of a stage, and how its results are aggregated, for tracing."""
 
   def __init__(
     self,
@@ -133,7 +133,7 @@ class ClientPart:
     env: blocks.Environment,
     sample: Sequence[Any],
   ):
-    """`env` gives values their structure; `sample` has the leaves of a client like all others."""
+    """`env`: has the values' structure. `sample`: the leaves of one of the clients."""
     self.tracer = Tracer()
     self.layout = [
       None
@@ -148,7 +148,7 @@ class ClientPart:
   def run(
     self, server: Sequence[tf.Tensor], leaves: Sequence[tf.Tensor | SymbolicBatches]
   ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """The leaves of a client's values to aggregate, and of those to keep."""
+    """The leaves of a client's values to aggregate, and of its values to keep."""
     own, shared = iter(leaves), iter(server)
     seen = _map_leaves(
       self._stage,
@@ -164,7 +164,7 @@ class ClientPart:
     return to_add, [t for step in self._kept for t in sequences.flatten(seen[step.name])]
 
   def accumulate(self, totals: Sequence[tf.Tensor], to_add: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The totals with one more client's values, or with other totals."""
+    """The totals plus one more client's values, or plus other totals."""
     shapes = [t.shape for t in totals]
     all_before, all_values, after = iter(totals), iter(to_add), []
     for a in self._stage.aggregations:
@@ -184,7 +184,7 @@ def program(part: ClientPart, num_server: int, num_totals: int) -> Callable[...,
     num_totals: The number of leaves of the aggregates.
 
   Returns:
-    A function of the number of clients, the shared leaves, the aggregates before and the arrays of
+    A function of the number of clients, the shared leaves, the aggregates so far and the arrays of
     `layout.cohort`. Its results are the aggregates, and the values to keep, [clients, ...].
   """
 
@@ -229,5 +229,5 @@ def program(part: ClientPart, num_server: int, num_totals: int) -> Callable[...,
 
 
 def _refill(value: Any, leaves: Any) -> Any:
-  """A client's value with its leaves replaced by the next of `leaves`."""
+  """A client's value with its leaves replaced by the next ones of `leaves`."""
   return [_refill(item, leaves) for item in value] if isinstance(value, list) else next(leaves)
