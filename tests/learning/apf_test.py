@@ -109,7 +109,7 @@ def test_rounds_equal_numpy(rng, check_every, momentum, mu):
 
 
 @pytest.mark.each_once
-@pytest.mark.parametrize('server', [sgd(0.5, momentum=0.9), optimizers.build_adam(0.1)])
+@pytest.mark.parametrize('server', [sgd(1.0), sgd(0.5, momentum=0.9), optimizers.build_adam(0.1)])
 @pytest.mark.parametrize('client', [sgd(0.1), optimizers.build_adam(0.05)])
 def test_threshold_zero_is_fed_avg_to_the_bit_and_byte(rng, server, client):
   model = linear.build_model(rng)
