@@ -17,6 +17,7 @@ from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.learning.composition import downlink as downlink_lib
+from tff_lowrank.learning.composition import finalizer as finalizer_lib
 from tff_lowrank.learning.composition import work as work_lib
 
 
@@ -163,9 +164,7 @@ def build_process(
   aggregator = aggregators.lift(model_aggregator or tff.aggregators.MeanFactory()).create(
     weights_type.trainable, tff.TensorType(tf.float32.as_numpy_dtype)
   )
-  finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
-    server_optimizer_fn, weights_type
-  )
+  finalizer = finalizer_lib.build_finalizer(server_optimizer_fn, weights_type)
   downlink = codecs.Identity() if downlink is None else codecs.resolve(downlink, 'downlink')
   if downlink == codecs.Identity():
     return compose(initial_model_weights, work, aggregator, finalizer)
