@@ -9,7 +9,6 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_federated as tff
 
-_Optimizer = tff.learning.optimizers.Optimizer
 # Others may call functions of the user, which may need AutoGraph.
 _PLAIN = {
   type(build(0.1))
@@ -23,15 +22,15 @@ _PLAIN = {
 }
 
 
-def is_plain(optimizer: _Optimizer) -> bool:
+def is_plain(optimizer: tff.learning.optimizers.Optimizer) -> bool:
   """Whether an optimizer is known not to need AutoGraph."""
   return type(optimizer) in _PLAIN
 
 
-class _Plain(_Optimizer):
+class _Plain(tff.learning.optimizers.Optimizer):
   """See `without_autograph`."""
 
-  def __init__(self, inner: _Optimizer):
+  def __init__(self, inner: tff.learning.optimizers.Optimizer):
     self._inner = inner
 
   @tf.autograph.experimental.do_not_convert
@@ -49,6 +48,8 @@ class _Plain(_Optimizer):
     return self._inner.set_hparams(state, hparams)
 
 
-def without_autograph(optimizer: _Optimizer) -> _Optimizer:
+def without_autograph(
+  optimizer: tff.learning.optimizers.Optimizer,
+) -> tff.learning.optimizers.Optimizer:
   """The same optimizer, to which AutoGraph is not applied if it does not need it."""
   return _Plain(optimizer) if is_plain(optimizer) else optimizer

@@ -29,7 +29,8 @@ def _prepare(plan: plan_lib.Plan, runner: cohort.CohortRunner) -> Iterator[None]
   for stage in reversed(plan.stages):
     parts = [part for a in stage.aggregations for part in (a.zero, a.accumulate, a.merge, a.report)]
     for function in _backwards(parts):
-      yield function.prepare()
+      function.prepare()
+      yield
     at_clients = [*stage.clients, *(a.value for a in stage.aggregations)]
     if at_clients and runner.engine(stage, device)[0] is None:
       for function in _backwards(at_clients):
@@ -37,7 +38,8 @@ def _prepare(plan: plan_lib.Plan, runner: cohort.CohortRunner) -> Iterator[None]
           function.prepare()
         yield
     for function in _backwards(stage.server):
-      yield function.prepare()
+      function.prepare()
+      yield
 
 
 @contextlib.contextmanager

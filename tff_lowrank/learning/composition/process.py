@@ -14,6 +14,7 @@ from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import optimizers
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.learning.composition import downlink as downlink_lib
@@ -182,7 +183,14 @@ def build_memoryless_work(
 ) -> work_lib.ClientStatefulWork:
   """Local training of clients that remember nothing; arguments are those of `build_process`."""
   how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
-  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates):
+  # The same steps as TFF's own, which AutoGraph rewrites first.
+  is_quick = isinstance(model_fn, tff.learning.models.FunctionalModel) and optimizers.is_plain(
+    client_optimizer_fn
+  )
+  is_by_round_or_client = isinstance(
+    client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates
+  )
+  if is_quick or is_by_round_or_client:
     return work_lib.build_memoryless_work(
       training_lib.build_training(*how),
       lambda training, weights, dataset: training.train(weights, None, dataset),
