@@ -201,6 +201,7 @@ def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     len(axes_names),
     figsize=(3.4 * len(axes_names), 13),
     squeeze=False,
+    sharey='row',
     layout='constrained',
   )
   colors = dict(zip(METHODS, ('tab:blue', 'tab:orange', 'tab:green'), strict=True))
