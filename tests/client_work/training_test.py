@@ -178,3 +178,35 @@ def test_refuses_bad_arguments(rng):
     training_lib.build_training(model, 0.1)
   with pytest.raises(TypeError, match='`client_weighting` must be `ClientWeighting`'):
     training_lib.build_training(model, OPTIMIZERS['sgd'], 'uniform')
+
+
+def test_a_loss_may_have_branches(rng):
+  def loss(output, label, sample_weight=None):
+    error = tf.reduce_mean((output - label) ** 2)
+    if error > 1.0:
+      error *= 2.0
+    return error
+
+  @tf.function
+  def predict(weights, x, training=True):
+    return tf.matmul(x, weights[0][0])
+
+  spec = (tf.TensorSpec([None, 2]), tf.TensorSpec([None, 1]))
+  model = tff.learning.models.FunctionalModel(
+    initial_weights=((np.ones([2, 1], np.float32),), ()),
+    predict_on_batch_fn=predict,
+    loss_fn=loss,
+    input_spec=spec,
+  )
+  x = rng.normal(size=[4, 2]).astype(np.float32)
+  data = tf.data.Dataset.from_tensor_slices((x, np.full([4, 1], 9, np.float32))).batch(4)
+  training = training_lib.build_training(model, tff.learning.optimizers.build_sgdm(0.1))
+
+  @tff.tensorflow.computation(training.weights_type, training.data_type)
+  def train(weights, dataset):
+    return training.train(weights, None, dataset).result.update
+
+  weights = tff.learning.models.ModelWeights((np.ones([2, 1], np.float32),), ())
+  update = train(weights, data)[0]
+  error = x @ np.ones([2, 1]) - 9
+  np.testing.assert_allclose(update, 0.1 * 2 * 2 * x.T @ error / 4, rtol=1e-5)

@@ -23,6 +23,7 @@ def test_a_mean_of_what_a_mean_decides_takes_two_stages():
   stages = [s for s in plan_of(centred).stages if s.aggregations]
   assert len(stages) == 2
   assert all(a.is_mergeable for stage in stages for a in stage.aggregations)
+  assert all(a.merge is a.accumulate for stage in stages for a in stage.aggregations)
   assert not any(stage.keep for stage in stages)
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
+from tff_lowrank.client_work import optimizers
 
 ModelFn: TypeAlias = (
   tff.learning.models.FunctionalModel | Callable[[], tff.learning.models.VariableModel]
@@ -64,7 +65,7 @@ def build_local_sgd(
   checks.check_type('client_optimizer_fn', client_optimizer_fn, tff.learning.optimizers.Optimizer)
   checks.check_type('client_weighting', client_weighting, tff.learning.ClientWeighting)
   settings = dict(
-    optimizer=client_optimizer_fn,
+    optimizer=optimizers.without_autograph(client_optimizer_fn),
     client_weighting=tff.learning.ClientWeighting.NUM_EXAMPLES,
     metrics_aggregator=metrics_aggregator,
   )

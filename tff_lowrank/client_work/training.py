@@ -160,6 +160,9 @@ def _functional_training(
   optimizer: _Optimizer,
   weighting: tff.learning.ClientWeighting,
 ) -> Callable[..., Trained]:
+  # The loss may be a function of the user, with branches.
+  loss_of = tf.autograph.to_graph(type(model).loss)
+
   @tf.function(autograph=False)
   def train(weights, frozen, dataset, correction=None, rate_factor=None):
     initial, non_trainable = weights.trainable, weights.non_trainable
@@ -172,7 +175,7 @@ def _functional_training(
       with tf.GradientTape() as tape:
         tape.watch(trainable)
         output = model.predict_on_batch((trainable, non_trainable), x, training=True)
-        loss = model.loss(output=output, label=y)
+        loss = loss_of(model, output=output, label=y)
       gradients = _corrected(tape.gradient(loss, trainable), correction, initial, trainable)
       optimizer_state, trainable = optimizer.inner.next(optimizer_state, trainable, gradients)
       batch_size = tf.shape(tf.nest.flatten(output)[0])[0]

@@ -13,6 +13,7 @@ import weakref
 import tensorflow_federated as tff
 
 from tff_lowrank import checks
+from tff_lowrank.execution import ahead
 from tff_lowrank.execution import blocks
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import hlo
@@ -47,6 +48,7 @@ class LocalContext(tff.framework.SyncContext):
     self.runner = cohort.CohortRunner(devices, compile_mode, max_clients_in_flight, **settings)
     self._converter = values.Converter()
     self._plans: dict[int, tuple[weakref.ref, plan_lib.Plan]] = {}
+    self._known: weakref.WeakSet[plan_lib.Plan] = weakref.WeakSet()  # Those that have run.
     self._lock = threading.Lock()
 
   def plan(self, computation: tff.Computation) -> plan_lib.Plan:
@@ -89,8 +91,16 @@ class LocalContext(tff.framework.SyncContext):
       assert plan.parameter is not None
       env[plan.parameter] = self._converter.convert_in(arg, type_signature.parameter)
     description = type_signature.compact_representation()[:200]
-    result = cohort.run_plan(plan, env, clients or 0, description, self._block_runner())
+    with self._preparing(plan):
+      result = cohort.run_plan(plan, env, clients or 0, description, self._block_runner())
     return self._converter.convert_out(result, type_signature.result)
+
+  def _preparing(self, plan: plan_lib.Plan) -> contextlib.AbstractContextManager:
+    """Inside, a plan that has not run yet is prepared."""
+    with self._lock:
+      is_new = plan not in self._known
+      self._known.add(plan)
+    return ahead.preparing(plan, self.runner) if is_new else contextlib.nullcontext()
 
   def _block_runner(self) -> cohort.BlockRunner:
     """Runs the blocks of clients of one run. Other contexts override this method."""

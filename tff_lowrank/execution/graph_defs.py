@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import itertools
+import threading
 from typing import Any
 
 import tensorflow as tf
@@ -151,6 +152,40 @@ def name_resources_once(graph_def: tf.compat.v1.GraphDef) -> None:
     node.input.extend(f'^{name}' for name in past if f'^{name}' not in node.input)
 
 
+def _called(node: Any) -> Iterator[str]:
+  """The names of the functions that a node calls, among others."""
+  yield node.op
+  for value in node.attr.values():
+    for reference in itertools.chain([value.func], value.list.func):
+      yield reference.name
+
+
+def _implements(function: Any) -> bytes:
+  """What functions for different devices that may stand in for each other have in common."""
+  return function.attr['api_implements'].s if 'api_implements' in function.attr else b''
+
+
+def add_called_functions(graph_def: tf.compat.v1.GraphDef, library: Any) -> None:
+  """Adds the functions of `library` that the nodes of `graph_def`, and they themselves, call."""
+  functions = {function.signature.name: function for function in library.function}
+  alike: dict[Any, list[str]] = collections.defaultdict(list)
+  for name, function in functions.items():
+    if _implements(function):
+      alike[_implements(function)].append(name)
+  for gradient in library.gradient:
+    alike[gradient.function_name].append(gradient.gradient_func)
+  needed: set[str] = set()
+  todo = [name for node in graph_def.node for name in _called(node)]
+  while todo:
+    name = todo.pop()
+    if name in functions and name not in needed:
+      needed.add(name)
+      todo += alike[name] + alike[_implements(functions[name])]
+      todo += [called for node in functions[name].node_def for called in _called(node)]
+  graph_def.library.function.extend(functions[name] for name in functions if name in needed)
+  graph_def.library.gradient.extend(g for g in library.gradient if g.function_name in needed)
+
+
 def calls_reduce(graph_def: tf.compat.v1.GraphDef) -> bool:
   return any(n.op == 'ReduceDataset' for f in graph_def.library.function for n in f.node_def)
 
@@ -180,13 +215,27 @@ def function(
 
 
 class Lazy:
-  """A concrete function that is built on its first call."""
+  """A concrete function that is built on its first call, once for all threads."""
 
   def __init__(self, build: Callable[[], Callable[..., Any]]):
     self._build = build
     self._function: Callable[..., Any] | None = None
+    self._is_prepared = False
+    self._lock = threading.Lock()
 
   def __call__(self, *arguments: Any) -> list[tf.Tensor]:
-    if self._function is None:
-      self._function = self._build()
+    if not self._is_prepared:
+      self.prepare(arguments)
+    assert self._function is not None
     return interruptible.call(self._function, *arguments)
+
+  def prepare(self, arguments: Sequence[Any] | None = None) -> None:
+    """Builds the function; what else its first call does is done with `arguments`.
+
+    If they are None, what can be done without them.
+    """
+    with self._lock:
+      if self._function is None:
+        self._function = self._build()
+      if tf.executing_eagerly() and not self._is_prepared:
+        self._is_prepared = interruptible.prepare(self._function, arguments)

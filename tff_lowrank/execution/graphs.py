@@ -28,7 +28,7 @@ class _Segment:
 
   inputs: list[str]
   outputs: list[str]
-  function: Callable[..., list[tf.Tensor]]
+  function: graph_defs.Lazy
 
 
 class GraphFunction:
@@ -197,7 +197,6 @@ class GraphFunction:
   ) -> Callable[..., list[tf.Tensor]]:
     """The function of the nodes `keep`, from `inputs` to `outputs`."""
     graph_def = tf.compat.v1.GraphDef(versions=self._graph_def.versions)
-    graph_def.library.CopyFrom(self._library)
     for node in self._graph_def.node:
       if node.name in keep:
         kept = graph_def.node.add()
@@ -206,6 +205,7 @@ class GraphFunction:
         inputs_kept = [s for s in node.input if not s.startswith('^') or s[1:] in members]
         del kept.input[:]
         kept.input.extend(inputs_kept)
+    graph_defs.add_called_functions(graph_def, self._library)
 
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in inputs.values()]
     return graph_defs.function(graph_def, list(inputs), specs, outputs)
@@ -219,7 +219,6 @@ class GraphFunction:
   def _step(self, signature: Any) -> Callable[..., list[tf.Tensor]]:
     """The function of one step of a loop."""
     graph_def = tf.compat.v1.GraphDef(versions=self._graph_def.versions)
-    graph_def.library.CopyFrom(self._library)
     names = [f'argument_{i}' for i in range(len(signature.input_arg))]
     for name, argument in zip(names, signature.input_arg, strict=True):
       placeholder = graph_def.node.add(op='Placeholder', name=name)
@@ -230,6 +229,7 @@ class GraphFunction:
     call.attr['Tout'].list.type.extend(arg.type for arg in signature.output_arg)
     call.input.extend(names)
     results = [f'step:{i}' for i in range(len(signature.output_arg))]
+    graph_defs.add_called_functions(graph_def, self._library)
     if self._is_for_xla:
       feeds = [f'{n}:0' for n in names]
       graph_def = native.inline_functions(graph_def, feeds, results, '')
@@ -270,6 +270,11 @@ class GraphFunction:
           yield node.op, {tf.as_dtype(a.type) for a in node.attr.values() if a.HasField('type')}
 
   # -- Running -----------------------------------------------------------------------------
+
+  @property
+  def functions(self) -> list[graph_defs.Lazy]:
+    """Those that a call runs, in their order, but for the loops'."""
+    return [segment.function for segment in self._segments if segment.inputs or segment.outputs]
 
   def __call__(self, arguments: Sequence[Any], engine: loops_lib.Engine) -> list[Any]:
     """The flat leaves of the result.

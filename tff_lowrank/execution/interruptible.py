@@ -44,6 +44,11 @@ def call(function: Callable[..., list[tf.Tensor]], *arguments: Any) -> list[tf.T
   return _calls().function(function, arguments)
 
 
+def prepare(function: Callable[..., list[tf.Tensor]], arguments: Sequence[Any] | None) -> bool:
+  """As `native.Calls.prepare`."""
+  return _calls().prepare(function, arguments)
+
+
 def check_not_cancelled() -> None:
   """Raises `tf.errors.CancelledError` if the computation of this thread was cancelled."""
   if _calls().is_cancelled:

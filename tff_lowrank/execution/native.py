@@ -1,6 +1,7 @@
 """All uses of other packages' private modules in this folder, each with its reason."""
 
 from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import itertools
 import logging
 import os
@@ -146,15 +147,34 @@ class Calls:
     self.reason = self.reason or reason
     self._manager.start_cancel()
 
-  def _execute(self, name: str, count: int, inputs: Sequence[Any], attributes: Any) -> list[Any]:
+  def _call(self, function: Any, arguments: Sequence[Any], manager: Any) -> list[tf.Tensor]:
+    inputs = [*tf.nest.flatten(arguments), *function.captured_inputs]
+    count, attributes = len(function.outputs), self._function_attributes
     return execute.execute_with_cancellation(
-      name, count, list(inputs), attributes, self._context, self._manager
+      function.name, count, inputs, attributes, self._context, manager
     )
 
   def function(self, function: Any, arguments: Sequence[Any]) -> list[tf.Tensor]:
     """The flat results of a concrete function. Arguments are tensors or lists of tensors."""
-    inputs = [*tf.nest.flatten(arguments), *function.captured_inputs]
-    return self._execute(function.name, len(function.outputs), inputs, self._function_attributes)
+    return self._call(function, arguments, self._manager)
+
+  def prepare(self, function: Any, arguments: Sequence[Any] | None) -> bool:
+    """Has TensorFlow optimize a concrete function before its first call, and says if it has.
+
+    The first call would do it, and so would each of two that meet. It is done even by a call that
+    is cancelled before it runs. TensorFlow looks at the dtypes of `arguments` only, but for
+    handles; None stands for any where there are none.
+    """
+    if arguments is None:
+      inputs = function.inputs[: len(function.inputs) - len(function.captured_inputs)]
+      if any(t.dtype in (tf.resource, tf.variant) for t in inputs):
+        return False
+      arguments = [tf.zeros([], t.dtype) for t in inputs]
+    cancelled = cancellation.CancellationManager()
+    cancelled.start_cancel()
+    with contextlib.suppress(tf.errors.OpError):  # The call itself says what is wrong.
+      self._call(function, arguments, cancelled)
+    return True
 
   def elements(self, dataset: tf.data.Dataset) -> Iterator[Any]:
     """The elements of a data set. TensorFlow's own iterator cannot be cancelled."""
@@ -165,7 +185,9 @@ class Calls:
     inputs = [iterator._iterator_resource]
     while True:
       try:
-        components = self._execute('IteratorGetNext', len(types), inputs, attributes)
+        components = execute.execute_with_cancellation(
+          'IteratorGetNext', len(types), inputs, attributes, self._context, self._manager
+        )
       except tf.errors.OutOfRangeError:
         if self.is_cancelled:  # Some data sets then end as if at their last element.
           raise tf.errors.CancelledError(None, None, 'Reading a data set was cancelled.') from None

@@ -157,8 +157,9 @@ def _as_aggregation(name: str, block: Any) -> Aggregation | None:
   if not isinstance(block.argument, tff.framework.Struct):
     raise blocks.UnsupportedError(f'Expected the arguments of {name} one by one.')
   parts = block.argument
-  value, zero, accumulate, merge, report = (_step(name, part) for part in parts)
+  value, zero, accumulate, report = (_step(name, parts[i]) for i in (0, 1, 2, 4))
   is_mergeable = _is_same_computation(parts[2], parts[3])
+  merge = accumulate if is_mergeable else _step(name, parts[3])
   return Aggregation(name, value, zero, accumulate, merge, report, is_mergeable)
 
 

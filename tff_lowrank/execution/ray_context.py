@@ -1,6 +1,7 @@
 """The Ray context: a local context whose clients run on a Ray cluster of many machines."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 from typing import Any
 
 import tensorflow as tf
@@ -11,6 +12,7 @@ from tff_lowrank.execution import client_datasets
 from tff_lowrank.execution import cohort
 from tff_lowrank.execution import context as context_lib
 from tff_lowrank.execution import native
+from tff_lowrank.execution import plan as plan_lib
 from tff_lowrank.execution import ray_cluster
 from tff_lowrank.execution import ray_pool
 from tff_lowrank.execution import sequences
@@ -125,6 +127,9 @@ class RayContext(context_lib.LocalContext):
     from tff_lowrank.execution import ray_blocks
 
     return ray_blocks.Run(self._shared).run_blocks
+
+  def _preparing(self, plan: plan_lib.Plan) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext()  # Workers build the functions.
 
   def close(self) -> None:
     """Ends the workers, and the cluster if this context started it."""

@@ -12,6 +12,7 @@ from tff_lowrank.client_work import corrections
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.client_work import training as training_lib
+from tff_lowrank.learning.composition import finalizer as finalizer_lib
 from tff_lowrank.learning.composition import process
 from tff_lowrank.learning.composition import work as work_lib
 
@@ -66,5 +67,5 @@ def build_fed_prox(
     process.build_initial_model_weights(model_fn),
     work_lib.build_memoryless_work(training, train),
     factory.create(weights_type.trainable, tff.TensorType(np.float32)),
-    tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type),
+    finalizer_lib.build_finalizer(server_optimizer, weights_type),
   )

@@ -20,6 +20,7 @@ from tff_lowrank.aggregators import global_look_back
 from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.learning.composition import downlink
+from tff_lowrank.learning.composition import finalizer as finalizer_lib
 from tff_lowrank.learning.composition import process
 from tff_lowrank.learning.composition import work as work_lib
 
@@ -130,7 +131,7 @@ def build_global_lbgm_fed_avg(
   initial_model_weights = process.build_initial_model_weights(model_fn)
   weights_type = initial_model_weights.type_signature.result
   aggregator = factory.create(weights_type.trainable, tff.TensorType(np.float32))
-  finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
+  finalizer = finalizer_lib.build_finalizer(
     process.checked_server_optimizer(server_optimizer_fn), weights_type
   )
   distributor = build_distributor(initial_model_weights, vectors)

@@ -21,6 +21,7 @@ from tff_lowrank.client_work import local_sgd
 from tff_lowrank.client_work import personal_weights
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.client_work import training as training_lib
+from tff_lowrank.learning.composition import finalizer as finalizer_lib
 from tff_lowrank.learning.composition import process
 from tff_lowrank.learning.composition import work as work_lib
 
@@ -139,7 +140,7 @@ def build_personal_fed_avg(
   aggregator = aggregators.ClientStatefulCodedMeanFactory(codec, seed=seed).create(
     shared_type.trainable, tff.TensorType(tf.float32.as_numpy_dtype)
   )
-  finalizer = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, shared_type)
+  finalizer = finalizer_lib.build_finalizer(server_optimizer, shared_type)
   work = _build_work(training, split, initial, shared_type)
 
   def merged(shared, own):

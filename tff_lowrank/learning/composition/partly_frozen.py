@@ -14,6 +14,7 @@ from tff_lowrank.aggregators import partial_mean
 from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.freezing import freezer
 from tff_lowrank.freezing import synchronisation
+from tff_lowrank.learning.composition import finalizer as finalizer_lib
 from tff_lowrank.learning.composition import work as work_lib
 
 
@@ -44,7 +45,7 @@ def build_finalizer(
   had happened. An update that is not finite is rejected and changes nothing.
   State: `optimizer`, `freezing`, `changed`.
   """
-  inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)
+  inner = finalizer_lib.build_finalizer(server_optimizer, weights_type)
   trainable_type = weights_type.trainable
   spec = tff.types.type_to_tf_tensor_specs(trainable_type)
 

@@ -14,9 +14,11 @@ from tff_lowrank import ledger
 from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
 from tff_lowrank.client_work import local_sgd
+from tff_lowrank.client_work import optimizers
 from tff_lowrank.client_work import schedule as schedule_lib
 from tff_lowrank.client_work import training as training_lib
 from tff_lowrank.learning.composition import downlink as downlink_lib
+from tff_lowrank.learning.composition import finalizer as finalizer_lib
 from tff_lowrank.learning.composition import work as work_lib
 
 
@@ -167,9 +169,7 @@ def build_process(
   aggregator = aggregators.lift(model_aggregator or tff.aggregators.MeanFactory()).create(
     weights_type.trainable, tff.TensorType(tf.float32.as_numpy_dtype)
   )
-  finalizer = tff.learning.templates.build_apply_optimizer_finalizer(
-    server_optimizer_fn, weights_type
-  )
+  finalizer = finalizer_lib.build_finalizer(server_optimizer_fn, weights_type)
   downlink = codecs.Identity() if downlink is None else codecs.resolve(downlink, 'downlink')
   if downlink == codecs.Identity():
     if initial_from_seed:
@@ -190,7 +190,14 @@ def build_memoryless_work(
 ) -> work_lib.ClientStatefulWork:
   """Local training of clients that remember nothing; arguments are those of `build_process`."""
   how = (model_fn, client_optimizer_fn, client_weighting, metrics_aggregator)
-  if isinstance(client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates):
+  # The same steps as TFF's own, which AutoGraph rewrites first.
+  is_quick = isinstance(model_fn, tff.learning.models.FunctionalModel) and optimizers.is_plain(
+    client_optimizer_fn
+  )
+  is_by_round_or_client = isinstance(
+    client_optimizer_fn, schedule_lib.RoundSchedule | schedule_lib.ClientRates
+  )
+  if is_quick or is_by_round_or_client:
     return work_lib.build_memoryless_work(
       training_lib.build_training(*how),
       lambda training, weights, dataset: training.train(weights, None, dataset),

@@ -13,6 +13,7 @@ from tff_lowrank import checks
 from tff_lowrank import codecs
 from tff_lowrank import structures
 from tff_lowrank.aggregators import client_stateful
+from tff_lowrank.learning.composition import finalizer as finalizer_lib
 
 
 class Counted(NamedTuple):
@@ -75,7 +76,7 @@ def build_finalizer(
   advance: `(correction, mean, fraction of all clients that are in the mean, float64 []) ->
     (correction, gradient for the server optimizer)`.
   """
-  inner = tff.learning.templates.build_apply_optimizer_finalizer(server_optimizer, weights_type)
+  inner = finalizer_lib.build_finalizer(server_optimizer, weights_type)
   spec = tf.nest.flatten(tff.types.type_to_tf_tensor_specs(weights_type.trainable))
 
   @tff.tensorflow.computation
