@@ -3,18 +3,17 @@
 import pathlib
 import shutil
 
-from absl import app
 import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import paper
 from experiments.papers import exhibits
+from experiments.papers import pages
 from experiments.papers import results
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS, PRESETS = (ROOT / 'experiments' / name for name in ('results', 'presets'))
-EXHIBITS = [(name, exhibit) for name, listed in paper.PAPERS.items() for exhibit in listed]
+EXHIBITS = [(name, exhibit) for name, listed in pages.PAPERS.items() for exhibit in listed]
 OF_RUNS = [(name, exhibit) for name, exhibit in EXHIBITS if isinstance(exhibit, exhibits.Exhibit)]
 
 EXHIBIT = exhibits.Exhibit(
@@ -69,14 +68,14 @@ def test_one_seed_has_no_interval(tmp_path):
 
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
   write_runs(tmp_path / 'demo.csv')
-  monkeypatch.setitem(paper.PAPERS, 'lbgm', [EXHIBIT])
-  options = paper.Options(results_dir=tmp_path)
-  text = paper.write('lbgm', None, tmp_path / 'page' / 'lbgm.md', options)
+  monkeypatch.setitem(pages.PAPERS, 'lbgm', [EXHIBIT])
+  options = pages.Options(results_dir=tmp_path)
+  text = pages.write('lbgm', None, tmp_path / 'page' / 'lbgm.md', options)
   assert 'Not run: `apf`.' in text
   assert '--flagfile=experiments/presets/demo.flags --data_dir=DIR' in text
   assert '.png' not in text  # No curves were recorded.
-  with pytest.raises(app.UsageError, match="expected one of figure_1, found 'figure_2'"):
-    paper.write('lbgm', 'figure_2', tmp_path / 'lbgm.md', options)
+  with pytest.raises(pages.UnknownExhibitError, match="the exhibits figure_1, found 'figure_2'"):
+    pages.write('lbgm', 'figure_2', tmp_path / 'lbgm.md', options)
 
 
 @pytest.mark.parametrize('name, exhibit', OF_RUNS, ids=lambda x: getattr(x, 'name', x))
@@ -86,7 +85,7 @@ def test_exhibits_name_presets_and_measures(name, exhibit):
   assert set(exhibit.measures) <= set(exhibits.MEASURES)
   assert {heading for row in exhibit.rows for heading in row.published} <= set(exhibit.measures)
   assert len(set(exhibit.methods)) == len(exhibit.methods)
-  names = [other.name for other in paper.PAPERS[name]]
+  names = [other.name for other in pages.PAPERS[name]]
   assert names.count(exhibit.name) == 1
 
 
@@ -97,9 +96,9 @@ def test_which_presets_name_methods():
   assert not {'mnist', 'mnist_parity'} & named
 
 
-@pytest.mark.parametrize('name', paper.PAPERS)
+@pytest.mark.parametrize('name', pages.PAPERS)
 def test_committed_pages_are_up_to_date(name, tmp_path):
-  text = paper.write(name, None, tmp_path / f'{name}.md', paper.Options())
+  text = pages.write(name, None, tmp_path / f'{name}.md', pages.Options())
   folder = RESULTS / 'papers'
   assert (folder / f'{name}.md').read_text() == text, (
     f'Run: python -m experiments.paper --paper={name} --page_dir=experiments/results/papers'
@@ -114,11 +113,11 @@ def test_runs_what_is_missing(tmp_path, monkeypatch):
   rows = (exhibits.Row('FedAvg', 'fed_avg'), exhibits.Row('APF', 'apf'))
   preset = 'mnist_apf_aggressive'
   exhibit = exhibits.Exhibit('figure_1', '', preset, rows, EXHIBIT.measures, figure='freezing')
-  options = paper.Options(tmp_path, pathlib.Path('synthetic'), tmp_path / 'runs')
-  monkeypatch.setitem(paper.PAPERS, 'lbgm', [exhibit])
+  options = pages.Options(tmp_path, pathlib.Path('synthetic'), tmp_path / 'runs')
+  monkeypatch.setitem(pages.PAPERS, 'lbgm', [exhibit])
   monkeypatch.chdir(ROOT)
   page = tmp_path / 'page' / 'lbgm.md'
-  text = paper.write('lbgm', None, page, options)
+  text = pages.write('lbgm', None, page, options)
   assert 'Not run' not in text and (page.parent / 'lbgm' / 'figure_1.png').exists()
   table = pd.read_csv(tmp_path / f'{preset}.csv')
   curves = pd.read_csv(tmp_path / f'{preset}_curves.csv')
@@ -129,5 +128,5 @@ def test_runs_what_is_missing(tmp_path, monkeypatch):
     assert own['cumulative_uplink_bytes'] == row.uplink_bytes
   # The second time nothing runs.
   shutil.rmtree(tmp_path / 'runs')
-  assert paper.write('lbgm', None, page, options) == text
+  assert pages.write('lbgm', None, page, options) == text
   assert not (tmp_path / 'runs').exists()
