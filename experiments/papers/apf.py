@@ -48,8 +48,8 @@ EXHIBITS: tuple[exhibits.Exhibit | exhibits.Computed, ...] = (
     note='One seed. Savings grow with the rounds: 44 % after 500, 62 % after 2,000, as in the '
     'paper. FedAvg overfits after its best accuracy, 56.7 % in round 400; APF stays above it '
     'throughout and reaches that accuracy with 43 % of the bytes. At 80 % frozen the threshold '
-    "is halved, so the frozen share falls once. The paper's seconds are whole rounds of 50 clients on EC2, ours "
-    'the simulated transfer at 9 Mbit/s down and 3 Mbit/s up alone.',
+    "is halved, so the frozen share falls once. The paper's seconds are whole rounds of 50 clients "
+    'on EC2, ours the simulated transfer at 9 Mbit/s down and 3 Mbit/s up alone.',
   ),
   exhibits.Exhibit(
     'figure_9b',
