@@ -26,7 +26,8 @@ def test_parts_give_the_arguments_of_builders():
   assert parts.common.keys() == cases.common().keys()
   assert parts.common['model_fn'] is cases.model(linear.keras_model)
   assert parts.coded == parts.common | dict(codec=cases.FLOAT16, seed=cases.SEED)
-  assert parts.both_ways == parts.coded | dict(downlink=parts.choice.downlink)
+  both_ways = dict(downlink=parts.choice.downlink, initial_from_seed=False)
+  assert parts.both_ways == parts.coded | both_ways
 
 
 @pytest.mark.parametrize('record', methods.METHODS.values(), ids=methods.METHODS)

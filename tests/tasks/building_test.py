@@ -74,7 +74,8 @@ def test_clients_have_test_examples_on_request():
 
 NATURAL = ('qmnist', 'qmnist_two_fc', 'emnist_digits', 'emnist', 'emnist_two_fc', 'cifar100',
            'shakespeare', 'stackoverflow_nwp', 'stackoverflow_tags', 'stackexchange_nwp',
-           'stackexchange_nwp_small', 'stackexchange_tags', 'keywords')  # fmt: skip
+           'stackexchange_nwp_small', 'stackexchange_tags', 'keywords',
+           'keywords_two_fc')  # fmt: skip
 
 
 def test_the_default_partition_is_into_the_clients_of_the_data():

@@ -156,7 +156,7 @@ DATA_SETS = {
     'speakers in the file',
     'as in the file',
     'that of the recordings',
-    ('keywords',),
+    ('keywords', 'keywords_two_fc'),
     by_hand=keywords.FILE,
   ),
 }
