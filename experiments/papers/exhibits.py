@@ -1,6 +1,6 @@
 """What an exhibit of a paper is, and how its table is made from results of `compare`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 import dataclasses
 from typing import NamedTuple
 
@@ -140,10 +140,3 @@ def table(exhibit: Exhibit, runs: pd.DataFrame) -> pd.DataFrame:
       shown[heading] = _mean(values, measure)
     rows.append(shown | dict(seeds=str(own['seed'].nunique() or '')))
   return pd.DataFrame(rows)
-
-
-def to_markdown(rows: pd.DataFrame) -> str:
-  """A table in Markdown, numbers to the right."""
-  lines: list[Sequence[str]] = [list(rows.columns), ['---', *['---:'] * (len(rows.columns) - 1)]]
-  lines += rows.astype(str).to_numpy().tolist()
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)

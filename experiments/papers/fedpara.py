@@ -86,19 +86,6 @@ def _personal(preset: str, title: str, name: str, note: str = '') -> exhibits.Ex
   return exhibits.Exhibit(name, title, preset, rows, measures, figure='points', note=note)
 
 
-def _keywords(preset: str, title: str, name: str, rates: dict[str, str]) -> exhibits.Exhibit:
-  labels = dict(
-    fed_avg='FedAvg', local_only='local training', fed_per='FedPer', pfedpara='pFedPara'
-  )
-  rows = tuple(
-    exhibits.Row(
-      f'{label}, rate {rates[method]}', f'{method}:client_learning_rate={rates[method]}',
-    )
-    for method, label in labels.items()
-  )  # fmt: skip
-  return exhibits.Exhibit(name, title, preset, rows, (_OWN, _TOTAL), figure='curves')
-
-
 EXHIBITS = (
   exhibits.Computed(
     'table_1',

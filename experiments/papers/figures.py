@@ -1,19 +1,19 @@
 """The figures of exhibits, from results."""
 
-from collections.abc import Callable
 import pathlib
 
+from matplotlib import figure as figure_lib
 import pandas as pd
 
 from experiments.papers import exhibits
 from experiments.papers import results
 from tff_lowrank.reports import curves as curves_lib
+from tff_lowrank.reports import freezing_plots
 from tff_lowrank.reports import plots
 from tff_lowrank.reports import statistics
 from tff_lowrank.reports import styles
 
 _ACCURACY = curves_lib.Metric()
-_FROZEN = curves_lib.Metric('frozen share')
 
 
 def _by_label(exhibit: exhibits.Exhibit, curves: pd.DataFrame) -> dict[str, list[pd.DataFrame]]:
@@ -34,44 +34,32 @@ def _column(exhibit: exhibits.Exhibit) -> str:
   return exhibit.accuracy.replace('final', 'eval')
 
 
-def _curves(exhibit: exhibits.Exhibit, found: results.Results, path: pathlib.Path) -> bool:
+def _curves(exhibit: exhibits.Exhibit, curves: pd.DataFrame) -> figure_lib.Figure:
   """Accuracy by rounds (left) and by bytes (right)."""
-  if found.curves is None:
-    return False
   figure, sides = plots.subplots(1, 2, figsize=(10, 4.5), sharey=True)
-  by_label = _by_label(exhibit, found.curves)
+  by_label = _by_label(exhibit, curves)
   for axes, x in zip(sides, ('vs_round', 'vs_bytes'), strict=True):
     if plots.draw_means(axes, by_label, _column(exhibit), _ACCURACY, x):
       axes.set_title(plots.INTERVAL, fontsize='small')
   sides[0].set_ylabel(_ACCURACY.title('test'))
   plots.add_legend(figure, sides[0])
-  plots.save(figure, path)
-  return True
+  return figure
 
 
-def _freezing(exhibit: exhibits.Exhibit, found: results.Results, path: pathlib.Path) -> bool:
-  """Accuracy (top) and frozen share (bottom) by round."""
-  if found.curves is None:
-    return False
-  figure, (above, below) = plots.subplots(2, 1, figsize=(7, 7), sharex=True)
-  by_label = _by_label(exhibit, found.curves)
-  if plots.draw_means(above, by_label, _column(exhibit), _ACCURACY):
-    above.set_title(plots.INTERVAL, fontsize='small')
-  plots.draw_means(below, by_label, 'frozen_fraction', _FROZEN)
-  above.set_ylabel(_ACCURACY.title('test'))
-  above.set_xlabel('')
-  below.set_ylabel(_FROZEN.title())
+def _freezing(exhibit: exhibits.Exhibit, curves: pd.DataFrame) -> figure_lib.Figure:
+  """Accuracy (top) and frozen parameters (bottom) by round."""
+  by_label = _by_label(exhibit, curves)
+  figure, above, _ = freezing_plots.draw_accuracy_and_frozen(by_label, _column(exhibit), _ACCURACY)
   plots.add_legend(figure, above)
-  plots.save(figure, path)
-  return True
+  return figure
 
 
-def _points(exhibit: exhibits.Exhibit, found: results.Results, path: pathlib.Path) -> bool:
+def _points(exhibit: exhibits.Exhibit, table: pd.DataFrame) -> figure_lib.Figure:
   """Accuracy against total bytes at the end, with 95 % intervals."""
   figure, axes = plots.subplots(figsize=(7, 4.5))
   chosen = styles.of(row.label for row in exhibit.rows)
   for row in exhibit.rows:
-    runs = found.table[found.table['method'] == row.method]
+    runs = table[table['method'] == row.method]
     if runs.empty:
       continue
     values, style = 100 * runs[exhibit.accuracy], chosen[row.label]
@@ -84,13 +72,10 @@ def _points(exhibit: exhibits.Exhibit, found: results.Results, path: pathlib.Pat
   axes.set_xlabel(plots.AXES['vs_bytes'][1])
   axes.grid(alpha=0.3)
   plots.add_legend(figure, axes)
-  plots.save(figure, path)
-  return True
+  return figure
 
 
-_DRAW: dict[str, Callable[[exhibits.Exhibit, results.Results, pathlib.Path], bool]] = dict(
-  curves=_curves, freezing=_freezing, points=_points
-)
+_OF_CURVES = dict(curves=_curves, freezing=_freezing)
 
 
 def draw(exhibit: exhibits.Exhibit, found: results.Results, path: pathlib.Path) -> bool:
@@ -98,4 +83,10 @@ def draw(exhibit: exhibits.Exhibit, found: results.Results, path: pathlib.Path) 
 
   There is none if the exhibit has no figure, or its curves were not recorded.
   """
-  return exhibit.figure is not None and _DRAW[exhibit.figure](exhibit, found, path)
+  if exhibit.figure == 'points':
+    plots.save(_points(exhibit, found.table), path)
+  elif exhibit.figure is None or found.curves is None:
+    return False
+  else:
+    plots.save(_OF_CURVES[exhibit.figure](exhibit, found.curves), path)
+  return True

@@ -11,6 +11,7 @@ from experiments.papers import figures
 from experiments.papers import lbgm
 from experiments.papers import results
 from tff_lowrank.reports import gradient_plots
+from tff_lowrank.reports import table as table_lib
 
 AnyExhibit = exhibits.Exhibit | exhibits.Computed | exhibits.Study
 PAPERS: dict[str, Sequence[AnyExhibit]] = dict(
@@ -62,10 +63,10 @@ def _from_runs(exhibit: exhibits.Exhibit, page: pathlib.Path, options: Options) 
     missing = _missing(exhibit, found)
   parts = []
   if found is not None:
-    parts.append(exhibits.to_markdown(exhibits.table(exhibit, found.table)))
+    parts.append(table_lib.markdown(exhibits.table(exhibit, found.table)).strip())
     picture = page.with_suffix('') / f'{exhibit.name}.png'
     if figures.draw(exhibit, found, picture):
-      parts.append(f'![{_heading(exhibit)}]({picture.parent.name}/{picture.name})')
+      parts.append(f'![{_heading(exhibit)}]({picture.relative_to(page.parent)})')
   if missing:
     listed = ', '.join(f'`{method}`' for method in missing)
     parts.append(f'Not run: {listed}.')
@@ -84,8 +85,8 @@ def _from_study(study: exhibits.Study, page: pathlib.Path, options: Options) -> 
   if folder.exists():
     parts.append(gradient_plots.to_markdown(folder).strip())
     for picture in gradient_plots.plot(folder, page.with_suffix('') / study.name):
-      shown = picture.relative_to(page.parent)
-      parts.append(f'![{_heading(study)}, {picture.stem.replace("_", " ")}]({shown})')
+      about = f'{_heading(study)}, {picture.stem.replace("_", " ")}'
+      parts.append(f'![{about}]({picture.relative_to(page.parent)})')
   else:
     parts.append('Not run.')
   command = ' '.join(results.command('gradient_space', study.preset))
@@ -95,7 +96,7 @@ def _from_study(study: exhibits.Study, page: pathlib.Path, options: Options) -> 
 def _to_markdown(exhibit: AnyExhibit, page: pathlib.Path, options: Options) -> str:
   """The section of an exhibit; draws its figure beside `page`."""
   if isinstance(exhibit, exhibits.Computed):
-    body = exhibits.to_markdown(exhibit.table())
+    body = table_lib.markdown(exhibit.table()).strip()
   elif isinstance(exhibit, exhibits.Study):
     body = _from_study(exhibit, page, options)
   else:

@@ -27,7 +27,7 @@ _CURVES = (
 )
 _KEYS = ['method', 'seed']
 # What is kept of a study of gradients.
-STUDY = (gradient_plots.COMPONENTS, gradient_plots.FILE, run_files.METRICS)
+_STUDY = (gradient_plots.COMPONENTS, gradient_plots.FILE, run_files.METRICS)
 
 
 class Results(NamedTuple):
@@ -138,5 +138,5 @@ def run_study(
   """
   _call(command('gradient_space', preset), data_dir, folder)
   target.mkdir(parents=True, exist_ok=True)
-  for name in STUDY:
+  for name in _STUDY:
     shutil.copyfile(folder / name, target / name)

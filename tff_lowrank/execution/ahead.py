@@ -23,23 +23,18 @@ def _backwards(steps: list[plan_lib.Step]) -> Iterator[graph_defs.Lazy]:
       yield from reversed(graph.functions)
 
 
-def _prepare(plan: plan_lib.Plan, runner: cohort.CohortRunner) -> Iterator[None]:
-  """Prepares a function, the last one first, each time that it is asked to go on."""
+def _last_first(
+  plan: plan_lib.Plan, runner: cohort.CohortRunner
+) -> Iterator[tuple[graph_defs.Lazy, str | None]]:
+  """The functions of `plan`, and TensorFlow's device for each; None for the server's."""
   device = runner.devices[0]
   for stage in reversed(plan.stages):
     parts = [part for a in stage.aggregations for part in (a.zero, a.accumulate, a.merge, a.report)]
-    for function in _backwards(parts):
-      function.prepare()
-      yield
+    yield from ((function, None) for function in _backwards(parts))
     at_clients = [*stage.clients, *(a.value for a in stage.aggregations)]
     if at_clients and runner.engine(stage, device)[0] is None:
-      for function in _backwards(at_clients):
-        with tf.device(device.tensorflow):
-          function.prepare()
-        yield
-    for function in _backwards(stage.server):
-      function.prepare()
-      yield
+      yield from ((function, device.tensorflow) for function in _backwards(at_clients))
+    yield from ((function, None) for function in _backwards(stage.server))
 
 
 @contextlib.contextmanager
@@ -49,9 +44,11 @@ def preparing(plan: plan_lib.Plan, runner: cohort.CohortRunner) -> Iterator[None
 
   def run() -> None:
     with contextlib.suppress(Exception):  # Whoever calls the function is told.
-      for _ in _prepare(plan, runner):
+      for function, device in _last_first(plan, runner):
         if is_over.is_set():
           break
+        with tf.device(device):
+          function.prepare()
 
   thread = threading.Thread(target=run, name='tff_lowrank_ahead', daemon=True)
   thread.start()

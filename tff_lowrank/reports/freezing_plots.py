@@ -1,10 +1,12 @@
 """Plots of freezing as in APF's paper (Chen et al., ICDCS 2021). Reads only run folders."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import pathlib
 from typing import Any
 
+from matplotlib import axes as axes_lib
+from matplotlib import figure as figure_lib
 import numpy as np
 import pandas as pd
 
@@ -41,6 +43,29 @@ def null_curve(run: pathlib.Path) -> np.ndarray:
   return np.where(checks > 0, by_check[np.maximum(checks, 1) - 1], 0.0)
 
 
+def draw_accuracy_and_frozen(
+  metrics: Mapping[str, Sequence[pd.DataFrame]], column: str, metric: curves.Metric
+) -> tuple[figure_lib.Figure, axes_lib.Axes, axes_lib.Axes]:
+  """Draws accuracy (top) and frozen fraction (bottom) by round, without a legend.
+
+  Args:
+    metrics: Label -> metrics of its runs, as for `plots.draw_means`.
+    column: The column of the accuracy.
+    metric: The metric in that column.
+
+  Returns:
+    The figure, the axes at the top and those at the bottom.
+  """
+  figure, (above, below) = plots.subplots(2, 1, figsize=(7, 7), sharex=True)
+  if plots.draw_means(above, metrics, column, metric):
+    above.set_title(plots.INTERVAL, fontsize='small')
+  plots.draw_means(below, metrics, 'frozen_fraction', FROZEN)
+  above.set_ylabel(plots.as_text(metric.title('test')))
+  above.set_xlabel('')
+  below.set_ylabel(FROZEN.title())
+  return figure, above, below
+
+
 def plot_accuracy_and_frozen(
   runs: curves.Runs,
   path: pathlib.Path,
@@ -51,19 +76,12 @@ def plot_accuracy_and_frozen(
   Means over seeds. Runs without freezing, such as FedAvg's, are only in the top plot. Returns
   `path`.
   """
-  figure, (above, below) = plots.subplots(2, 1, figsize=(7, 7), sharex=True)
   metrics = plots.by_label(runs, curves.read_metrics)
-  if plots.draw_means(above, metrics, 'eval_accuracy', metric):
-    above.set_title(plots.INTERVAL, fontsize='small')
-  plots.draw_means(below, metrics, 'frozen_fraction', FROZEN)
+  figure, above, below = draw_accuracy_and_frozen(metrics, 'eval_accuracy', metric)
   null = null_curve(next(run for _, run in runs if _freezes(run)))
-  for axes, x, y in ((below, range(1, len(null) + 1), 100 * null), (above, [], [])):
-    axes.plot(
-      x, y, color='grey', linestyle=':', label=NULL_LABEL
-    )  # In the top plot, for the legend.
-  above.set_ylabel(plots.as_text(metric.title('test')))
-  above.set_xlabel('')
-  below.set_ylabel(FROZEN.title())
+  noise: dict[str, Any] = dict(color='grey', linestyle=':', label=NULL_LABEL)
+  below.plot(range(1, len(null) + 1), 100 * null, **noise)
+  above.plot([], [], **noise)  # For the legend.
   plots.add_legend(figure, above)
   return plots.save(figure, path)
 

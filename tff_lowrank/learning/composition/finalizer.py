@@ -12,11 +12,12 @@ from tff_lowrank.client_work import optimizers
 def build_finalizer(
   optimizer: tff.learning.optimizers.Optimizer, weights_type: tff.Type
 ) -> tff.learning.templates.FinalizerProcess:
-  """As `tff.learning.templates.build_apply_optimizer_finalizer`, which it is for other optimizers
-  than those of `optimizers.is_plain`; with a third of its operations for each weight.
+  """Builds what applies the mean update, as `build_apply_optimizer_finalizer` of TFF does.
 
-  An update that is not finite changes neither the weights nor the optimizer's state, which is the
-  state. Measurements: `update_non_finite` (int32, 1 if it is not).
+  The results are those of TFF's, with less than half of its operations. For an optimizer that is
+  not `optimizers.is_plain`, it is TFF's. The state is the optimizer's. An update that is not finite
+  changes neither the weights nor the state. Measurements: `update_non_finite`, int32, 1 for such an
+  update.
   """
   if not optimizers.is_plain(optimizer):
     return tff.learning.templates.build_apply_optimizer_finalizer(optimizer, weights_type)
